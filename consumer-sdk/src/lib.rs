@@ -1,0 +1,1 @@
+//! The consumer side of the transactional outbox. Not written yet: see the README beside this crate.

@@ -1,0 +1,121 @@
+//! The SQL of the contract: numbered migrations, and what each relay needs beside them.
+//!
+//! It runs on PostgreSQL 15 to 18. The files stand in `sql/` and can be run by hand.
+
+mod quote;
+mod relay;
+
+pub use quote::{quote_identifier, quote_literal, quote_qualified};
+pub use relay::{
+    publication_down, publication_up, relay_role_down, relay_role_up, table_read_down, table_read_up,
+};
+
+/// What `outbox.contract_version()` answers once [`MIGRATIONS`] are installed.
+pub const CONTRACT_VERSION: i32 = 1;
+
+/// Schema of the outbox.
+pub const SCHEMA: &str = "outbox";
+
+/// The outbox table, in [`SCHEMA`].
+pub const TABLE: &str = "events";
+
+/// Group role of the services that write events.
+pub const PRODUCER_ROLE: &str = "outbox_producer";
+
+/// Group role of the relays.
+pub const RELAY_ROLE: &str = "outbox_relay";
+
+/// The columns of `outbox.events` that a publication has to carry: what becomes part of a record, and no
+/// more, since every column costs the server for each row.
+pub const PUBLISHED_COLUMNS: &[&str] = &[
+    "id",
+    "aggregatetype",
+    "aggregateid",
+    "type",
+    "schema_version",
+    "version",
+    "partition_key",
+    "headers",
+    "traceparent",
+    "payload",
+    "created_at",
+];
+
+/// One step of the schema. `up` only adds; what destroys stands in `down`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Migration {
+    /// Its place in the order, from 1, without gaps.
+    pub number: u32,
+    /// What it makes, as in the file's name.
+    pub name: &'static str,
+    /// Several statements without transaction control.
+    pub up: &'static str,
+    /// Undoes `up`, given that the later migrations are undone.
+    pub down: &'static str,
+}
+
+macro_rules! migration {
+    ($number:literal, $name:literal, $file:literal) => {
+        Migration {
+            number: $number,
+            name: $name,
+            up: include_str!(concat!("../../sql/", $file, ".up.sql")),
+            down: include_str!(concat!("../../sql/", $file, ".down.sql")),
+        }
+    };
+}
+
+/// The migrations in the order in which `up` runs; `down` runs in the reverse order. Run all of them in one
+/// transaction: `outbox.contract_version()` is then seen only together with everything else.
+pub const MIGRATIONS: &[Migration] = &[
+    migration!(1, "schema", "0001_schema"),
+    migration!(2, "events", "0002_events"),
+    migration!(3, "enqueue", "0003_enqueue"),
+    migration!(4, "roles", "0004_roles"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The statements without comments, upper case.
+    fn statements(sql: &str) -> String {
+        sql.lines()
+            .filter(|line| !line.trim_start().starts_with("--"))
+            .collect::<Vec<_>>()
+            .join("\n")
+            .to_uppercase()
+    }
+
+    #[test]
+    fn numbers_are_without_gaps() {
+        let numbers: Vec<u32> = MIGRATIONS.iter().map(|m| m.number).collect();
+        assert_eq!(numbers, (1..=MIGRATIONS.len() as u32).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn up_only_adds() {
+        for migration in MIGRATIONS {
+            let up = statements(migration.up);
+            for word in ["DROP ", "TRUNCATE ", "DELETE ", "IF EXISTS", "CASCADE"] {
+                assert!(!up.contains(word), "{word} in {} up", migration.name);
+            }
+        }
+    }
+
+    #[test]
+    fn transactions_are_the_callers() {
+        for sql in MIGRATIONS.iter().flat_map(|m| [m.up, m.down]) {
+            let sql = statements(sql);
+            assert!(!sql.contains("COMMIT;") && !sql.contains("ROLLBACK;") && !sql.contains("BEGIN;"));
+        }
+    }
+
+    #[test]
+    fn every_column_is_explained() {
+        let up = MIGRATIONS[1].up;
+        for column in PUBLISHED_COLUMNS.iter().copied().chain(["seq", "writer", "bucket"]) {
+            assert!(up.contains(&format!("COMMENT ON COLUMN outbox.events.{column} IS")), "{column}");
+        }
+    }
+}
