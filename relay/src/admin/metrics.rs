@@ -1,0 +1,241 @@
+//! The answer of `/metrics`: Prometheus text, made by OpenTelemetry.
+//!
+//! Nothing is measured here and the data path knows no instrument: it adds to the atomics of
+//! [`crate::observe::Observed`]. One [`Status`] per scrape is published by observable instruments, so
+//! that the values of a scrape belong together and are those of `/status`.
+//!
+//! Names and units are spelled out in [`FAMILIES`] as they appear on the wire, so that a name found in
+//! an alert is found in the code; the exporter's own suffixes are switched off. Every family carries
+//! the label `relay`. `docs/metrics.md` describes each; a test holds it to this table.
+
+use std::sync::Arc;
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{AsyncInstrument, Meter, MeterProvider};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkError;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use parking_lot::{Mutex, RwLock};
+use prometheus::{Registry, TextEncoder};
+
+use super::status::Status;
+use crate::observe::Phase;
+
+/// The one family that is a set of states: 1 for the phase the lane is in, 0 for the others.
+pub const PHASE_FAMILY: &str = "outbox_relay_phase";
+
+/// One metric family with a single series.
+pub struct Family {
+    /// Name on the wire, unit included.
+    pub name: &'static str,
+    /// Whether it only grows while the process lives.
+    pub kind: Kind,
+    /// What it says, for people.
+    pub help: &'static str,
+    /// Its value; `None` is not known: nothing is observed then, and the family is left out of the scrape
+    /// (an old lag would be worse than none).
+    read: fn(&Status) -> Option<f64>,
+}
+
+/// Prometheus' type of a family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows while the process lives.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+}
+
+const fn counter(name: &'static str, help: &'static str, read: fn(&Status) -> Option<f64>) -> Family {
+    Family { name, kind: Kind::Counter, help, read }
+}
+
+const fn gauge(name: &'static str, help: &'static str, read: fn(&Status) -> Option<f64>) -> Family {
+    Family { name, kind: Kind::Gauge, help, read }
+}
+
+/// Exact up to 2^53: nine petabytes of log, or of anything else counted here.
+fn float(value: u64) -> Option<f64> {
+    Some(value as f64)
+}
+
+/// Every family but [`PHASE_FAMILY`].
+pub const FAMILIES: &[Family] = &[
+    counter(
+        "outbox_relay_published_records_total",
+        "Records acknowledged by the broker, repetitions included.",
+        |s| float(s.totals.records),
+    ),
+    counter("outbox_relay_published_bytes_total", "Value and key bytes of the records acknowledged.", |s| {
+        float(s.totals.bytes)
+    }),
+    counter(
+        "outbox_relay_published_transactions_total",
+        "Transactions whose every record was acknowledged.",
+        |s| float(s.totals.transactions),
+    ),
+    counter(
+        "outbox_relay_skipped_rows_total",
+        "Rows passed over because the state record says they are published.",
+        |s| float(s.totals.skipped_rows),
+    ),
+    counter(
+        "outbox_relay_foreign_changes_total",
+        "Changes in the stream that are not an insert into the outbox.",
+        |s| float(s.totals.foreign_changes),
+    ),
+    counter("outbox_relay_state_records_total", "State records acknowledged.", |s| {
+        float(s.totals.state_records)
+    }),
+    counter("outbox_relay_reconnects_total", "Sessions begun after the first.", |s| {
+        float(s.totals.reconnects)
+    }),
+    gauge("outbox_relay_ready", "1 when events move or everything is recorded, as /ready.", |s| {
+        float(s.ready.into())
+    }),
+    gauge("outbox_relay_phase_seconds", "Time in the present phase.", |s| float(s.phase_seconds)),
+    gauge("outbox_relay_epoch", "How often the stream was started anew; begins at 1.", |s| float(s.epoch)),
+    gauge(
+        "outbox_relay_received_position_bytes",
+        "Newest log position seen on the replication connection.",
+        |s| float(s.positions.received.0),
+    ),
+    gauge(
+        "outbox_relay_confirmed_position_bytes",
+        "Log position up to which every transaction is published.",
+        |s| float(s.positions.confirmed.0),
+    ),
+    gauge("outbox_relay_recorded_position_bytes", "Log position in the acknowledged state record.", |s| {
+        float(s.positions.recorded.0)
+    }),
+    gauge("outbox_relay_slot_position_bytes", "confirmed_flush_lsn of the slot at the last look.", |s| {
+        float(s.positions.slot_confirmed_flush.0)
+    }),
+    gauge("outbox_relay_server_position_bytes", "The server's flush position at the last look.", |s| {
+        float(s.positions.server_wal.0)
+    }),
+    gauge("outbox_relay_slot_lag_bytes", "Log between the slot's position and the server's.", |s| {
+        float(s.lag.slot_bytes?)
+    }),
+    gauge("outbox_relay_recorded_lag_bytes", "Log between the recorded position and the server's.", |s| {
+        float(s.lag.bytes?)
+    }),
+    gauge(
+        "outbox_relay_recorded_lag_seconds",
+        "Time since the server's log passed the recorded position; 0 when everything is recorded.",
+        |s| s.lag.seconds,
+    ),
+    gauge("outbox_relay_in_flight_records", "Records handed over and not yet acknowledged.", |s| {
+        float(s.in_flight.records)
+    }),
+    gauge("outbox_relay_in_flight_bytes", "Bytes handed over and not yet acknowledged.", |s| {
+        float(s.in_flight.bytes)
+    }),
+    gauge("outbox_relay_uptime_seconds", "Time since the process began.", |s| float(s.relay.uptime_seconds)),
+    gauge("process_resident_memory_bytes", "Memory of the process in RAM.", |s| {
+        float(s.process.resident_memory_bytes?)
+    }),
+];
+
+/// Why metrics cannot be set up or written.
+#[derive(Debug, thiserror::Error)]
+pub enum MetricsError {
+    /// The exporter could not be built.
+    #[error("the metrics exporter could not be built")]
+    Exporter(#[from] OTelSdkError),
+    /// The text could not be written.
+    #[error("the metrics could not be written")]
+    Text(#[from] prometheus::Error),
+}
+
+/// The instruments of one relay and where their values come from.
+pub struct Metrics {
+    registry: Registry,
+    /// What the instruments read; set at the begin of each scrape.
+    status: Arc<RwLock<Option<Status>>>,
+    /// One scrape at a time, so that none reads the status of another.
+    scraping: Mutex<()>,
+    /// The exporter only holds a weak reference to the instruments.
+    _provider: SdkMeterProvider,
+}
+
+impl Metrics {
+    /// Makes the instruments; every series carries the relay's name.
+    ///
+    /// # Errors
+    ///
+    /// [`MetricsError::Exporter`] when OpenTelemetry refuses.
+    pub fn new(relay: &str) -> Result<Self, MetricsError> {
+        let registry = Registry::new();
+        let exporter = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .without_units()
+            .without_counter_suffixes()
+            .without_target_info()
+            .scope_info_enabled(false)
+            .build()?;
+        // An empty resource: nothing of the environment becomes a label.
+        let provider = SdkMeterProvider::builder()
+            .with_resource(Resource::builder_empty().build())
+            .with_reader(exporter)
+            .build();
+        let status = Arc::new(RwLock::new(None));
+        let meter = provider.meter("outbox_relay");
+        let label = KeyValue::new("relay", relay.to_owned());
+        FAMILIES.iter().for_each(|family| instrument(&meter, family, &label, &status));
+        phases(&meter, &label, &status);
+        Ok(Metrics { registry, status, scraping: Mutex::new(()), _provider: provider })
+    }
+
+    /// Prometheus text of this status.
+    ///
+    /// # Errors
+    ///
+    /// [`MetricsError::Text`] when the encoder refuses.
+    pub fn scrape(&self, status: Status) -> Result<String, MetricsError> {
+        let _one = self.scraping.lock();
+        *self.status.write() = Some(status);
+        Ok(TextEncoder::new().encode_to_string(&self.registry.gather())?)
+    }
+}
+
+fn instrument(
+    meter: &Meter,
+    family: &'static Family,
+    label: &KeyValue,
+    status: &Arc<RwLock<Option<Status>>>,
+) {
+    let (status, labels) = (status.clone(), [label.clone()]);
+    let observe = move |instrument: &dyn AsyncInstrument<f64>| {
+        if let Some(value) = status.read().as_ref().and_then(family.read) {
+            instrument.observe(value, &labels);
+        }
+    };
+    // The instruments live on in the provider.
+    match family.kind {
+        Kind::Counter => {
+            let counter = meter.f64_observable_counter(family.name).with_description(family.help);
+            let _ = counter.with_callback(observe).build();
+        }
+        Kind::Gauge => {
+            let gauge = meter.f64_observable_gauge(family.name).with_description(family.help);
+            let _ = gauge.with_callback(observe).build();
+        }
+    }
+}
+
+fn phases(meter: &Meter, label: &KeyValue, status: &Arc<RwLock<Option<Status>>>) {
+    let status = status.clone();
+    let series = Phase::ALL.map(|phase| (phase, [label.clone(), KeyValue::new("phase", phase.name())]));
+    let gauge = meter
+        .f64_observable_gauge(PHASE_FAMILY)
+        .with_description("1 for the phase the relay is in, 0 for the others.")
+        .with_callback(move |instrument| {
+            let status = status.read();
+            for (phase, labels) in &series {
+                let here = status.as_ref().is_some_and(|status| status.phase == phase.name());
+                instrument.observe(f64::from(u8::from(here)), labels);
+            }
+        });
+    let _ = gauge.build();
+}

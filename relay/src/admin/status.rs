@@ -1,0 +1,137 @@
+//! The answer of `/status`. Field names are an interface: they are described in `docs/metrics.md`,
+//! fields may be added, none changes its meaning.
+//!
+//! The metrics read the same struct, so the two can never disagree.
+
+use serde::Serialize;
+
+use crate::lsn::Lsn;
+
+/// Everything that is seen of the relay at one moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// Who answers.
+    pub relay: Relay,
+    /// Where the lane stands in its life, a [`crate::observe::Phase::name`].
+    pub phase: &'static str,
+    /// Whole seconds since it entered that phase.
+    pub phase_seconds: u64,
+    /// What is waited for, in words.
+    pub waiting_for: Option<String>,
+    /// Whether `/ready` answers 200.
+    pub ready: bool,
+    /// If not, why.
+    pub reason: Option<String>,
+    /// Epoch of the stream.
+    pub epoch: u64,
+    /// Positions in the server's log; `0/0` is not known yet.
+    pub positions: Positions,
+    /// How far behind the relay is.
+    pub lag: Lag,
+    /// Handed over to the broker and not yet acknowledged.
+    pub in_flight: Volume,
+    /// Averages over the last ten seconds.
+    pub rates: Rates,
+    /// Counted since the process began.
+    pub totals: Totals,
+    /// The newest error, if there was one; it may be long over.
+    pub last_error: Option<LastError>,
+    /// The process.
+    pub process: Process,
+}
+
+/// Who answers.
+#[derive(Debug, Clone, Serialize)]
+pub struct Relay {
+    /// The relay's name.
+    pub name: String,
+    /// Its replication slot.
+    pub slot: String,
+    /// Its publication.
+    pub publication: String,
+    /// Version of the program.
+    pub version: String,
+    /// Whole seconds since the process began.
+    pub uptime_seconds: u64,
+}
+
+/// Positions in the server's log, as PostgreSQL writes them.
+#[derive(Debug, Clone, Serialize)]
+pub struct Positions {
+    /// Newest position seen on the replication connection.
+    pub received: Lsn,
+    /// End of the longest prefix of published transactions.
+    pub confirmed: Lsn,
+    /// Position in the acknowledged state record.
+    pub recorded: Lsn,
+    /// `confirmed_flush_lsn` of the slot at the last look.
+    pub slot_confirmed_flush: Lsn,
+    /// The server's flush position at the last look.
+    pub server_wal: Lsn,
+}
+
+/// How far behind the relay is. `null` is not known.
+#[derive(Debug, Clone, Serialize)]
+pub struct Lag {
+    /// Bytes of log between the recorded position and the server's: a distance for people, never used
+    /// as a position.
+    pub bytes: Option<u64>,
+    /// The same distance for the slot: log the server keeps for it.
+    pub slot_bytes: Option<u64>,
+    /// Seconds since the server's log passed the recorded position; 0 when everything is recorded. Where
+    /// that was before the relay looked, the age of the newest wholly published commit.
+    pub seconds: Option<f64>,
+}
+
+/// An amount of records.
+#[derive(Debug, Clone, Serialize)]
+pub struct Volume {
+    /// How many.
+    pub records: u64,
+    /// Their value and key bytes.
+    pub bytes: u64,
+}
+
+/// Averages over the last ten seconds.
+#[derive(Debug, Clone, Serialize)]
+pub struct Rates {
+    /// Records acknowledged by the broker.
+    pub records_per_second: f64,
+    /// Value and key bytes of those.
+    pub bytes_per_second: f64,
+}
+
+/// Counted since the process began.
+#[derive(Debug, Clone, Serialize)]
+pub struct Totals {
+    /// Records acknowledged by the broker, repetitions after a restart included.
+    pub records: u64,
+    /// Value and key bytes of those.
+    pub bytes: u64,
+    /// Transactions whose every record was acknowledged.
+    pub transactions: u64,
+    /// Rows passed over because the state record says they are published.
+    pub skipped_rows: u64,
+    /// Changes in the stream that are not an insert into the outbox.
+    pub foreign_changes: u64,
+    /// State records acknowledged.
+    pub state_records: u64,
+    /// Sessions begun after the first.
+    pub reconnects: u64,
+}
+
+/// An error and when it happened.
+#[derive(Debug, Clone, Serialize)]
+pub struct LastError {
+    /// RFC 3339, UTC.
+    pub at: jiff::Timestamp,
+    /// What happened; never a payload, never a secret.
+    pub message: String,
+}
+
+/// The process.
+#[derive(Debug, Clone, Serialize)]
+pub struct Process {
+    /// Memory in RAM; `null` where the system does not say.
+    pub resident_memory_bytes: Option<u64>,
+}

@@ -1,0 +1,229 @@
+//! The admin port from outside: real requests over TCP.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::observe::Phase;
+
+const DOCUMENT: &str = include_str!("../../../docs/metrics.md");
+
+struct Port {
+    address: SocketAddr,
+    observed: Arc<Observed>,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<Result<(), AdminError>>,
+}
+
+impl Port {
+    async fn open() -> Port {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = bind(listen).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let observed = Arc::new(Observed::new());
+        let identity = Identity {
+            relay: "orders".to_owned(),
+            slot: "outbox_orders".to_owned(),
+            publication: "outbox_orders".to_owned(),
+            version: "1.2.3".to_owned(),
+            started_at: Instant::now(),
+        };
+        let settings = AdminSettings { listen, stalled_after: Duration::from_secs(30) };
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async {
+            let _ = stopped.await;
+        };
+        let served = tokio::spawn(serve(listener, observed.clone(), identity, settings, shutdown));
+        Port { address, observed, stop, served }
+    }
+
+    /// Status code and body.
+    async fn ask(&self, method: &str, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        self.ask("GET", path).await
+    }
+
+    /// Series with labels, and their values.
+    async fn scrape(&self) -> BTreeMap<String, f64> {
+        let (code, text) = self.get("/metrics").await;
+        assert_eq!(code, 200, "{text}");
+        let series = text.lines().filter(|line| !line.starts_with('#'));
+        series
+            .map(|line| {
+                let (series, value) = line.rsplit_once(' ').unwrap();
+                (series.to_owned(), value.parse().unwrap())
+            })
+            .collect()
+    }
+
+    fn stream(&self) {
+        self.observed.enter(Phase::Streaming, None);
+        self.observed.server_wal.set(0x1_0000_0400);
+        self.observed.recorded.set(0x1_0000_0400);
+    }
+}
+
+#[tokio::test]
+async fn ready_follows_the_relay() {
+    let port = Port::open().await;
+    assert_eq!(port.get("/live").await, (200, "live\n".to_owned()));
+    assert_eq!(port.get("/ready").await, (503, "connecting: to PostgreSQL\n".to_owned()));
+    port.stream();
+    assert_eq!(port.get("/ready").await, (200, "ready\n".to_owned()));
+    port.observed.enter(Phase::Draining, None);
+    assert_eq!(port.get("/ready").await, (503, "draining\n".to_owned()));
+    port.observed.error("the slot is gone".to_owned());
+    port.observed.enter(Phase::Halted, None);
+    assert_eq!(port.get("/ready").await, (503, "halted: the slot is gone\n".to_owned()));
+    assert_eq!(port.get("/live").await.0, 200);
+}
+
+#[tokio::test]
+async fn only_reading_is_offered() {
+    let port = Port::open().await;
+    for path in ["/live", "/ready", "/status", "/metrics"] {
+        for method in ["POST", "PUT", "DELETE"] {
+            assert_eq!(port.ask(method, path).await.0, 405, "{method} {path}");
+        }
+    }
+    assert_eq!(port.get("/").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_said() {
+    let port = Port::open().await;
+    let error = bind(port.address).await.unwrap_err();
+    assert!(matches!(error, AdminError::InUse { .. }), "{error:?}");
+    assert!(error.to_string().contains(&port.address.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn closing_waits_for_nobody() {
+    let port = Port::open().await;
+    // A client that begins to ask and never ends.
+    let mut half = TcpStream::connect(port.address).await.unwrap();
+    half.write_all(b"GET /live HTTP/1.1\r\n").await.unwrap();
+    assert_eq!(port.get("/live").await.0, 200);
+    port.stop.send(()).unwrap();
+    let limit = CLOSE_TIMEOUT + Duration::from_secs(10);
+    tokio::time::timeout(limit, port.served).await.expect("closes in time").unwrap().unwrap();
+    assert!(TcpStream::connect(port.address).await.is_err());
+}
+
+#[tokio::test]
+async fn status_is_documented_and_complete() {
+    let port = Port::open().await;
+    port.stream();
+    port.observed.error("broken pipe".to_owned());
+    port.observed.in_flight_records.set(7);
+    let (code, body) = port.get("/status").await;
+    assert_eq!(code, 200);
+    let status: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(status["relay"]["name"], "orders");
+    assert_eq!(status["phase"], "streaming");
+    assert_eq!(status["ready"], true);
+    assert_eq!(status["reason"], Value::Null);
+    assert_eq!(status["positions"]["recorded"], "1/400");
+    assert_eq!(status["lag"]["bytes"], 0);
+    assert_eq!(status["lag"]["seconds"], 0.0);
+    assert_eq!(status["in_flight"]["records"], 7);
+    assert_eq!(status["last_error"]["message"], "broken pipe");
+
+    let mut fields = Vec::new();
+    leaves(&status, "", &mut fields);
+    assert!(fields.len() > 30, "{fields:?}");
+    for field in fields {
+        assert!(DOCUMENT.contains(&format!("| `{field}` |")), "docs/metrics.md lacks `{field}`");
+    }
+}
+
+fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
+    match value.as_object() {
+        None => found.push(path.to_owned()),
+        Some(object) => object.iter().for_each(|(key, value)| {
+            let dot = if path.is_empty() { "" } else { "." };
+            leaves(value, &format!("{path}{dot}{key}"), found);
+        }),
+    }
+}
+
+#[tokio::test]
+async fn metrics_follow_the_observed() {
+    let port = Port::open().await;
+    let before = port.scrape().await;
+    let one = |name: &str| format!("{name}{{relay=\"orders\"}}");
+    assert_eq!(before[&one("outbox_relay_ready")], 0.0);
+    assert!(!before.contains_key(&one("outbox_relay_recorded_lag_bytes")), "not known yet");
+
+    port.stream();
+    let observed = &port.observed;
+    observed.slot_confirmed.set(0x1_0000_0000);
+    let written = [
+        ("outbox_relay_published_records_total", &observed.published_records),
+        ("outbox_relay_published_bytes_total", &observed.published_bytes),
+        ("outbox_relay_published_transactions_total", &observed.published_transactions),
+        ("outbox_relay_skipped_rows_total", &observed.skipped_rows),
+        ("outbox_relay_foreign_changes_total", &observed.foreign_changes),
+        ("outbox_relay_state_records_total", &observed.state_records),
+        ("outbox_relay_reconnects_total", &observed.reconnects),
+        ("outbox_relay_epoch", &observed.epoch),
+        ("outbox_relay_received_position_bytes", &observed.received),
+        ("outbox_relay_confirmed_position_bytes", &observed.confirmed),
+        ("outbox_relay_in_flight_records", &observed.in_flight_records),
+        ("outbox_relay_in_flight_bytes", &observed.in_flight_bytes),
+    ];
+    for (value, (_, gauge)) in (1001..).zip(&written) {
+        gauge.set(value);
+    }
+    let after = port.scrape().await;
+    for (value, (name, _)) in (1001..).zip(&written) {
+        assert_eq!(after[&one(name)], f64::from(value), "{name}");
+    }
+    assert_eq!(after[&one("outbox_relay_slot_lag_bytes")], 1024.0);
+    assert_eq!(after[&one("outbox_relay_recorded_lag_bytes")], 0.0);
+    assert_eq!(after[&one("outbox_relay_recorded_lag_seconds")], 0.0);
+    assert_eq!(after[&one("outbox_relay_recorded_position_bytes")], f64::from(0x400) + 4_294_967_296.0);
+    assert_eq!(after[&one("outbox_relay_ready")], 1.0);
+    for phase in Phase::ALL {
+        let series = format!("outbox_relay_phase{{phase=\"{}\",relay=\"orders\"}}", phase.name());
+        assert_eq!(after[&series], f64::from(u8::from(phase == Phase::Streaming)), "{series}");
+    }
+
+    // What is unknown again is not repeated.
+    observed.recorded.set(0);
+    assert!(!port.scrape().await.contains_key(&one("outbox_relay_recorded_lag_bytes")));
+}
+
+#[tokio::test]
+async fn every_family_is_exported_and_documented() {
+    let port = Port::open().await;
+    port.stream();
+    port.observed.slot_confirmed.set(1);
+    let (_, text) = port.get("/metrics").await;
+    for family in metrics::FAMILIES {
+        let kind = match family.kind {
+            metrics::Kind::Counter => "counter",
+            metrics::Kind::Gauge => "gauge",
+        };
+        assert!(text.contains(&format!("# HELP {} {}\n", family.name, family.help)), "{}", family.name);
+        assert!(text.contains(&format!("# TYPE {} {kind}\n", family.name)), "{}", family.name);
+        assert!(DOCUMENT.contains(&format!("| `{}` | {kind} |", family.name)), "{}", family.name);
+    }
+    assert!(DOCUMENT.contains(&format!("| `{}` | gauge |", metrics::PHASE_FAMILY)));
+    let exported = text.lines().filter(|line| line.starts_with("# TYPE ")).count();
+    assert_eq!(exported, metrics::FAMILIES.len() + 1, "{text}");
+}

@@ -1,0 +1,119 @@
+//! `outbox-relay init`: what a relay needs in PostgreSQL, printed as SQL or applied.
+//!
+//! A look at the server ([`survey`]) goes into a pure [`plan`]; the plan is printed ([`script`]) or run
+//! ([`apply`]). Publication before slot, always: a slot decodes with the publications of its time. Producers
+//! may insert only once there is a slot, else their first events would be rows that no slot brings.
+
+mod apply;
+mod plan;
+mod script;
+mod survey;
+#[cfg(test)]
+mod tests;
+
+use clap::Args;
+
+use super::{ConfigFile, ExistingChoice, Exit, output};
+use crate::config::database_url::ParsedUrl;
+use crate::config::{ADMIN_URL_VARIABLE, Settings};
+use plan::Plan;
+use survey::Survey;
+
+const EXAMPLES: &str = "\
+Examples:
+  outbox-relay init > init.sql                # the SQL for an empty database, to read and run by hand:
+  psql -v ON_ERROR_STOP=1 -f init.sql orders
+  outbox-relay init --admin-url postgres://postgres@localhost/orders
+  outbox-relay init --admin-url postgres://postgres@localhost/orders --print   # only what is missing there
+
+The admin may be a superuser, or the owner of the table with CREATEROLE and the right to make publications and
+slots. A second run says what is there already and changes nothing.";
+
+/// What `init` takes.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct InitArgs {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Apply it, connected as this superuser or owner (postgres:// URL, same rules as source.url)
+    #[arg(long, value_name = "URL", env = ADMIN_URL_VARIABLE, hide_env_values = true)]
+    admin_url: Option<String>,
+    /// Print the SQL and change nothing (the default without --admin-url)
+    #[arg(long)]
+    print: bool,
+    /// What to do with rows that stand in the table while there is no slot: `skip` makes the slot now and
+    /// they are never published; with `publish` the first `run --existing=publish` makes it and publishes them
+    #[arg(long, value_enum)]
+    existing: Option<ExistingChoice>,
+}
+
+/// Why `init` ended without having done what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// The admin's URL cannot be used.
+    #[error("--admin-url: {0}")]
+    Url(String),
+    /// The runtime could not be started.
+    #[error("the runtime cannot be started")]
+    Runtime(#[source] std::io::Error),
+    /// The server cannot be reached, or refuses the admin.
+    #[error("the server cannot be reached with --admin-url")]
+    Connect(#[source] tokio_postgres::Error),
+    /// A look at the server failed.
+    #[error("the server cannot be looked at ({what})")]
+    Look {
+        /// What was looked at.
+        what: &'static str,
+        /// What the server said.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// A step failed; the steps before it are done, it is undone.
+    #[error("failed: {step}; what was done before stays, and a second run goes on from there")]
+    Step {
+        /// What was to be done.
+        step: String,
+        /// What the server said.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// What was found does not allow to go on; the sentence says what to do.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Prints the SQL or applies it.
+pub fn execute(args: InitArgs) -> Exit {
+    let settings = match args.file.load(args.existing) {
+        Ok(settings) => settings,
+        Err(exit) => return exit,
+    };
+    let outcome = match &args.admin_url {
+        None => Plan::new(&settings, &Survey::assumed(&settings))
+            .map(|plan| output::print(&script::render(&settings, &plan))),
+        Some(url) => with_server(&settings, url, args.print),
+    };
+    match outcome {
+        Ok(exit) => exit,
+        Err(error) => {
+            eprintln!("outbox-relay init: {}", output::with_causes(&error));
+            Exit::Failure
+        }
+    }
+}
+
+fn with_server(settings: &Settings, url: &str, print: bool) -> Result<Exit, InitError> {
+    let admin = ParsedUrl::parse(url).map_err(InitError::Url)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(InitError::Runtime)?;
+    runtime.block_on(async {
+        let client = apply::connect(&admin, settings.source.connect_timeout).await?;
+        let survey = survey::look(&client, settings).await?;
+        let plan = Plan::new(settings, &survey)?;
+        if print {
+            return Ok(output::print(&script::render(settings, &plan)));
+        }
+        apply::run(&client, settings, &plan).await?;
+        Ok(output::print(&script::farewell(settings, &plan)))
+    })
+}

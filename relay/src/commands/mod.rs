@@ -1,0 +1,130 @@
+//! The command line: one file per command, and what they share: exit codes, logging, output.
+
+mod config;
+mod demo;
+mod exit;
+mod forget;
+mod init;
+mod logging;
+mod output;
+mod run;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use exit::Exit;
+
+use crate::config::{Existing, Mistakes, Overrides, Settings, load, process_environment};
+
+/// Publishes the rows that services insert into their outbox table to Kafka, keyed by entity, in commit
+/// order, none lost and none invented.
+#[derive(Debug, Parser)]
+#[command(name = "outbox-relay", version, after_help = exit::HELP, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the relay until it is told to stop (SIGTERM drains, a second signal exits at once).
+    Run(run::RunArgs),
+    /// Print, or with --admin-url apply, the SQL a relay needs: table, publication, roles, slot.
+    Init(init::InitArgs),
+    /// Ask a running relay how it is.
+    Status(status::StatusArgs),
+    /// Watch the main job, live, on a private PostgreSQL and a broker in memory, with a verdict.
+    Demo(demo::DemoArgs),
+    /// Show what the relay remembers on Kafka, or with --yes forget it, to begin anew after a halt.
+    Forget(forget::ForgetArgs),
+    /// Look at the configuration without starting anything.
+    Config(config::ConfigArgs),
+}
+
+/// Where the configuration is.
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// Configuration file, .toml or .yaml [default: $OUTBOX_RELAY_CONFIG, else ./outbox-relay.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    /// Loads the settings; with mistakes it prints them and says how to exit.
+    fn load(&self, existing: Option<ExistingChoice>) -> Result<Settings, Exit> {
+        let overrides = Overrides { existing: existing.map(ExistingChoice::meaning) };
+        load(self.config.as_deref(), &process_environment, overrides).map_err(report)
+    }
+}
+
+/// Prints what is wrong with the configuration.
+fn report(mistakes: Mistakes) -> Exit {
+    eprintln!("{mistakes}");
+    Exit::Configuration
+}
+
+/// What to do with rows that stand in the table before there is a slot.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ExistingChoice {
+    /// Publish them first, in the order of their insertion.
+    Publish,
+    /// Never publish them.
+    Skip,
+}
+
+impl ExistingChoice {
+    fn meaning(self) -> Existing {
+        match self {
+            ExistingChoice::Publish => Existing::Publish,
+            ExistingChoice::Skip => Existing::Skip,
+        }
+    }
+}
+
+/// Runs the program: the command line in, the exit code out.
+pub fn main() -> ExitCode {
+    let exit = match Cli::parse().command {
+        Command::Run(args) => run::execute(args),
+        Command::Init(args) => init::execute(args),
+        Command::Status(args) => status::execute(args),
+        Command::Demo(args) => demo::execute(args),
+        Command::Forget(args) => forget::execute(args),
+        Command::Config(args) => config::execute(args),
+    };
+    exit.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn examples_of_the_help_are_accepted() {
+        for line in [
+            "outbox-relay run --config relay.toml --existing publish --no-wait",
+            "outbox-relay init --admin-url postgres://postgres@localhost/orders --existing skip",
+            "outbox-relay init --print",
+            "outbox-relay status --url http://127.0.0.1:9464 --json",
+            "outbox-relay config check --config relay.yaml",
+            "outbox-relay forget --yes --config relay.toml",
+            "outbox-relay config reference",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        for line in
+            ["outbox-relay", "outbox-relay run --existing refuse", "outbox-relay status --url x --config y"]
+        {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! From given values to settings: every key is read, every mistake kept, and only then is there a result.
+
+use std::path::PathBuf;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::database_url::ParsedUrl;
+use super::given::{AllGiven, Form};
+use super::keys::{self, AnyKey, Fallback, KAFKA_OPTIONS, Key};
+use super::kinds::{HIDDEN, Kind};
+use super::mistakes::{Mistake, Mistakes, Origin};
+use super::{
+    AdminSettings, ColumnNames, Existing, KafkaSettings, LogSettings, OutboxSettings, Settings,
+    SourceSettings, StateSettings, kafka_options,
+};
+
+/// Reads every key. `None` where there is a mistake, which then stands in `mistakes`.
+pub fn settings(given: &AllGiven, existing: Option<Existing>, mistakes: &mut Mistakes) -> Option<Settings> {
+    let mut reader = Reader { given, mistakes };
+    let name = reader.get(&keys::NAME);
+    let source = reader.source(name.as_deref());
+    let kafka = reader.kafka();
+    let outbox = reader.outbox();
+    let configured = reader.get(&keys::START_EXISTING);
+    let state = reader.state();
+    let admin = reader.admin();
+    let drain_timeout = reader.get(&keys::DRAIN_TIMEOUT);
+    let log = reader.log();
+    Some(Settings {
+        name: name?,
+        source: source?,
+        kafka: kafka?,
+        outbox: outbox?,
+        existing: existing.or(configured)?,
+        state: state?,
+        admin: admin?,
+        drain_timeout: drain_timeout?,
+        log: log?,
+    })
+}
+
+/// Reads keys and keeps what is wrong. A section reads all its keys before it gives up for one.
+struct Reader<'a> {
+    given: &'a AllGiven,
+    mistakes: &'a mut Mistakes,
+}
+
+impl Reader<'_> {
+    /// The value of a key, given or by default; `None` after a mistake, or where it may be unset.
+    fn get<K: Kind + Sync>(&mut self, key: &Key<K>) -> Option<K::Value> {
+        let Some(given) = self.given.get(key.path) else {
+            return match key.fallback {
+                Fallback::Text(text) => key.kind.read(text).map_err(|problem| self.refuse(key, problem)).ok(),
+                Fallback::Unset(_) => None,
+                Fallback::Required => {
+                    let problem = format!("has to be given: {}", key.kind.expectation());
+                    self.refuse(key, problem);
+                    None
+                }
+            };
+        };
+        let wrong_form = match given.form {
+            Form::Text => false,
+            Form::Scalar => key.kind.only_text(),
+            Form::List => !key.kind.may_be_list(),
+            Form::Nothing => true,
+        };
+        if wrong_form {
+            let quotes = if given.form == Form::Scalar { " (text, in quotes)" } else { "" };
+            self.refuse(key, format!("expected {}{quotes}", key.kind.expectation()));
+            return None;
+        }
+        key.kind.read(&given.text).map_err(|problem| self.refuse(key, problem)).ok()
+    }
+
+    /// Keeps a mistake of a key with its value, if that may be shown, and its place.
+    fn refuse(&mut self, key: &dyn AnyKey, problem: String) {
+        let given = self.given.get(key.path());
+        let value = given.filter(|given| given.form != Form::Nothing).map(|given| key.show(&given.text));
+        let origin = given.map_or(Origin::Nowhere, |given| given.origin.clone());
+        self.mistakes.add(Mistake { key: key.path().into(), value, origin, problem });
+    }
+
+    fn source(&mut self, name: Option<&str>) -> Option<SourceSettings> {
+        let url = self.get(&keys::SOURCE_URL);
+        let password = self.password(url.as_ref());
+        let connect_timeout = self.get(&keys::SOURCE_CONNECT_TIMEOUT);
+        let wal_sender_timeout = self.get(&keys::SOURCE_WAL_SENDER_TIMEOUT);
+        let max_row_bytes = self.get(&keys::SOURCE_MAX_ROW_BYTES);
+        let read_ahead_bytes = self.get(&keys::SOURCE_READ_AHEAD_BYTES);
+        if max_row_bytes.zip(read_ahead_bytes).is_some_and(|(row, ahead)| row > ahead) {
+            let problem = "is more than source.read_ahead_bytes: such a row would never fit";
+            self.refuse(&keys::SOURCE_MAX_ROW_BYTES, problem.into());
+        }
+        let in_url = url.as_ref().and_then(|url| url.connect_timeout);
+        if in_url.is_some() && self.given.contains_key(keys::SOURCE_CONNECT_TIMEOUT.path) {
+            let problem = "is given twice: here and as connect_timeout in source.url";
+            self.refuse(&keys::SOURCE_CONNECT_TIMEOUT, problem.into());
+        }
+        let url = url?;
+        Some(SourceSettings {
+            host: url.host,
+            port: url.port,
+            user: url.user,
+            password,
+            database: url.database,
+            application_name: url.application_name.unwrap_or(format!("outbox_{}", name?)),
+            connect_timeout: in_url.or(connect_timeout)?,
+            wal_sender_timeout: wal_sender_timeout?,
+            max_row_bytes: max_row_bytes?,
+            read_ahead_bytes: read_ahead_bytes?,
+        })
+    }
+
+    /// The password, from one place only: with two, whoever changes one of them would change nothing.
+    fn password(&mut self, url: Option<&ParsedUrl>) -> Option<SecretString> {
+        let in_url = url.and_then(|url| url.password.clone());
+        let given = self.get(&keys::SOURCE_PASSWORD);
+        let file = self.get(&keys::SOURCE_PASSWORD_FILE);
+        let mut places = Vec::new();
+        if in_url.is_some() {
+            places.push("source.url".to_string());
+        }
+        if let Some(value) = self.given.get(keys::SOURCE_PASSWORD.path) {
+            places.push(format!("source.password ({})", value.origin));
+            places.extend(value.overrode.iter().map(|origin| format!("source.password ({origin})")));
+        }
+        if self.given.contains_key(keys::SOURCE_PASSWORD_FILE.path) {
+            places.push("source.password_file".into());
+        }
+        if places.len() > 1 {
+            let problem = format!("the password is given more than once: {}; keep one", places.join(", "));
+            self.mistakes.add(Mistake {
+                key: keys::SOURCE_PASSWORD.path.into(),
+                value: Some(HIDDEN.into()),
+                origin: self
+                    .given
+                    .get(keys::SOURCE_PASSWORD.path)
+                    .map_or(Origin::Nowhere, |v| v.origin.clone()),
+                problem,
+            });
+        }
+        let from_file = file.and_then(|path| self.password_from(path));
+        in_url.or(given).or(from_file)
+    }
+
+    fn password_from(&mut self, path: PathBuf) -> Option<SecretString> {
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => SecretString::from(text),
+            Err(error) => {
+                self.refuse(&keys::SOURCE_PASSWORD_FILE, format!("cannot be read: {error}"));
+                return None;
+            }
+        };
+        let line = text.expose_secret();
+        let line = line.strip_suffix('\n').unwrap_or(line);
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        if line.is_empty() {
+            self.refuse(&keys::SOURCE_PASSWORD_FILE, "holds no password".into());
+            return None;
+        }
+        Some(SecretString::from(line))
+    }
+
+    fn kafka(&mut self) -> Option<KafkaSettings> {
+        let brokers = self.get(&keys::KAFKA_BROKERS);
+        let compression = self.get(&keys::KAFKA_COMPRESSION);
+        let linger = self.get(&keys::KAFKA_LINGER);
+        let max_in_flight_records = self.get(&keys::KAFKA_MAX_IN_FLIGHT_RECORDS);
+        let max_in_flight_bytes = self.get(&keys::KAFKA_MAX_IN_FLIGHT_BYTES);
+        let max_record_bytes = self.get(&keys::KAFKA_MAX_RECORD_BYTES);
+        let topic_prefix = self.get(&keys::KAFKA_TOPIC_PREFIX);
+        let options = self.kafka_options();
+        if max_record_bytes.zip(max_in_flight_bytes).is_some_and(|(record, flight)| record > flight) {
+            let problem = "is more than kafka.max_in_flight_bytes: such a record would never be handed over";
+            self.refuse(&keys::KAFKA_MAX_RECORD_BYTES, problem.into());
+        }
+        Some(KafkaSettings {
+            brokers: brokers?,
+            compression: compression?.into(),
+            linger: linger?,
+            max_in_flight_records: max_in_flight_records?,
+            max_in_flight_bytes: max_in_flight_bytes?,
+            max_record_bytes: max_record_bytes?,
+            topic_prefix: topic_prefix?,
+            options,
+        })
+    }
+
+    fn kafka_options(&mut self) -> Vec<(String, String)> {
+        let mut options = Vec::new();
+        for (path, given) in self.given {
+            let Some(name) = path.strip_prefix(KAFKA_OPTIONS) else { continue };
+            let checked = match given.form {
+                Form::Text | Form::Scalar => kafka_options::check(name, &given.text),
+                Form::List | Form::Nothing => Err("expected text, a number or a truth value".into()),
+            };
+            if let Err(problem) = checked {
+                let value = show_option(name, &given.text);
+                let origin = given.origin.clone();
+                self.mistakes.add(Mistake { key: path.clone(), value: Some(value), origin, problem });
+            }
+            options.push((name.to_string(), given.text.clone()));
+        }
+        options
+    }
+
+    fn outbox(&mut self) -> Option<OutboxSettings> {
+        let table = self.get(&keys::OUTBOX_TABLE);
+        let columns = self.columns(table.as_ref().is_some_and(|(s, t)| s == "outbox" && t == "events"));
+        let (schema, table) = table?;
+        Some(OutboxSettings { schema, table, columns: columns? })
+    }
+
+    /// Where the table is the contract's own, a column that is not named has the contract's name.
+    fn columns(&mut self, ours: bool) -> Option<ColumnNames> {
+        let mut optional =
+            |key: &Key<_>, name: &str| self.get(key).or_else(|| ours.then(|| name.to_string()));
+        let schema_version = optional(&keys::COLUMN_SCHEMA_VERSION, "schema_version");
+        let version = optional(&keys::COLUMN_VERSION, "version");
+        let partition_key = optional(&keys::COLUMN_PARTITION_KEY, "partition_key");
+        let headers = optional(&keys::COLUMN_HEADERS, "headers");
+        let traceparent = optional(&keys::COLUMN_TRACEPARENT, "traceparent");
+        let created_at = optional(&keys::COLUMN_CREATED_AT, "created_at");
+        let writer = optional(&keys::COLUMN_WRITER, "writer");
+        let seq = optional(&keys::COLUMN_SEQ, "seq");
+        let id = self.get(&keys::COLUMN_ID);
+        let aggregatetype = self.get(&keys::COLUMN_AGGREGATETYPE);
+        let aggregateid = self.get(&keys::COLUMN_AGGREGATEID);
+        let r#type = self.get(&keys::COLUMN_TYPE);
+        let payload = self.get(&keys::COLUMN_PAYLOAD);
+        Some(ColumnNames {
+            id: id?,
+            aggregatetype: aggregatetype?,
+            aggregateid: aggregateid?,
+            r#type: r#type?,
+            payload: payload?,
+            schema_version,
+            version,
+            partition_key,
+            headers,
+            traceparent,
+            created_at,
+            writer,
+            seq,
+        })
+    }
+
+    fn state(&mut self) -> Option<StateSettings> {
+        let topic = self.get(&keys::STATE_TOPIC);
+        let interval = self.get(&keys::STATE_INTERVAL);
+        let idle_interval = self.get(&keys::STATE_IDLE_INTERVAL);
+        if interval.zip(idle_interval).is_some_and(|(busy, idle)| idle < busy) {
+            self.refuse(&keys::STATE_IDLE_INTERVAL, "is less than state.interval".into());
+        }
+        Some(StateSettings { topic: topic?, interval: interval?, idle_interval: idle_interval? })
+    }
+
+    fn admin(&mut self) -> Option<AdminSettings> {
+        let listen = self.get(&keys::ADMIN_LISTEN);
+        let allow_remote = self.get(&keys::ADMIN_ALLOW_REMOTE);
+        let stalled_after = self.get(&keys::ADMIN_STALLED_AFTER);
+        if listen.is_some_and(|address| !address.ip().is_loopback()) && allow_remote == Some(false) {
+            let problem = "is not on loopback, and the admin port asks for no password; where the network \
+                           around it is trusted set admin.allow_remote = true";
+            self.refuse(&keys::ADMIN_LISTEN, problem.into());
+        }
+        Some(AdminSettings { listen: listen?, stalled_after: stalled_after? })
+    }
+
+    fn log(&mut self) -> Option<LogSettings> {
+        let format = self.get(&keys::LOG_FORMAT);
+        let filter = self.get(&keys::LOG_FILTER);
+        Some(LogSettings { format: format?, filter: filter? })
+    }
+}
+
+/// One of librdkafka's options as it may be printed.
+pub fn show_option(name: &str, text: &str) -> String {
+    if kafka_options::may_show(name) { format!("{text:?}") } else { HIDDEN.into() }
+}

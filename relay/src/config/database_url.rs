@@ -1,0 +1,274 @@
+//! A `postgres://` URL: taken apart, checked, and never shown with its password.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tokio_postgres::config::Host;
+
+use super::transport;
+
+/// What a URL says. `Debug` hides the password.
+#[derive(Debug, Clone)]
+pub struct ParsedUrl {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port (5432 if the URL has none).
+    pub port: u16,
+    /// Role to log in as.
+    pub user: String,
+    /// Password, if the URL holds one.
+    pub password: Option<SecretString>,
+    /// Database (the role's name if the URL has none, as everywhere in PostgreSQL).
+    pub database: String,
+    /// Parameter `connect_timeout`, given in whole seconds.
+    pub connect_timeout: Option<Duration>,
+    /// Parameter `application_name`.
+    pub application_name: Option<String>,
+}
+
+const SPECIAL: &str =
+    "in a password the characters @ : / ? # % have to be percent-encoded (@ is %40, / is %2F)";
+const EXPECTED: &str = "expected a URL such as postgres://relay@db.example.com:5432/orders?sslmode=disable";
+
+impl ParsedUrl {
+    /// Takes a URL apart and checks that the relay can use it.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it, in words that hold nothing of the URL but names of parameters.
+    pub fn parse(text: &str) -> Result<ParsedUrl, String> {
+        let parts = Parts::of(text)?;
+        let mut wrong = Vec::new();
+        let params = Params::read(parts.query, &mut wrong);
+        let base = format!("postgres://{}", parts.base);
+        let parsed = match base.parse::<tokio_postgres::Config>() {
+            Ok(parsed) => parsed,
+            Err(_) => {
+                wrong.push(format!("host, port or percent-encoding cannot be read: {EXPECTED}"));
+                return Err(wrong.join("; "));
+            }
+        };
+        let user = parsed.get_user().filter(|user| !user.is_empty()).unwrap_or_default().to_string();
+        if user.is_empty() {
+            wrong.push(format!("it names no user: {EXPECTED}"));
+        }
+        let host = single_host(&parsed).unwrap_or_else(|problem| {
+            wrong.push(problem);
+            String::new()
+        });
+        let port = parsed.get_ports().first().copied().unwrap_or(5432);
+        if port == 0 {
+            wrong.push("port 0 is none to connect to".into());
+        }
+        if !host.is_empty()
+            && let Err(problem) = transport::plain_text_allowed(&host, params.sslmode.as_deref())
+        {
+            wrong.push(problem);
+        }
+        let password = match parsed.get_password().map(std::str::from_utf8).transpose() {
+            Ok(password) => password.filter(|p| !p.is_empty()).map(SecretString::from),
+            Err(_) => {
+                wrong.push("its password is not UTF-8".into());
+                None
+            }
+        };
+        if !wrong.is_empty() {
+            return Err(wrong.join("; "));
+        }
+        let database = parsed.get_dbname().unwrap_or(&user).to_string();
+        let Params { connect_timeout, application_name, .. } = params;
+        Ok(ParsedUrl { host, port, user, password, database, connect_timeout, application_name })
+    }
+}
+
+/// The URL with `***` in place of its password; nothing of it where one cannot tell what the password is.
+pub fn without_password(text: &str) -> String {
+    match Parts::of(text) {
+        Ok(parts) => {
+            let query = parts.query.map(|query| format!("?{query}")).unwrap_or_default();
+            let (credentials, place) = parts.base.split_once('@').unwrap_or_default();
+            let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+            let mask = if password.is_empty() { "" } else { ":***" };
+            format!("postgres://{user}{mask}@{place}{query}")
+        }
+        Err(_) => "…".into(),
+    }
+}
+
+/// The text before and after the question mark, once it is certain which of it is the password.
+struct Parts<'a> {
+    base: &'a str,
+    query: Option<&'a str>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(text: &'a str) -> Result<Parts<'a>, String> {
+        let rest = ["postgres://", "postgresql://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+        let rest = rest.ok_or_else(|| EXPECTED.to_string())?;
+        let (base, query) = match rest.split_once('?') {
+            Some((base, query)) => (base, Some(query)),
+            None => (rest, None),
+        };
+        let in_query = query.is_some_and(|query| query.contains('@') || holds_secret(query));
+        let twice = base.matches('@').count() > 1;
+        let in_path = base.find('@').is_some_and(|at| base[..at].contains('/'));
+        if in_query || twice || in_path {
+            return Err(format!("it cannot be told where its password ends: {SPECIAL}"));
+        }
+        if !base.contains('@') {
+            return Err(format!("it names no user: {EXPECTED}"));
+        }
+        Ok(Parts { base, query })
+    }
+}
+
+/// A parameter whose value must not be shown, were it only in a refusal.
+fn holds_secret(query: &str) -> bool {
+    let known = ["sslmode", "connect_timeout", "application_name"];
+    query.split('&').any(|pair| {
+        let name = pair.split('=').next().unwrap_or_default();
+        name.contains("password") && !known.contains(&name)
+    })
+}
+
+/// The parameters the relay knows.
+#[derive(Default)]
+struct Params {
+    sslmode: Option<String>,
+    connect_timeout: Option<Duration>,
+    application_name: Option<String>,
+}
+
+impl Params {
+    fn read(query: Option<&str>, wrong: &mut Vec<String>) -> Params {
+        let mut params = Params::default();
+        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match name {
+                "sslmode" => params.sslmode = Some(value.into()),
+                "connect_timeout" => match value.parse() {
+                    Ok(seconds) if (1..=300).contains(&seconds) => {
+                        params.connect_timeout = Some(Duration::from_secs(seconds));
+                    }
+                    _ => wrong.push("parameter connect_timeout: expected whole seconds from 1 to 300".into()),
+                },
+                "application_name" if is_plain(value) => params.application_name = Some(value.into()),
+                "application_name" => {
+                    wrong.push("parameter application_name: expected 1 to 63 of A-Z a-z 0-9 . _ -".into());
+                }
+                _ if is_plain(name) => wrong.push(format!(
+                    "parameter {name} is not known; known are sslmode, connect_timeout and application_name"
+                )),
+                _ => wrong.push("its parameters cannot be read".into()),
+            }
+        }
+        params
+    }
+}
+
+/// Short enough for `application_name` and free of anything that would need decoding.
+fn is_plain(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+fn single_host(parsed: &tokio_postgres::Config) -> Result<String, String> {
+    match parsed.get_hosts() {
+        [Host::Tcp(host)] if host.is_empty() => Err(format!("it names no host: {EXPECTED}")),
+        [Host::Tcp(host)] => Ok(host.clone()),
+        [Host::Unix(_)] => {
+            Err("Unix sockets are not supported: the reader is faster over loopback TCP; write \
+                                localhost and have the server listen there"
+                .into())
+        }
+        [] => Err(format!("it names no host: {EXPECTED}")),
+        _ => Err(
+            "several hosts are not supported: name the one address that leads to the primary (a failover \
+                  changes where it leads, and the relay compares what it finds there)"
+                .into(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    #[test]
+    fn a_full_url_is_taken_apart() {
+        let url = ParsedUrl::parse(
+            "postgresql://re%6Cay:p%40ss%2F@db:6543/orders?sslmode=disable&connect_timeout=3&application_name=x-1",
+        )
+        .unwrap();
+        assert_eq!((url.host.as_str(), url.port, url.user.as_str()), ("db", 6543, "relay"));
+        assert_eq!(url.password.as_ref().map(|p| p.expose_secret()), Some("p@ss/"));
+        assert_eq!(url.database, "orders");
+        assert_eq!(url.connect_timeout, Some(Duration::from_secs(3)));
+        assert_eq!(url.application_name.as_deref(), Some("x-1"));
+        assert!(!format!("{url:?}").contains("p@ss"));
+    }
+
+    #[test]
+    fn what_is_left_out_is_as_everywhere() {
+        let url = ParsedUrl::parse("postgres://relay@[::1]").unwrap();
+        assert_eq!((url.host.as_str(), url.port, url.database.as_str()), ("::1", 5432, "relay"));
+        assert!(url.password.is_none());
+    }
+
+    #[test]
+    fn each_refusal_says_what_is_wrong() {
+        for (text, part) in [
+            ("http://relay@db", "such as postgres://"),
+            ("host=db user=relay", "such as postgres://"),
+            ("postgres://localhost/orders", "names no user"),
+            ("postgres://relay@/orders", "names no host"),
+            ("postgres://relay@localhost:x", "cannot be read"),
+            ("postgres://relay@localhost:0", "port 0"),
+            ("postgres://relay@a,b/orders?sslmode=disable", "several hosts"),
+            ("postgres://relay@%2Fvar%2Frun/orders", "Unix sockets"),
+            ("postgres://relay@localhost?options=-csearch_path", "parameter options is not known"),
+            ("postgres://relay@localhost?connect_timeout=0", "connect_timeout"),
+            ("postgres://relay@localhost?application_name=a%20b", "application_name"),
+            ("postgres://relay@db/orders", "verify-full"),
+            ("postgres://relay@db/orders?sslmode=require", "TLS"),
+        ] {
+            let problem = ParsedUrl::parse(text).expect_err(text);
+            assert!(problem.contains(part), "{text}: {problem}");
+        }
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once() {
+        let problem = ParsedUrl::parse("postgres://@a,b?options=x&connect_timeout=y").unwrap_err();
+        for part in ["options", "connect_timeout", "no user", "several hosts"] {
+            assert!(problem.contains(part), "{part}: {problem}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        for text in [
+            "postgres://relay:hunter2@db/orders",
+            "postgres://relay:hunter2@db:x/orders?a=b",
+            "postgres://relay:hun@hunter2@db/orders",
+            "postgres://relay:x/hunter2@db/orders",
+            "postgres://relay:x?hunter2@db/orders",
+            "postgres://relay:hunter2",
+            "postgres://relay:x?hunter2",
+            "postgres:relay:hunter2@db",
+            "postgres://relay@db?password=hunter2",
+            "postgres://relay@db?sslpassword=hunter2",
+            "hunter2",
+        ] {
+            assert!(!without_password(text).contains("hunter2"), "{text}");
+            let problem = ParsedUrl::parse(text).expect_err(text);
+            assert!(!problem.contains("hunter2"), "{text}: {problem}");
+        }
+        assert_eq!(
+            without_password("postgres://relay:x@db/orders?a=b"),
+            "postgres://relay:***@db/orders?a=b"
+        );
+    }
+}

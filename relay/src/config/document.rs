@@ -1,0 +1,131 @@
+//! What is printed of keys: the reference document, and the settings in force.
+
+use std::fmt::Write;
+
+use super::assemble::show_option;
+use super::given::AllGiven;
+use super::kafka_options::REFUSED;
+use super::keys::{AnyKey, Fallback, KAFKA_OPTIONS, TABLE};
+
+const HEAD: &str = "\
+# Configuration
+
+This page is printed by `outbox-relay config reference`; a test keeps it equal to the program.
+
+The relay reads one file, TOML (`.toml`) or YAML (`.yaml`, `.yml`): the one named by `--config`, else by the
+environment variable `OUTBOX_RELAY_CONFIG`, else `outbox-relay.toml` in the working directory if it exists. Over
+it goes the environment: every key has a variable, and what the variable says counts. An empty variable counts
+as not set; those that Kubernetes sets beside a service called `outbox-relay` are passed over. Three keys have to be given:
+
+```toml
+name = \"orders\"
+[source]
+url = \"postgres://relay@localhost/orders\"
+[kafka]
+brokers = \"localhost:9092\"
+```
+
+All mistakes are told in one run, each with its key, its place and what was expected; a key or a variable that
+does not exist is refused with the nearest that does. Secrets are never printed. `outbox-relay config check`
+looks without starting anything, `outbox-relay config show` prints what is in force and where it comes from.
+
+One more variable belongs to the command line: `OUTBOX_RELAY_ADMIN_URL` stands for `init --admin-url`.
+
+Sizes are plain bytes or have a unit (`kB` `MB` `GB` of 1000, `KiB` `MiB` `GiB` of 1024), durations always have
+one (`ms` `s` `m` `h`); both are whole numbers.
+";
+
+const OPTIONS: &str = "
+## `kafka.options`
+
+Every other option of librdkafka's producer, under its own name and taken as it is, for TLS and SASL above all:
+
+```toml
+[kafka.options]
+\"security.protocol\" = \"sasl_ssl\"
+\"sasl.mechanisms\" = \"SCRAM-SHA-512\"
+\"sasl.username\" = \"relay\"
+```
+
+In the environment dots become underscores: `OUTBOX_RELAY_KAFKA_OPTIONS_SASL_PASSWORD`. A name or a value that
+librdkafka does not take is a mistake. Refused are the options that would break a promise or have a key of their
+own:
+
+| option | why it is refused |
+|---|---|
+";
+
+/// The reference document, Markdown.
+pub fn reference() -> String {
+    let mut page = String::from(HEAD);
+    let mut section = None;
+    for key in TABLE {
+        let own = section_of(key.path());
+        if section != Some(own) {
+            section = Some(own);
+            let title = if own.is_empty() { "The relay itself".into() } else { format!("`{own}`") };
+            let _ = write!(page, "\n## {title}\n");
+        }
+        entry(&mut page, *key);
+    }
+    page.push_str(OPTIONS);
+    for (name, reason) in REFUSED {
+        let _ = writeln!(page, "| `{name}` | {reason} |");
+    }
+    page
+}
+
+fn entry(page: &mut String, key: &dyn AnyKey) {
+    let default = match key.fallback() {
+        Fallback::Required => "none; it has to be given".to_string(),
+        Fallback::Text(text) => format!("`{text}`"),
+        Fallback::Unset(meaning) => meaning.to_string(),
+    };
+    let secret = if key.is_secret() { "\n- Secret: never printed" } else { "" };
+    let _ = write!(
+        page,
+        "\n### `{}`\n\n{}\n\n- Value: {}\n- Default: {default}\n- Example: `{}`\n- Environment: `{}`{secret}\n",
+        key.path(),
+        key.about(),
+        key.expectation(),
+        key.example(),
+        key.variable(),
+    );
+}
+
+/// Everything before the last dot; nothing for a key of the relay itself.
+fn section_of(path: &str) -> &str {
+    path.rsplit_once('.').map_or("", |(section, _)| section)
+}
+
+/// The values in force, one key a line, each with its place; secrets are masked.
+pub fn in_force(given: &AllGiven) -> String {
+    let mut page = String::new();
+    for key in TABLE {
+        let _ = match (given.get(key.path()), key.fallback()) {
+            (Some(value), _) => {
+                writeln!(page, "{} = {}  # {}", key.path(), key.show(&value.text), value.origin)
+            }
+            (None, Fallback::Text(text)) => writeln!(page, "{} = {}  # default", key.path(), key.show(text)),
+            (None, Fallback::Unset(meaning)) => writeln!(page, "# {} is not set: {meaning}", key.path()),
+            (None, Fallback::Required) => writeln!(page, "# {} is missing", key.path()),
+        };
+    }
+    for (path, value) in given.iter().filter(|(path, _)| path.starts_with(KAFKA_OPTIONS)) {
+        let name = path.strip_prefix(KAFKA_OPTIONS).unwrap_or(path);
+        let _ =
+            writeln!(page, "kafka.options.{name:?} = {}  # {}", show_option(name, &value.text), value.origin);
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_document_is_the_printed_one() {
+        let committed = include_str!("../../../docs/configuration.md");
+        assert!(committed == reference(), "renew it: outbox-relay config reference > docs/configuration.md");
+    }
+}

@@ -1,0 +1,287 @@
+//! The one table of keys. Defaults, validation, the names of environment variables, the suggestion for a
+//! misspelled key and the reference document all come from here.
+
+use std::time::Duration;
+
+use super::kinds::{
+    Brokers, Choice, ColumnName, Count, DatabaseUrl, FilePath, Flag, Kind, ListenAddress, LogFilter,
+    RelayName, Secret, Size, Span, TableName, TopicName, TopicPrefix,
+};
+use super::{Existing, LogFormat};
+
+/// What every environment variable of the relay begins with.
+pub const VARIABLE_PREFIX: &str = "OUTBOX_RELAY_";
+/// The section whose keys are librdkafka's own.
+pub const KAFKA_OPTIONS: &str = "kafka.options.";
+
+/// What holds where a key is not given.
+#[derive(Debug, Clone, Copy)]
+pub enum Fallback {
+    /// Nothing: the key has to be given.
+    Required,
+    /// This text, read like a given one.
+    Text(&'static str),
+    /// No value; in words, what that means.
+    Unset(&'static str),
+}
+
+/// One key.
+#[derive(Debug)]
+pub struct Key<K> {
+    /// Path in the file, such as `source.url`.
+    pub path: &'static str,
+    /// The kind of its value.
+    pub kind: K,
+    /// What holds where it is not given.
+    pub fallback: Fallback,
+    /// A value as one would write it in TOML.
+    pub example: &'static str,
+    /// Lines of its description.
+    about: &'static [&'static str],
+}
+
+/// What is known of a key whatever the kind of its value.
+pub trait AnyKey: Sync {
+    /// Path in the file.
+    fn path(&self) -> &'static str;
+    /// What holds where it is not given.
+    fn fallback(&self) -> Fallback;
+    /// A value as one would write it in TOML.
+    fn example(&self) -> &'static str;
+    /// Its description, one paragraph.
+    fn about(&self) -> String;
+    /// What is expected, in words.
+    fn expectation(&self) -> String;
+    /// The value as it may be printed.
+    fn show(&self, text: &str) -> String;
+    /// Whether the value is never printed.
+    fn is_secret(&self) -> bool;
+    /// Whether a text would be accepted.
+    fn accepts(&self, text: &str) -> bool;
+
+    /// Name of its environment variable.
+    fn variable(&self) -> String {
+        variable_of(self.path())
+    }
+}
+
+impl<K: Kind + Sync> AnyKey for Key<K> {
+    fn path(&self) -> &'static str {
+        self.path
+    }
+    fn fallback(&self) -> Fallback {
+        self.fallback
+    }
+    fn example(&self) -> &'static str {
+        self.example
+    }
+    fn about(&self) -> String {
+        self.about.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+    }
+    fn expectation(&self) -> String {
+        self.kind.expectation()
+    }
+    fn show(&self, text: &str) -> String {
+        self.kind.show(text)
+    }
+    fn is_secret(&self) -> bool {
+        self.kind.is_secret()
+    }
+    fn accepts(&self, text: &str) -> bool {
+        self.kind.read(text).is_ok()
+    }
+}
+
+/// `source.url` → `OUTBOX_RELAY_SOURCE_URL`.
+pub fn variable_of(path: &str) -> String {
+    format!("{VARIABLE_PREFIX}{}", path.replace('.', "_").to_ascii_uppercase())
+}
+
+/// Declares keys and, from the same lines, the table of them, so that no key can be left out of it. The
+/// doc comment of a key is its description in the reference document.
+macro_rules! keys {
+    ($($(#[doc = $about:literal])+ $id:ident: $kind:ty = $value:expr, $path:literal, $fallback:expr, $example:literal;)+) => {
+        $(
+            $(#[doc = $about])+
+            pub static $id: Key<$kind> =
+                Key { path: $path, kind: $value, fallback: $fallback, example: $example, about: &[$($about),+] };
+        )+
+        /// Every key but librdkafka's own, in the order of the reference document.
+        pub static TABLE: &[&dyn AnyKey] = &[$(&$id),+];
+    };
+}
+
+use Fallback::{Required, Text, Unset};
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GIB: usize = 1 << 30;
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// What an unset optional column means.
+const NO_SUCH_COLUMN: Fallback = Unset("same name for `outbox.events`; no such column for another table");
+
+keys! {
+    /// The relay's name. Replication slot and publication are called `outbox_<name>`; changing it later
+    /// means another slot and another memory.
+    NAME: RelayName = RelayName, "name", Required, "\"orders\"";
+
+    /// How long a drain may take after SIGTERM before the relay gives up, says what is left and exits with
+    /// code 4. Kubernetes grants 30 s before it kills.
+    DRAIN_TIMEOUT: Span = Span { min: millis(100), max: seconds(3600) }, "drain_timeout", Text("25s"), "\"25s\"";
+
+    /// The PostgreSQL server, role and database. Parameters: `sslmode`, `connect_timeout` (seconds) and
+    /// `application_name`. TLS is not in this release: `sslmode=disable` has to be written unless the
+    /// server is on loopback. A password in it has to be percent-encoded.
+    SOURCE_URL: DatabaseUrl = DatabaseUrl, "source.url", Required,
+        "\"postgres://relay@db.example.com/orders?sslmode=disable\"";
+    /// The role's password. Better given by its environment variable or by `source.password_file`; one
+    /// source of the password only.
+    SOURCE_PASSWORD: Secret = Secret, "source.password", Unset("none"), "\"…\"";
+    /// A file that holds the role's password; one line break at its end is taken off.
+    SOURCE_PASSWORD_FILE: FilePath = FilePath, "source.password_file", Unset("none"),
+        "\"/run/secrets/relay-password\"";
+    /// How long one attempt to connect may take. Not together with the URL's `connect_timeout`.
+    SOURCE_CONNECT_TIMEOUT: Span = Span { min: millis(100), max: seconds(300) }, "source.connect_timeout",
+        Text("10s"), "\"10s\"";
+    /// `wal_sender_timeout` of the replication session: how long the server waits for a sign of life
+    /// before it gives the slot free. The relay reports at least three times as often.
+    SOURCE_WAL_SENDER_TIMEOUT: Span = Span { min: seconds(1), max: seconds(3600) },
+        "source.wal_sender_timeout", Text("10s"), "\"10s\"";
+    /// The largest row that is held in memory; of a larger one only the beginning is kept and the relay
+    /// halts. At most `source.read_ahead_bytes`.
+    SOURCE_MAX_ROW_BYTES: Size = Size { min: 64 * KIB, max: GIB }, "source.max_row_bytes", Text("8MiB"),
+        "\"8MiB\"";
+    /// How much is read ahead of what is being routed. When it is full the relay stops reading and the
+    /// server waits.
+    SOURCE_READ_AHEAD_BYTES: Size = Size { min: MIB, max: GIB }, "source.read_ahead_bytes", Text("16MiB"),
+        "\"16MiB\"";
+
+    /// Bootstrap servers. A file may also give them as a list.
+    KAFKA_BROKERS: Brokers = Brokers, "kafka.brokers", Required, "\"k1:9092,k2:9092\"";
+    /// Compression of record batches.
+    KAFKA_COMPRESSION: Choice<&'static str> = Choice(&[
+        ("none", "none"), ("gzip", "gzip"), ("snappy", "snappy"), ("lz4", "lz4"), ("zstd", "zstd"),
+    ]), "kafka.compression", Text("lz4"), "\"zstd\"";
+    /// How long a record waits for company in its batch. Buys throughput only while the relay is behind,
+    /// and costs latency always.
+    KAFKA_LINGER: Span = Span { min: millis(0), max: seconds(1) }, "kafka.linger", Text("1ms"), "\"1ms\"";
+    /// Records handed over and not yet acknowledged. When it is reached the relay stops routing.
+    KAFKA_MAX_IN_FLIGHT_RECORDS: Count = Count { min: 1, max: 1_000_000 }, "kafka.max_in_flight_records",
+        Text("20000"), "20000";
+    /// Bytes handed over and not yet acknowledged. When it is reached the relay stops routing.
+    KAFKA_MAX_IN_FLIGHT_BYTES: Size = Size { min: MIB, max: GIB }, "kafka.max_in_flight_bytes",
+        Text("32MiB"), "\"32MiB\"";
+    /// The largest record that is handed over, key and headers included. Below the smallest
+    /// `message.max.bytes` of brokers and topics, and at most `kafka.max_in_flight_bytes`.
+    KAFKA_MAX_RECORD_BYTES: Size = Size { min: KIB, max: 256 * MIB }, "kafka.max_record_bytes",
+        Text("1000000"), "\"1MB\"";
+    /// An event goes to the topic of this prefix and its aggregate type.
+    KAFKA_TOPIC_PREFIX: TopicPrefix = TopicPrefix, "kafka.topic_prefix", Text("outbox.event."),
+        "\"outbox.event.\"";
+
+    /// The outbox table. A part with capitals or other characters stands in double quotes, as in SQL.
+    OUTBOX_TABLE: TableName = TableName, "outbox.table", Text("outbox.events"), "'\"Sales\".outbox'";
+    /// Column of the event's id.
+    COLUMN_ID: ColumnName = ColumnName, "outbox.columns.id", Text("id"), "\"event_id\"";
+    /// Column that routes the event to its topic.
+    COLUMN_AGGREGATETYPE: ColumnName = ColumnName, "outbox.columns.aggregatetype", Text("aggregatetype"),
+        "\"entity\"";
+    /// Column of the record's key.
+    COLUMN_AGGREGATEID: ColumnName = ColumnName, "outbox.columns.aggregateid", Text("aggregateid"),
+        "\"entity_id\"";
+    /// Column of the event's type.
+    COLUMN_TYPE: ColumnName = ColumnName, "outbox.columns.type", Text("type"), "\"event_type\"";
+    /// Column of the record's value.
+    COLUMN_PAYLOAD: ColumnName = ColumnName, "outbox.columns.payload", Text("payload"), "\"body\"";
+    /// Column of the event's schema version.
+    COLUMN_SCHEMA_VERSION: ColumnName = ColumnName, "outbox.columns.schema_version", NO_SUCH_COLUMN,
+        "\"schema_version\"";
+    /// Column of the aggregate's own version.
+    COLUMN_VERSION: ColumnName = ColumnName, "outbox.columns.version", NO_SUCH_COLUMN, "\"version\"";
+    /// Column that overrides the record's key where it is not null.
+    COLUMN_PARTITION_KEY: ColumnName = ColumnName, "outbox.columns.partition_key", NO_SUCH_COLUMN,
+        "\"partition_key\"";
+    /// Column of further headers, a JSON object.
+    COLUMN_HEADERS: ColumnName = ColumnName, "outbox.columns.headers", NO_SUCH_COLUMN, "\"headers\"";
+    /// Column of the trace context.
+    COLUMN_TRACEPARENT: ColumnName = ColumnName, "outbox.columns.traceparent", NO_SUCH_COLUMN,
+        "\"traceparent\"";
+    /// Column of the time at which the event was made.
+    COLUMN_CREATED_AT: ColumnName = ColumnName, "outbox.columns.created_at", NO_SUCH_COLUMN,
+        "\"created_at\"";
+    /// Column of the writing transaction (`xid8`). Without it what a lost slot did not bring cannot be
+    /// found in the table.
+    COLUMN_WRITER: ColumnName = ColumnName, "outbox.columns.writer", NO_SUCH_COLUMN, "\"writer\"";
+    /// Column of the order in which rows are published from the table.
+    COLUMN_SEQ: ColumnName = ColumnName, "outbox.columns.seq", NO_SUCH_COLUMN, "\"seq\"";
+
+    /// What a start does with rows that stand in the table while there is neither slot nor memory:
+    /// refuse and ask, publish them first, or never publish them. `--existing` overrides it.
+    START_EXISTING: Choice<Existing> = Choice(&[
+        ("refuse", Existing::Refuse), ("publish", Existing::Publish), ("skip", Existing::Skip),
+    ]), "start.existing", Text("refuse"), "\"publish\"";
+
+    /// The compacted topic that holds what the relay remembers.
+    STATE_TOPIC: TopicName = TopicName, "state.topic", Text("outbox.relay.state"), "\"outbox.relay.state\"";
+    /// Least time between two state records while events are published.
+    STATE_INTERVAL: Span = Span { min: millis(10), max: seconds(60) }, "state.interval", Text("1s"), "\"1s\"";
+    /// Least time between two state records while none is. At least `state.interval`.
+    STATE_IDLE_INTERVAL: Span = Span { min: millis(10), max: seconds(300) }, "state.idle_interval",
+        Text("5s"), "\"5s\"";
+
+    /// Where `/live`, `/ready`, `/metrics` and `/status` are served. Port 0 takes a free one and logs it.
+    ADMIN_LISTEN: ListenAddress = ListenAddress, "admin.listen", Text("127.0.0.1:9464"), "\"127.0.0.1:9464\"";
+    /// Allows `admin.listen` beyond loopback. The admin port asks for no password and shows topic names,
+    /// positions and errors.
+    ADMIN_ALLOW_REMOTE: Flag = Flag, "admin.allow_remote", Text("false"), "true";
+    /// `/ready` turns false when the recorded position has not moved for this long although the server's
+    /// log has gone on.
+    ADMIN_STALLED_AFTER: Span = Span { min: seconds(1), max: seconds(86_400) }, "admin.stalled_after",
+        Text("30s"), "\"30s\"";
+
+    /// Lines for people or JSON for machines.
+    LOG_FORMAT: Choice<LogFormat> = Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]),
+        "log.format", Text("text"), "\"json\"";
+    /// What is logged.
+    LOG_FILTER: LogFilter = LogFilter, "log.filter", Text("info"), "\"info,outbox_relay::session=debug\"";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_default_and_example_is_accepted() {
+        for key in TABLE {
+            if let Text(default) = key.fallback() {
+                assert!(key.accepts(default), "default of {}", key.path());
+            }
+            let example = key.example().trim_matches(['"', '\'']);
+            let example = if key.example().starts_with('\'') {
+                &key.example()[1..key.example().len() - 1]
+            } else {
+                example
+            };
+            assert!(key.accepts(example), "example of {}: {example}", key.path());
+        }
+    }
+
+    #[test]
+    fn no_two_keys_share_a_variable() {
+        let names: HashSet<String> = TABLE.iter().map(|key| key.variable()).collect();
+        assert_eq!(names.len(), TABLE.len());
+        assert_eq!(SOURCE_URL.variable(), "OUTBOX_RELAY_SOURCE_URL");
+        let options = variable_of(KAFKA_OPTIONS);
+        assert!(names.iter().all(|name| !name.starts_with(&options)));
+    }
+}

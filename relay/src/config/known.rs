@@ -1,0 +1,107 @@
+//! Keys that do not exist, and the one that was probably meant.
+
+use super::given::{AllGiven, Form};
+use super::keys::{AnyKey, KAFKA_OPTIONS, TABLE, VARIABLE_PREFIX};
+use super::mistakes::{Mistake, Mistakes, Origin};
+
+/// Takes out what no key is called, each as a mistake with the nearest known key. Its value is not told:
+/// under a misspelled key it may be a password.
+pub fn refuse_unknown(all: &mut AllGiven, mistakes: &mut Mistakes) {
+    all.retain(|path, given| {
+        if given.form == Form::Nothing && is_section(path) {
+            return false;
+        }
+        let known = TABLE.iter().any(|key| key.path() == path) || path.starts_with(KAFKA_OPTIONS);
+        if !known {
+            let problem = if is_section(path) {
+                format!("is a section, not a key: it takes keys such as {}", first_of(path))
+            } else {
+                no_such("key", nearest(path))
+            };
+            mistakes.add(Mistake { key: path.clone(), value: None, origin: given.origin.clone(), problem });
+        }
+        known
+    });
+}
+
+/// The mistake of a variable that begins like the relay's and is none.
+pub fn unknown_variable(name: &str) -> Mistake {
+    let rest = name.strip_prefix(VARIABLE_PREFIX).unwrap_or(name).to_ascii_lowercase();
+    let nearest = TABLE
+        .iter()
+        .map(|key| (strsim::damerau_levenshtein(&rest, &key.path().replace('.', "_")), key))
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, _)| *distance <= tolerance(&rest))
+        .map(|(_, key)| key.variable());
+    Mistake {
+        key: name.into(),
+        value: None,
+        origin: Origin::Variable(name.into()),
+        problem: no_such("variable", nearest),
+    }
+}
+
+fn no_such(what: &str, nearest: Option<String>) -> String {
+    match nearest {
+        Some(nearest) => format!("there is no such {what}; the nearest is {nearest}"),
+        None => format!("there is no such {what}; `outbox-relay config reference` lists all"),
+    }
+}
+
+fn is_section(path: &str) -> bool {
+    let prefix = format!("{path}.");
+    prefix == KAFKA_OPTIONS || TABLE.iter().any(|key| key.path().starts_with(&prefix))
+}
+
+fn first_of(section: &str) -> String {
+    let prefix = format!("{section}.");
+    let first = TABLE.iter().map(|key| key.path()).find(|path| path.starts_with(&prefix));
+    first.map_or_else(|| format!("{prefix}socket.keepalive.enable"), str::to_string)
+}
+
+/// The known key with the fewest typing errors between, also where only its section is wrong or missing.
+fn nearest(path: &str) -> Option<String> {
+    let distance = |key: &&&dyn AnyKey| {
+        let whole = strsim::damerau_levenshtein(path, key.path());
+        let last = strsim::damerau_levenshtein(last_of(path), last_of(key.path()));
+        whole.min(last + 1)
+    };
+    let key = TABLE.iter().min_by_key(distance)?;
+    (distance(&key) <= tolerance(last_of(path))).then(|| key.path().to_string())
+}
+
+fn last_of(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
+}
+
+/// How many typing errors may lie between; a third of the letters and at least two.
+fn tolerance(word: &str) -> usize {
+    (word.chars().count() / 3).max(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_key_is_named() {
+        for (path, key) in [
+            ("source.ulr", "source.url"),
+            ("sorce.url", "source.url"),
+            ("url", "source.url"),
+            ("brokers", "kafka.brokers"),
+            ("kafka.max_inflight_bytes", "kafka.max_in_flight_bytes"),
+            ("kafka.password", "source.password"),
+            ("drain_timout", "drain_timeout"),
+        ] {
+            assert_eq!(nearest(path).as_deref(), Some(key), "{path}");
+        }
+        assert_eq!(nearest("telemetry.exporter"), None);
+    }
+
+    #[test]
+    fn the_nearest_variable_is_named() {
+        let mistake = unknown_variable("OUTBOX_RELAY_SOURCE_PASWORD");
+        assert!(mistake.problem.contains("OUTBOX_RELAY_SOURCE_PASSWORD"), "{mistake}");
+    }
+}

@@ -1,0 +1,225 @@
+//! What the relay runs with: typed, defaulted and validated. Every value here has passed validation;
+//! the rest of the relay never looks at text from a file or the environment.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+/// Everything a relay runs with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The relay's name, `[a-z][a-z0-9_]{0,40}`; slot and publication are `outbox_<name>`.
+    pub name: String,
+    /// Where the events come from.
+    pub source: SourceSettings,
+    /// Where the events go.
+    pub kafka: KafkaSettings,
+    /// The outbox table and its columns.
+    pub outbox: OutboxSettings,
+    /// What to do with what stands in the table before there is a slot.
+    pub existing: Existing,
+    /// The state record on Kafka.
+    pub state: StateSettings,
+    /// The admin port.
+    pub admin: AdminSettings,
+    /// How long a drain may take before the relay gives up and says what is left (default 25 s, below
+    /// the 30 s that Kubernetes grants).
+    pub drain_timeout: Duration,
+    /// Log output.
+    pub log: LogSettings,
+}
+
+impl Settings {
+    /// Name of the replication slot.
+    pub fn slot(&self) -> String {
+        format!("outbox_{}", self.name)
+    }
+
+    /// Name of the publication.
+    pub fn publication(&self) -> String {
+        format!("outbox_{}", self.name)
+    }
+}
+
+/// The PostgreSQL server and how to talk to it. Parsed from a `postgres://` URL.
+#[derive(Debug, Clone)]
+pub struct SourceSettings {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port (default 5432).
+    pub port: u16,
+    /// Role to log in as.
+    pub user: String,
+    /// Password from the URL, `source.password`, `source.password_file` or the environment; never printed.
+    pub password: Option<SecretString>,
+    /// Database of the outbox.
+    pub database: String,
+    /// `application_name` of the relay's sessions (default `outbox_<name>`).
+    pub application_name: String,
+    /// Limit of one connection attempt (default 10 s).
+    pub connect_timeout: Duration,
+    /// `wal_sender_timeout` of the replication session (default 10 s); feedback goes out at least three
+    /// times as often.
+    pub wal_sender_timeout: Duration,
+    /// Frames above this are not held (default 8 MiB).
+    pub max_row_bytes: usize,
+    /// Bytes read ahead of the router (default 16 MiB); full means "stop reading".
+    pub read_ahead_bytes: usize,
+}
+
+/// The Kafka cluster and how to publish to it.
+#[derive(Clone)]
+pub struct KafkaSettings {
+    /// Bootstrap servers, `host:port,host:port`.
+    pub brokers: String,
+    /// Compression of record batches: `none`, `gzip`, `snappy`, `lz4` (default) or `zstd`.
+    pub compression: String,
+    /// How long a record waits for company in its batch (default 1 ms).
+    pub linger: Duration,
+    /// Records handed over and not yet acknowledged (default 20,000); full means "stop routing".
+    pub max_in_flight_records: usize,
+    /// Bytes handed over and not yet acknowledged (default 32 MiB).
+    pub max_in_flight_bytes: usize,
+    /// Largest record the relay hands over, keys and headers included (default 1,000,000, below the
+    /// brokers' default limit of 1,048,588).
+    pub max_record_bytes: usize,
+    /// Routed topics are this prefix and the aggregate type (default `outbox.event.`).
+    pub topic_prefix: String,
+    /// Further librdkafka options, taken as they are; what would break a promise was refused.
+    pub options: Vec<(String, String)>,
+}
+
+/// By hand because `options` may hold a password: of those only the names are printed.
+impl fmt::Debug for KafkaSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let options: Vec<&str> = self.options.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("KafkaSettings")
+            .field("brokers", &self.brokers)
+            .field("compression", &self.compression)
+            .field("linger", &self.linger)
+            .field("max_in_flight_records", &self.max_in_flight_records)
+            .field("max_in_flight_bytes", &self.max_in_flight_bytes)
+            .field("max_record_bytes", &self.max_record_bytes)
+            .field("topic_prefix", &self.topic_prefix)
+            .field("options", &options)
+            .finish()
+    }
+}
+
+/// The outbox table: the project's own, or one of another shape by column mapping.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxSettings {
+    /// Schema of the table (default `outbox`).
+    pub schema: String,
+    /// Name of the table (default `events`).
+    pub table: String,
+    /// Which column plays which part. `None`: the table has no such column.
+    pub columns: ColumnNames,
+}
+
+/// Names of the columns by the part they play. The defaults of a table other than `outbox.events` are
+/// Debezium's plain five: `id`, `aggregatetype`, `aggregateid`, `type`, `payload`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnNames {
+    /// The event's id.
+    pub id: String,
+    /// Routes the event to its topic.
+    pub aggregatetype: String,
+    /// The record's key unless a partition key is set.
+    pub aggregateid: String,
+    /// The event's type.
+    pub r#type: String,
+    /// The record's value.
+    pub payload: String,
+    /// The event's schema version.
+    pub schema_version: Option<String>,
+    /// The aggregate's own version.
+    pub version: Option<String>,
+    /// Overrides the key.
+    pub partition_key: Option<String>,
+    /// Further headers, a JSON object.
+    pub headers: Option<String>,
+    /// Trace context.
+    pub traceparent: Option<String>,
+    /// When the event was made.
+    pub created_at: Option<String>,
+    /// The writing transaction (`xid8`); without it a lost slot cannot be filled.
+    pub writer: Option<String>,
+    /// The order of a fill.
+    pub seq: Option<String>,
+}
+
+impl ColumnNames {
+    /// Whether a column becomes part of a record. `writer` and `seq` serve the fill and clean-up only and
+    /// are not in the stream.
+    pub fn publishes(&self, column: &str) -> bool {
+        self.published().any(|name| name == column)
+    }
+
+    /// The columns that become part of a record; what a publication has to send.
+    pub fn published(&self) -> impl Iterator<Item = &str> {
+        let required = [&self.id, &self.aggregatetype, &self.aggregateid, &self.r#type, &self.payload];
+        let optional = [
+            &self.schema_version,
+            &self.version,
+            &self.partition_key,
+            &self.headers,
+            &self.traceparent,
+            &self.created_at,
+        ];
+        required.into_iter().chain(optional.into_iter().flatten()).map(String::as_str)
+    }
+}
+
+/// What a start does with rows that stand in the table while there is neither slot nor state record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// Refuse to start and ask.
+    Refuse,
+    /// Publish them first, by `seq`, then stream (a fill from the empty snapshot).
+    Publish,
+    /// Never publish them; begin with the slot.
+    Skip,
+}
+
+/// The state record's topic.
+#[derive(Debug, Clone)]
+pub struct StateSettings {
+    /// Compacted topic that holds the record (default `outbox.relay.state`).
+    pub topic: String,
+    /// Least time between two records while positions move (default 1 s).
+    pub interval: Duration,
+    /// Least time between two records while only idle positions move (default 5 s).
+    pub idle_interval: Duration,
+}
+
+/// The admin port.
+#[derive(Debug, Clone)]
+pub struct AdminSettings {
+    /// Address of `/live`, `/ready`, `/metrics` and `/status` (default `127.0.0.1:9464`; port 0 takes a
+    /// free one and logs it).
+    pub listen: SocketAddr,
+    /// `/ready` turns false when the recorded position has not moved for this long although the server's
+    /// log has gone on (default 30 s).
+    pub stalled_after: Duration,
+}
+
+/// Log output.
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// Lines for people or JSON for machines.
+    pub format: LogFormat,
+    /// A `tracing` filter such as `info` or `outbox_relay=debug`.
+    pub filter: String,
+}
+
+/// Form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people; coloured on a terminal only.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

@@ -1,0 +1,255 @@
+//! Loading as a whole: what a user writes, and what comes of it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use tempfile::TempDir;
+
+use super::*;
+
+const THREE_KEYS: &str = "name = \"orders\"\n[source]\nurl = \"postgres://relay@localhost/orders\"\n[kafka]\nbrokers = \"k1:9092\"\n";
+
+struct Trial {
+    dir: TempDir,
+    file: PathBuf,
+    variables: Vec<(String, String)>,
+}
+
+impl Trial {
+    fn toml(text: &str) -> Trial {
+        Trial::file("relay.toml", text)
+    }
+
+    fn file(name: &str, text: &str) -> Trial {
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join(name);
+        fs::write(&file, text).unwrap();
+        Trial { dir, file, variables: Vec::new() }
+    }
+
+    fn with(mut self, name: &str, text: &str) -> Trial {
+        self.variables.push((name.into(), text.into()));
+        self
+    }
+
+    fn load(&self) -> Result<Settings, Mistakes> {
+        load(Some(&self.file), &|| self.variables.clone(), Overrides::default())
+    }
+
+    /// Loads what has to be refused: the refusal, and the keys it names.
+    fn refused(&self) -> (String, Vec<String>) {
+        let mistakes = self.load().map(|_| ()).expect_err("has to be refused");
+        (mistakes.to_string(), mistakes.iter().map(|mistake| mistake.key.clone()).collect())
+    }
+}
+
+#[test]
+fn three_keys_are_enough() {
+    let settings = Trial::toml(THREE_KEYS).load().unwrap();
+    assert_eq!(settings.slot(), "outbox_orders");
+    assert_eq!(settings.source.connect_timeout, Duration::from_secs(10));
+    assert_eq!(settings.source.max_row_bytes, 8 << 20);
+    assert_eq!(settings.source.application_name, "outbox_orders");
+    assert!(settings.source.password.is_none());
+    assert_eq!(settings.kafka.compression, "lz4");
+    assert_eq!(settings.kafka.max_record_bytes, 1_000_000);
+    assert_eq!((settings.outbox.schema.as_str(), settings.outbox.table.as_str()), ("outbox", "events"));
+    assert_eq!(settings.outbox.columns.writer.as_deref(), Some("writer"));
+    assert_eq!(settings.existing, Existing::Refuse);
+    assert_eq!(settings.admin.listen.to_string(), "127.0.0.1:9464");
+    assert_eq!(settings.drain_timeout, Duration::from_secs(25));
+    assert_eq!(settings.log.format, LogFormat::Text);
+}
+
+#[test]
+fn yaml_says_the_same() {
+    let trial = Trial::file(
+        "relay.yaml",
+        "name: orders\nsource:\n  url: postgres://relay@localhost/orders\nkafka:\n  brokers: [k1:9092, k2:9092]\n  max_in_flight_records: 7\n  options:\n    socket.keepalive.enable: true\nadmin:\n  listen: 0.0.0.0:1\n  allow_remote: true\n",
+    );
+    let settings = trial.load().unwrap();
+    assert_eq!(settings.kafka.brokers, "k1:9092,k2:9092");
+    assert_eq!(settings.kafka.max_in_flight_records, 7);
+    assert_eq!(settings.kafka.options, [("socket.keepalive.enable".to_string(), "true".to_string())]);
+    assert!(!settings.admin.listen.ip().is_loopback());
+}
+
+#[test]
+fn the_environment_goes_over_the_file() {
+    let settings = Trial::toml(THREE_KEYS)
+        .with("OUTBOX_RELAY_NAME", "billing")
+        .with("OUTBOX_RELAY_KAFKA_LINGER", "5ms")
+        .with("OUTBOX_RELAY_KAFKA_OPTIONS_CLIENT_ID", "x")
+        .with("OUTBOX_RELAY_STATE_TOPIC", "")
+        .with("OUTBOX_RELAY_PORT_9464_TCP", "tcp://10.0.0.1:9464")
+        .with("HOME", "/root")
+        .load()
+        .unwrap();
+    assert_eq!(settings.name, "billing");
+    assert_eq!(settings.kafka.linger, Duration::from_millis(5));
+    assert_eq!(settings.kafka.options, [("client.id".to_string(), "x".to_string())]);
+    assert_eq!(settings.state.topic, "outbox.relay.state");
+}
+
+#[test]
+fn the_command_line_goes_over_both() {
+    let trial = Trial::toml(THREE_KEYS).with("OUTBOX_RELAY_START_EXISTING", "skip");
+    assert_eq!(trial.load().unwrap().existing, Existing::Skip);
+    let overrides = Overrides { existing: Some(Existing::Publish) };
+    let settings = load(Some(&trial.file), &|| trial.variables.clone(), overrides).unwrap();
+    assert_eq!(settings.existing, Existing::Publish);
+}
+
+#[test]
+fn another_table_has_debeziums_five_columns() {
+    let text = format!(
+        "{THREE_KEYS}[outbox]\ntable = '\"Sales\".outbox'\ncolumns.payload = \"Body\"\ncolumns.seq = \"n\"\n"
+    );
+    let outbox = Trial::toml(&text).load().unwrap().outbox;
+    assert_eq!((outbox.schema.as_str(), outbox.table.as_str()), ("Sales", "outbox"));
+    assert_eq!((outbox.columns.id.as_str(), outbox.columns.payload.as_str()), ("id", "Body"));
+    assert_eq!((outbox.columns.seq.as_deref(), outbox.columns.writer), (Some("n"), None));
+}
+
+#[test]
+fn all_mistakes_are_told_in_one_run() {
+    let text = "name = \"Orders\"\nkafak = 1\n[source]\nurl = \"postgres://relay@db/orders\"\nwal_sender_timeout = 10\n\
+                [kafka]\nbrokers = \"k1\"\nlinger = \"5 parsecs\"\nmax_record_bytes = \"64MiB\"\n\
+                [kafka.options]\nacks = 1\n[admin]\nlisten = \"0.0.0.0:9464\"\n";
+    let (told, keys) =
+        Trial::toml(text).with("OUTBOX_RELAY_DRAIN_TIMEOUT", "0s").with("OUTBOX_RELAY_NAMES", "x").refused();
+    for key in [
+        "name",
+        "kafak",
+        "source.url",
+        "source.wal_sender_timeout",
+        "kafka.brokers",
+        "kafka.linger",
+        "kafka.max_record_bytes",
+        "kafka.options.acks",
+        "admin.listen",
+        "drain_timeout",
+        "OUTBOX_RELAY_NAMES",
+    ] {
+        assert_eq!(keys.iter().filter(|told| *told == key).count(), 1, "{key}: {told}");
+    }
+    assert_eq!(keys.len(), 11, "{told}");
+    assert!(told.starts_with("11 mistakes in the configuration (file "), "{told}");
+    assert!(told.contains("kafka.linger = \"5 parsecs\" (file "), "{told}");
+    assert!(
+        told.contains(
+            "drain_timeout = \"0s\" (environment variable OUTBOX_RELAY_DRAIN_TIMEOUT): expected a duration"
+        ),
+        "{told}"
+    );
+}
+
+#[test]
+fn without_a_file_the_missing_keys_are_named() {
+    let mistakes = load(
+        None,
+        &|| vec![("OUTBOX_RELAY_CONFIG".into(), "/nowhere/relay.toml".into())],
+        Overrides::default(),
+    );
+    let told = mistakes.map(|_| ()).unwrap_err().to_string();
+    for part in [
+        "cannot be read",
+        "name (not set): has to be given",
+        "source.url (not set)",
+        "kafka.brokers (not set)",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+}
+
+#[test]
+fn what_has_to_fit_together_is_checked() {
+    for (section, key) in [
+        ("[source]\nread_ahead_bytes = \"1MiB\"", "source.max_row_bytes"),
+        ("[kafka]\nmax_in_flight_bytes = \"1MiB\"\nmax_record_bytes = \"2MiB\"", "kafka.max_record_bytes"),
+        ("[state]\ninterval = \"10s\"", "state.idle_interval"),
+    ] {
+        let trial = Trial::toml(&format!("name = \"orders\"\n{section}\n"))
+            .with("OUTBOX_RELAY_SOURCE_URL", "postgres://relay@localhost")
+            .with("OUTBOX_RELAY_KAFKA_BROKERS", "k1:9092");
+        assert_eq!(trial.refused().1, [key]);
+    }
+}
+
+#[test]
+fn a_password_comes_from_any_one_place() {
+    let from_env = Trial::toml(THREE_KEYS).with("OUTBOX_RELAY_SOURCE_PASSWORD", "hunter2");
+    let from_url =
+        Trial::toml(THREE_KEYS).with("OUTBOX_RELAY_SOURCE_URL", "postgres://relay:hunter2@localhost");
+    let from_file = Trial::toml(THREE_KEYS);
+    let secret = from_file.dir.path().join("secret");
+    fs::write(&secret, "hunter2\n").unwrap();
+    let from_file = from_file.with("OUTBOX_RELAY_SOURCE_PASSWORD_FILE", secret.to_str().unwrap());
+    for trial in [from_env, from_url, from_file] {
+        let settings = trial.load().unwrap();
+        assert_eq!(settings.source.password.as_ref().map(|p| p.expose_secret()), Some("hunter2"));
+        assert!(!format!("{settings:?}").contains("hunter2"));
+        let shown = show(Some(&trial.file), &|| trial.variables.clone()).unwrap();
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
+
+#[test]
+fn two_places_for_the_password_are_a_mistake() {
+    let in_file = THREE_KEYS.replace("[source]", "[source]\npassword = \"hunter2\"");
+    let (told, keys) = Trial::toml(&in_file).with("OUTBOX_RELAY_SOURCE_PASSWORD", "hunter2").refused();
+    assert_eq!(keys, ["source.password"]);
+    assert!(told.contains("more than once") && !told.contains("hunter2"), "{told}");
+    let (told, _) =
+        Trial::toml(&in_file).with("OUTBOX_RELAY_SOURCE_URL", "postgres://relay:hunter2@localhost").refused();
+    assert!(told.contains("source.url") && !told.contains("hunter2"), "{told}");
+    let (_, keys) = Trial::toml(&in_file).with("OUTBOX_RELAY_SOURCE_PASSWORD_FILE", "/nowhere").refused();
+    assert_eq!(keys, ["source.password", "source.password_file"]);
+}
+
+#[test]
+fn no_refusal_shows_a_secret() {
+    let secrets = [
+        "name = \"x\"\n[source]\npassword = 2468135\n",
+        "name = \"x\"\n[source]\npassword = [\"2468135\"]\n",
+        "name = \"x\"\n[source]\npasswrod = \"2468135\"\n",
+        "name = \"x\"\n[source]\npassword = \"2468135\n",
+        "name = \"x\"\n[source]\nurl = \"postgres://relay:2468135@db/orders\"\n",
+        "name = \"x\"\n[source]\nurl = \"postgres://relay:24@2468135@db/orders\"\n",
+        "[kafka.options]\n\"sasl.passwrod\" = \"2468135\"\n",
+        "[kafka.options]\n\"sasl.password\" = [\"2468135\"]\n",
+        "[kafka.options]\n\"ssl.key.pem\" = \"2468135\"\n\"ssl.key.password\" = \"2468135\"\n",
+    ];
+    for text in secrets {
+        let (told, _) = Trial::toml(text).refused();
+        assert!(!told.contains("2468135"), "{told}");
+    }
+    let (told, _) = Trial::toml("").with("OUTBOX_RELAY_SOURCE_PASWORD", "2468135").refused();
+    assert!(!told.contains("2468135"), "{told}");
+}
+
+#[test]
+fn options_with_secrets_are_not_printed() {
+    let trial = Trial::toml(THREE_KEYS).with("OUTBOX_RELAY_KAFKA_OPTIONS_SASL_PASSWORD", "hunter2");
+    let settings = trial.load().unwrap();
+    assert_eq!(settings.kafka.options, [("sasl.password".to_string(), "hunter2".to_string())]);
+    assert!(!format!("{settings:?}").contains("hunter2"));
+    let shown = show(Some(&trial.file), &|| trial.variables.clone()).unwrap();
+    assert!(shown.contains("sasl.password") && !shown.contains("hunter2"), "{shown}");
+}
+
+#[test]
+fn a_key_given_twice_is_a_mistake() {
+    let (told, keys) = Trial::toml(&format!("\"kafka.brokers\" = \"k2:1\"\n{THREE_KEYS}")).refused();
+    assert_eq!(keys, ["kafka.brokers"], "{told}");
+}
+
+#[test]
+fn text_has_to_be_text() {
+    let (told, keys) = Trial::file("relay.yml", "name: 123\nsource: 7\nkafka:\n").refused();
+    assert!(told.contains("text, in quotes"), "{told}");
+    assert!(told.contains("is a section"), "{told}");
+    assert_eq!(keys, ["source", "name", "source.url", "kafka.brokers"], "{told}");
+}

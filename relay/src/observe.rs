@@ -1,0 +1,192 @@
+//! What the running relay lets be seen: plain atomics and a few short texts, written on the data path
+//! without a lock and read by the admin port.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Instant, SystemTime};
+
+use parking_lot::Mutex;
+
+use crate::lsn::Lsn;
+
+/// Where a lane stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Connecting to PostgreSQL or between two attempts.
+    Connecting,
+    /// Another relay owns the lane or the slot; this one waits.
+    Standby,
+    /// Owns lane and slot; fences others and reads the state record.
+    Recovering,
+    /// Publishes from the table, before it streams.
+    Filling,
+    /// Publishes from the slot.
+    Streaming,
+    /// Was told to stop; finishes what it has in flight.
+    Draining,
+    /// Stopped for good; the reason is the last error.
+    Halted,
+}
+
+impl Phase {
+    /// Every phase, in the order of a life.
+    pub const ALL: [Phase; 7] = [
+        Phase::Connecting,
+        Phase::Standby,
+        Phase::Recovering,
+        Phase::Filling,
+        Phase::Streaming,
+        Phase::Draining,
+        Phase::Halted,
+    ];
+
+    /// The phase's name in `/status`, in metric labels and in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Connecting => "connecting",
+            Phase::Standby => "standby",
+            Phase::Recovering => "recovering",
+            Phase::Filling => "filling",
+            Phase::Streaming => "streaming",
+            Phase::Draining => "draining",
+            Phase::Halted => "halted",
+        }
+    }
+}
+
+/// One value that only ever is set or added to; never read to decide anything on the data path.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Replaces the value.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+    /// Adds to the value.
+    pub fn add(&self, value: u64) {
+        self.0.fetch_add(value, Relaxed);
+    }
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What is seen of one lane. Shared by everything that runs for it.
+#[derive(Debug)]
+pub struct Observed {
+    /// Newest position seen on the replication connection.
+    pub received: Gauge,
+    /// End of the longest prefix of published transactions.
+    pub confirmed: Gauge,
+    /// Position in the acknowledged state record; what feedback carries.
+    pub recorded: Gauge,
+    /// The server's flush position at the last look.
+    pub server_wal: Gauge,
+    /// `confirmed_flush_lsn` of the slot at the last look.
+    pub slot_confirmed: Gauge,
+    /// Records acknowledged by the broker.
+    pub published_records: Gauge,
+    /// Value and key bytes of those.
+    pub published_bytes: Gauge,
+    /// Transactions whose every record was acknowledged.
+    pub published_transactions: Gauge,
+    /// Rows passed over because the state record says they are published.
+    pub skipped_rows: Gauge,
+    /// Changes that are not an insert into the outbox.
+    pub foreign_changes: Gauge,
+    /// Records handed over and not yet acknowledged.
+    pub in_flight_records: Gauge,
+    /// Bytes handed over and not yet acknowledged.
+    pub in_flight_bytes: Gauge,
+    /// Sessions begun after the first.
+    pub reconnects: Gauge,
+    /// State records acknowledged.
+    pub state_records: Gauge,
+    /// Commit time of the newest wholly published transaction, Unix milliseconds; 0 before the first.
+    pub published_commit_millis: Gauge,
+    /// Epoch of the stream.
+    pub epoch: Gauge,
+    text: Mutex<Texts>,
+}
+
+#[derive(Debug)]
+struct Texts {
+    phase: Phase,
+    phase_since: Instant,
+    detail: Option<String>,
+    last_error: Option<(SystemTime, String)>,
+}
+
+impl Default for Observed {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Observed {
+    /// Nothing seen yet.
+    pub fn new() -> Self {
+        let g = Gauge::default;
+        Observed {
+            received: g(),
+            confirmed: g(),
+            recorded: g(),
+            server_wal: g(),
+            slot_confirmed: g(),
+            published_records: g(),
+            published_bytes: g(),
+            published_transactions: g(),
+            skipped_rows: g(),
+            foreign_changes: g(),
+            in_flight_records: g(),
+            in_flight_bytes: g(),
+            reconnects: g(),
+            state_records: g(),
+            published_commit_millis: g(),
+            epoch: g(),
+            text: Mutex::new(Texts {
+                phase: Phase::Connecting,
+                phase_since: Instant::now(),
+                detail: None,
+                last_error: None,
+            }),
+        }
+    }
+
+    /// Enters a phase; `detail` says in words what is waited for, if anything is.
+    pub fn enter(&self, phase: Phase, detail: Option<String>) {
+        let mut text = self.text.lock();
+        if text.phase != phase {
+            text.phase = phase;
+            text.phase_since = Instant::now();
+        }
+        text.detail = detail;
+    }
+
+    /// The phase, since when, and what is waited for.
+    pub fn phase(&self) -> (Phase, Instant, Option<String>) {
+        let text = self.text.lock();
+        (text.phase, text.phase_since, text.detail.clone())
+    }
+
+    /// Says what is waited for without leaving the phase; `None` when nothing is.
+    pub fn waiting_for(&self, detail: Option<String>) {
+        self.text.lock().detail = detail;
+    }
+
+    /// Keeps the newest error for `/status`. Never holds payloads or secrets.
+    pub fn error(&self, message: String) {
+        self.text.lock().last_error = Some((SystemTime::now(), message));
+    }
+
+    /// The newest error and when it happened.
+    pub fn last_error(&self) -> Option<(SystemTime, String)> {
+        self.text.lock().last_error.clone()
+    }
+
+    /// Position helper: the gauge as an LSN.
+    pub fn lsn(gauge: &Gauge) -> Lsn {
+        Lsn(gauge.get())
+    }
+}

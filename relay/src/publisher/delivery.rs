@@ -1,0 +1,108 @@
+//! Delivery reports: each settles its row or names the record that was refused.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::producer::{DeliveryResult, NoCustomPartitioner, ProducerContext};
+use rdkafka::types::RDKafkaErrorCode;
+
+use super::window::Window;
+use crate::ledger::Settler;
+use crate::observe::Observed;
+use crate::router::record::charge;
+
+/// A record that will never be taken as it is: where it was going and why it was refused.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// Topic it was sent to.
+    pub topic: String,
+    /// Partition it was sent to.
+    pub partition: i32,
+    /// What the broker or librdkafka answered.
+    pub code: RDKafkaErrorCode,
+    /// librdkafka's words for it.
+    pub message: String,
+    /// Bytes of key and value.
+    pub bytes: usize,
+}
+
+/// The producer's context. Runs on the poller's thread.
+pub(super) struct Delivery {
+    settler: Settler,
+    window: Arc<Window>,
+    observed: Arc<Observed>,
+    refusal: Mutex<Option<Refusal>>,
+}
+
+impl Delivery {
+    pub(super) fn new(settler: Settler, window: Arc<Window>, observed: Arc<Observed>) -> Delivery {
+        Delivery { settler, window, observed, refusal: Mutex::new(None) }
+    }
+
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        self.refusal.lock().clone()
+    }
+
+    fn refused(&self, error: &KafkaError, message: &BorrowedMessage<'_>, bytes: usize) {
+        let Some(code) = error.rdkafka_error_code() else { return };
+        // What a dead producer drops after the refusal, and what a session drops at its end, says
+        // nothing about the record itself.
+        if matches!(
+            code,
+            RDKafkaErrorCode::PurgeQueue
+                | RDKafkaErrorCode::PurgeInflight
+                | RDKafkaErrorCode::Fatal
+                | RDKafkaErrorCode::GaplessGuarantee
+        ) {
+            return;
+        }
+        self.refusal.lock().get_or_insert_with(|| Refusal {
+            topic: message.topic().to_owned(),
+            partition: message.partition(),
+            code,
+            message: error.to_string(),
+            bytes,
+        });
+    }
+}
+
+impl ClientContext for Delivery {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::client::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // Broker trouble: librdkafka goes on by itself; said so that a person can see why it waits.
+        self.observed.error(format!("Kafka: {reason}"));
+        tracing::warn!(%error, reason, "Kafka connection trouble; waiting for the broker");
+    }
+}
+
+impl ProducerContext<NoCustomPartitioner> for Delivery {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        let message = match result {
+            Ok(message) => message,
+            Err((_, message)) => message,
+        };
+        let bytes = message.key_len() + message.payload_len();
+        // The same sum as at the hand-over.
+        let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+        let headers = headers.map(|header| (header.key, header.value.map_or(0, <[u8]>::len)));
+        let charge = charge(message.key_len(), message.payload_len(), headers);
+        match result {
+            Ok(_) => {
+                self.settler.settle(opaque);
+                self.observed.published_records.add(1);
+                self.observed.published_bytes.add(bytes as u64);
+            }
+            Err((error, message)) => self.refused(error, message, bytes),
+        }
+        self.window.give_back(charge);
+    }
+}

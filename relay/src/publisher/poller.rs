@@ -1,0 +1,122 @@
+//! The thread that serves delivery reports and moves the ledger's head.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::Publisher;
+use crate::ledger::{Confirmed, Head};
+use crate::lsn::Lsn;
+use crate::observe::Observed;
+use crate::pgoutput::PgTime;
+use crate::session::{End, Ending};
+
+/// How long one round of reports may take before the head is moved.
+const ROUND: Duration = Duration::from_millis(10);
+
+/// The newest answer of the ledger, for whoever records it.
+#[derive(Debug)]
+pub struct Confirmations {
+    newest: Mutex<Confirmed>,
+    rounds: AtomicU64,
+}
+
+impl Confirmations {
+    /// Begins where the ledger began.
+    pub fn new(start: Lsn) -> Arc<Confirmations> {
+        let start = Confirmed { end_lsn: start, last_published: None, transactions: 0, outstanding: 0 };
+        Arc::new(Confirmations { newest: Mutex::new(start), rounds: AtomicU64::new(0) })
+    }
+
+    /// The newest answer.
+    pub fn newest(&self) -> Confirmed {
+        *self.newest.lock()
+    }
+
+    /// How often the poller has looked at the ledger; two more rounds have seen every report that had
+    /// come before.
+    pub fn rounds(&self) -> u64 {
+        self.rounds.load(SeqCst)
+    }
+}
+
+/// Owns the polling thread of one session.
+pub struct Poller {
+    thread: JoinHandle<()>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Poller {
+    /// Starts to poll; ends when the session ends. A refused record or a dead producer ends the session.
+    ///
+    /// # Errors
+    /// The system has no thread to give.
+    pub fn spawn(
+        publisher: Arc<Publisher>,
+        head: Head,
+        confirmations: Arc<Confirmations>,
+        observed: Arc<Observed>,
+        ending: Arc<Ending>,
+    ) -> std::io::Result<Poller> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = thread::Builder::new().name("delivery".into()).spawn({
+            let stop = stop.clone();
+            move || poll(&publisher, head, &confirmations, &observed, &ending, &stop)
+        })?;
+        Ok(Poller { thread, stop })
+    }
+
+    /// Whether the thread has ended.
+    pub fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Ends the polling, if the session has not ended it, and waits for the thread.
+    pub fn stop(self) {
+        self.stop.store(true, SeqCst);
+        if self.thread.join().is_err() {
+            tracing::error!("the delivery thread panicked");
+        }
+    }
+}
+
+fn poll(
+    publisher: &Publisher,
+    mut head: Head,
+    confirmations: &Confirmations,
+    observed: &Observed,
+    ending: &Ending,
+    stop: &AtomicBool,
+) {
+    let mut transactions = 0;
+    while !ending.is_over() && !stop.load(SeqCst) {
+        publisher.poll(ROUND);
+        let confirmed = head.advance();
+        observed.published_transactions.add(confirmed.transactions - transactions);
+        transactions = confirmed.transactions;
+        show(observed, &confirmed);
+        *confirmations.newest.lock() = confirmed;
+        confirmations.rounds.fetch_add(1, SeqCst);
+        if let Some(refusal) = publisher.refusal() {
+            ending.end(End::refused(&refusal));
+        } else if let Some((code, reason)) = publisher.fatal() {
+            // The report of the record that was refused may be one round behind the error it led to.
+            publisher.poll(ROUND);
+            if let Some(refusal) = publisher.refusal() {
+                ending.end(End::refused(&refusal));
+            }
+            ending.end(End::Reconnect(format!("the Kafka producer gave up ({code}): {reason}")));
+        }
+    }
+}
+
+fn show(observed: &Observed, confirmed: &Confirmed) {
+    observed.confirmed.set(confirmed.end_lsn.0);
+    if let Some(last) = confirmed.last_published {
+        let millis = PgTime(last.commit_time).to_unix_millis();
+        observed.published_commit_millis.set(u64::try_from(millis).unwrap_or(0));
+    }
+}

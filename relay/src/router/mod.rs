@@ -1,0 +1,47 @@
+//! A row becomes a record and leaves for Kafka, in order.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`row`] | what this module needs to know of a table and a row |
+//! | [`plan`] | which column plays which part, compiled from each Relation message |
+//! | [`record`] | the record that a row makes by its plan |
+//! | [`topic`] | Kafka's rules for a topic's name |
+//! | [`headers`] | the record's headers, and the row's own among them |
+//! | [`created_at`] | PostgreSQL's time text as RFC 3339 |
+//! | [`bytea`] | PostgreSQL's hex text as bytes |
+//! | [`unpublishable`] | why a row makes no record |
+//! | [`partition`] | the partition of a key, as Java's producer chooses it |
+//! | [`pins`] | the partition counts that this choice is made over |
+//! | [`topics`] | topics looked up, waited for and pinned before their first record |
+//! | [`outlet`] | a record on its way out: within the window, counted, handed over |
+//! | [`thread`] | the thread that walks the stream |
+//!
+//! All but the last three are pure: no I/O, no waiting, no allocation per row; payloads are passed on as
+//! they are.
+
+pub mod bytea;
+pub mod created_at;
+pub mod headers;
+pub mod outlet;
+pub mod partition;
+pub mod pins;
+pub mod plan;
+pub mod record;
+pub mod row;
+pub mod thread;
+pub mod topic;
+pub mod topics;
+pub mod unpublishable;
+
+pub use headers::Headers;
+pub use partition::partition;
+pub use pins::{PinError, Pins};
+pub use plan::{Part, Plan, PlanError};
+pub use record::{Record, RowPosition, Scratch};
+pub use row::{ColumnInfo, RelationShape, Value};
+pub use unpublishable::Unpublishable;
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod golden;

@@ -1,0 +1,339 @@
+//! The router's thread: walks frames, turns inserts into records and hands them over, in order.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::outlet::{Outlet, RouteError};
+use super::{ColumnInfo, Plan, RelationShape, RowPosition, Scratch, Value};
+use crate::config::{KafkaSettings, OutboxSettings};
+use crate::ledger::Transaction;
+use crate::lsn::Lsn;
+use crate::observe::Observed;
+use crate::pgoutput::{self, Column, CopyMessage, Message};
+use crate::reader::{Chunks, Frame, Next};
+use crate::session::Ending;
+use crate::session::compare::{Meeting, MustMeet, Skipped};
+use crate::state::Recorder;
+
+/// How long the router waits for a chunk or for room before it looks whether the session is over.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How long a halt waits for what is in flight; a broker that is away must not hide the reason for longer.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// What the router of one session works with.
+pub struct RouterParts {
+    /// Where rows come from.
+    pub outbox: OutboxSettings,
+    /// The table's OID: under whatever name its rows come, they are the outbox's.
+    pub outbox_oid: Option<u32>,
+    /// Topic prefix and the limit of a record.
+    pub kafka: KafkaSettings,
+    /// Epoch of the stream.
+    pub epoch: u64,
+    /// Transactions that committed below are published already.
+    pub position: Lsn,
+    /// What has to be met before skipping is believed.
+    pub must_meet: Option<MustMeet>,
+    /// No LSN above it may be sent before a higher one is recorded.
+    pub ceiling: Lsn,
+    /// Where records leave the router.
+    pub outlet: Outlet,
+    /// Records ceilings.
+    pub recorder: Arc<Recorder>,
+    /// What is seen from outside.
+    pub observed: Arc<Observed>,
+    /// The session's end.
+    pub ending: Arc<Ending>,
+    /// Set when the router shall finish the transaction it is in, and end.
+    pub draining: Arc<AtomicBool>,
+}
+
+/// Starts the router's thread. It ends with the session, or after a drain; it ends the session when a
+/// frame cannot be routed.
+///
+/// # Errors
+/// The system has no thread to give.
+pub fn spawn(parts: RouterParts, chunks: Chunks) -> std::io::Result<JoinHandle<()>> {
+    thread::Builder::new().name("router".into()).spawn(move || {
+        let ending = parts.ending.clone();
+        let believed = parts.must_meet.is_none_or(|must_meet| must_meet.is_met());
+        let mut router = Router {
+            parts,
+            relations: HashMap::new(),
+            scratch: Scratch::default(),
+            transaction: Stage::Between,
+            believed,
+        };
+        if let Err(error) = router.run(&chunks) {
+            router.settle();
+            ending.end(error.end());
+        }
+    })
+}
+
+/// Where the stream stands.
+enum Stage {
+    Between,
+    /// In a transaction that is published already.
+    Skipping {
+        xid: u32,
+        rows: u64,
+    },
+    /// In a transaction whose rows are handed over.
+    Publishing {
+        commit_lsn: Lsn,
+        commit_millis: i64,
+        ordinal: u64,
+    },
+}
+
+enum Relation {
+    Outbox(Box<Plan>),
+    Foreign,
+}
+
+struct Router {
+    parts: RouterParts,
+    relations: HashMap<u32, Relation>,
+    scratch: Scratch,
+    transaction: Stage,
+    /// Whether what is skipped is known to be what was published.
+    believed: bool,
+}
+
+impl Router {
+    fn run(&mut self, chunks: &Chunks) -> Result<(), RouteError> {
+        while !self.parts.ending.is_over() {
+            let draining = self.parts.draining.load(SeqCst);
+            if draining && matches!(self.transaction, Stage::Between) {
+                return Ok(());
+            }
+            match chunks.next(LOOK) {
+                Next::Chunk(chunk) => {
+                    for frame in chunk.frames() {
+                        if self.leaves_off() {
+                            return Ok(());
+                        }
+                        self.frame(&frame)?;
+                    }
+                }
+                Next::Empty => {}
+                // The reader reads no more: what is missing of an open transaction comes again.
+                Next::Ended => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Before a halt: what came before the frame that cannot be routed is published and recorded, so that no
+    /// start begins with it again, and a slow broker does not keep it from ever arriving.
+    fn settle(&self) {
+        let deadline = Instant::now() + SETTLE;
+        let RouterParts { outlet, recorder, ending, .. } = &self.parts;
+        let target = outlet.ledger.newest_end();
+        while !ending.is_over() && Instant::now() < deadline {
+            if outlet.window.records() == 0 {
+                if recorder.recorded_up_to(target) {
+                    return;
+                }
+                recorder.flush();
+            }
+            ending.pause(LOOK);
+        }
+    }
+
+    /// Between two frames: whether to stop here. A drain stops at the end of a transaction.
+    fn leaves_off(&self) -> bool {
+        self.parts.ending.is_over()
+            || matches!(self.transaction, Stage::Between) && self.parts.draining.load(SeqCst)
+    }
+
+    fn frame(&mut self, frame: &Frame<'_>) -> Result<(), RouteError> {
+        let cut = frame.is_cut();
+        match CopyMessage::parse(frame.payload)? {
+            CopyMessage::Keepalive { wal_end, .. } => self.keepalive(wal_end),
+            CopyMessage::XLogData { body, .. } if cut => self.oversize(frame, body),
+            CopyMessage::XLogData { body, .. } => self.message(Message::parse(body)?),
+        }
+    }
+
+    /// Too large a change stops the relay only where it would have to be published.
+    fn oversize(&mut self, frame: &Frame<'_>, kept: &[u8]) -> Result<(), RouteError> {
+        // The kind and the relation's id stand in what was kept (R37).
+        let relation = match kept.split_first_chunk::<5>() {
+            Some(([b'I', id @ ..], _)) => self.relations.get(&u32::from_be_bytes(*id)),
+            _ => None,
+        };
+        let Some(Relation::Outbox(_)) = relation else {
+            self.parts.observed.foreign_changes.add(1);
+            return Ok(());
+        };
+        match &mut self.transaction {
+            Stage::Skipping { rows, .. } => {
+                *rows += 1;
+                self.parts.observed.skipped_rows.add(1);
+                Ok(())
+            }
+            Stage::Between | Stage::Publishing { .. } => Err(RouteError::TooLarge { bytes: frame.full_len }),
+        }
+    }
+
+    fn message(&mut self, message: Message<'_>) -> Result<(), RouteError> {
+        match message {
+            Message::Insert { relation_id, tuple } => self.insert(relation_id, tuple),
+            Message::Begin { final_lsn, commit_time, xid } => self.begin(final_lsn, commit_time, xid),
+            Message::Commit { end_lsn, commit_time, .. } => self.commit(end_lsn, commit_time),
+            Message::Relation(relation) => self.relation(&relation),
+            Message::Update { .. } | Message::Delete { .. } | Message::Truncate { .. } => {
+                self.parts.observed.foreign_changes.add(1);
+                Ok(())
+            }
+            Message::Logical(_) => {
+                self.parts.observed.foreign_changes.add(1);
+                Ok(())
+            }
+            Message::Origin { .. } | Message::Type { .. } => Ok(()),
+        }
+    }
+
+    /// In band: what is outstanding stays before it (R5, R7).
+    fn keepalive(&mut self, wal_end: Lsn) -> Result<(), RouteError> {
+        if !matches!(self.transaction, Stage::Between) {
+            return Ok(());
+        }
+        self.meet(|must_meet| must_meet.passed(wal_end))?;
+        if self.believed {
+            // A full ledger will confirm what comes before; the next keepalive is not far.
+            let _full = self.parts.outlet.ledger.keepalive(wal_end);
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, commit_lsn: Lsn, commit_time: pgoutput::PgTime, xid: u32) -> Result<(), RouteError> {
+        if !matches!(self.transaction, Stage::Between) {
+            return Err(RouteError::OutOfPlace("Begin"));
+        }
+        // PostgreSQL's own rule: a transaction is behind a position when its commit record begins before it.
+        if commit_lsn < self.parts.outlet.ledger.newest_end() && commit_lsn >= self.parts.position {
+            return Err(RouteError::OutOfPlace("a transaction behind one that was read before it"));
+        }
+        if commit_lsn < self.parts.position {
+            self.transaction = Stage::Skipping { xid, rows: 0 };
+            return Ok(());
+        }
+        self.meet(|must_meet| must_meet.passed(commit_lsn))?;
+        self.parts.must_meet = None;
+        if commit_lsn > self.parts.ceiling {
+            self.parts.ceiling = self.parts.recorder.raise_ceiling(commit_lsn, &self.parts.ending);
+        }
+        let transaction = Transaction { commit_lsn, xid, commit_time: commit_time.0 };
+        while !self.parts.ending.is_over() {
+            if self.parts.outlet.ledger.open(transaction).is_ok() {
+                break;
+            }
+            self.parts.ending.pause(Duration::from_millis(1));
+        }
+        self.transaction =
+            Stage::Publishing { commit_lsn, commit_millis: commit_time.to_unix_millis(), ordinal: 0 };
+        Ok(())
+    }
+
+    fn commit(&mut self, end_lsn: Lsn, commit_time: pgoutput::PgTime) -> Result<(), RouteError> {
+        match std::mem::replace(&mut self.transaction, Stage::Between) {
+            Stage::Between => Err(RouteError::OutOfPlace("Commit")),
+            Stage::Skipping { xid, rows } => {
+                let skipped = Skipped { end_lsn, xid, commit_time: commit_time.0, rows };
+                self.meet(|must_meet| must_meet.skipped(&skipped))
+            }
+            Stage::Publishing { .. } => {
+                if self.parts.outlet.ledger.is_open() {
+                    self.parts.outlet.ledger.commit(end_lsn);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Feeds what was passed over to the state machine that decides whether skipping is believed (R42).
+    fn meet(&mut self, feed: impl FnOnce(&mut MustMeet) -> Meeting) -> Result<(), RouteError> {
+        let Some(must_meet) = &mut self.parts.must_meet else { return Ok(()) };
+        match feed(must_meet) {
+            Meeting::NotYet => Ok(()),
+            Meeting::Met => {
+                if !std::mem::replace(&mut self.believed, true) {
+                    self.parts.recorder.believe();
+                }
+                Ok(())
+            }
+            Meeting::OtherHistory { .. } => match must_meet.halt_reason() {
+                None => Ok(()),
+                Some(reason) => Err(RouteError::OtherHistory(Box::new(reason))),
+            },
+        }
+    }
+
+    fn relation(&mut self, relation: &pgoutput::Relation<'_>) -> Result<(), RouteError> {
+        let shape = RelationShape {
+            schema: relation.namespace.to_owned(),
+            table: relation.name.to_owned(),
+            columns: relation
+                .columns()
+                .map(|column| ColumnInfo { name: column.name.to_owned(), type_oid: column.type_oid })
+                .collect(),
+        };
+        let outbox = &self.parts.outbox;
+        let ours = shape.schema == outbox.schema && shape.table == outbox.table;
+        let known = if ours || Some(relation.id) == self.parts.outbox_oid {
+            // A change of the table comes with a new Relation message: the plan is made anew (R16).
+            Relation::Outbox(Box::new(Plan::compile(&shape, outbox, &self.parts.kafka)?))
+        } else {
+            Relation::Foreign
+        };
+        self.relations.insert(relation.id, known);
+        Ok(())
+    }
+
+    fn insert(&mut self, relation_id: u32, tuple: pgoutput::Tuple<'_>) -> Result<(), RouteError> {
+        let Router { parts, relations, scratch, transaction, .. } = self;
+        let plan = match relations.get(&relation_id) {
+            None => return Err(RouteError::OutOfPlace("Insert before its Relation")),
+            Some(Relation::Foreign) => {
+                parts.observed.foreign_changes.add(1);
+                return Ok(());
+            }
+            Some(Relation::Outbox(plan)) => plan,
+        };
+        let at = match transaction {
+            Stage::Between => return Err(RouteError::OutOfPlace("Insert")),
+            Stage::Skipping { rows, .. } => {
+                *rows += 1;
+                parts.observed.skipped_rows.add(1);
+                return Ok(());
+            }
+            Stage::Publishing { commit_lsn, commit_millis, ordinal } => {
+                let at = RowPosition {
+                    epoch: parts.epoch,
+                    commit_lsn: *commit_lsn,
+                    ordinal: *ordinal,
+                    commit_unix_millis: *commit_millis,
+                };
+                *ordinal += 1;
+                at
+            }
+        };
+        let row: smallvec::SmallVec<[Value<'_>; 16]> = tuple.iter().map(value).collect();
+        parts.outlet.publish(plan, &row, &at, scratch)
+    }
+}
+
+fn value<'a>(column: Column<'a>) -> Value<'a> {
+    match column {
+        Column::Null => Value::Null,
+        Column::Unchanged => Value::Unchanged,
+        Column::Text(bytes) | Column::Binary(bytes) => Value::Text(bytes),
+    }
+}

@@ -1,0 +1,395 @@
+//! Owning a lane: lock, slot, fence, record, comparison, in this order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::compare::{Decision, MustMeet, SlotFacts, compare};
+use super::disposition::end_of_state;
+use super::sql::{ServerLook, Sql, server_facts};
+use super::{Context, End, Ending, Owned, Reading, blocking, chain, claimed, step};
+use crate::config::Settings;
+use crate::config::transport::is_loopback;
+use crate::lsn::Lsn;
+use crate::observe::Phase;
+use crate::reader::{self, Positions, ReaderConfig, ReaderEnd};
+use crate::state::{RecordedPhase, StateRecord, Store, StoreError, topic};
+use crate::wire::{Connection, Target, TimelineHistory, WireError};
+
+/// How often a relay in line looks whether the lane is free.
+const IN_LINE: Duration = Duration::from_secs(1);
+
+/// What a session goes on with once it owns its lane.
+pub(super) enum Next {
+    /// Publish from the slot.
+    Stream(Start),
+    /// Make the slot; what stands in the table is never published.
+    MakeSlot,
+    /// Publish the rows of the table first; the record says `filling`.
+    Fill { record: StateRecord },
+}
+
+/// What a stream begins with.
+pub(super) struct Start {
+    /// The record that this session writes first.
+    pub(super) record: StateRecord,
+    /// What has to be met before skipping is believed.
+    pub(super) must_meet: Option<MustMeet>,
+    /// The outbox table's OID.
+    pub(super) outbox_oid: Option<u32>,
+}
+
+/// The replication side of a session before it streams.
+struct Replication {
+    timeline: u32,
+    system_id: String,
+    history: Vec<(u32, Lsn)>,
+    reading: Option<Reading>,
+}
+
+pub(super) async fn own(context: &Context, ending: &Arc<Ending>) -> Result<(Owned, Next), End> {
+    let settings = &context.settings;
+    let slot_name = settings.slot();
+    context.observed.enter(Phase::Connecting, Some("PostgreSQL".into()));
+    let name = context.lane_name();
+    step(context, ending, log_in_safely(context)).await?;
+    let sql = step(context, ending, async {
+        Sql::connect(&settings.source, &name, ending.clone()).await.map_err(|error| error.end())
+    })
+    .await?;
+    let look = step(context, ending, server(&sql)).await?;
+    step(context, ending, in_line(context, &sql, &name)).await?;
+
+    context.observed.enter(Phase::Recovering, Some("the replication slot".into()));
+    let slot =
+        step(context, ending, async { sql.slot(&slot_name).await.map_err(|error| error.end()) }).await?;
+    let usable = slot.as_ref().is_some_and(|(facts, _)| !invalidated(facts));
+    let replication = step(context, ending, replicate(context, usable)).await?;
+    if replication.system_id != look.system_id {
+        return Err(End::Reconnect(format!(
+            "the SQL connection is on system {} and the replication connection on {}: a load balancer between?",
+            look.system_id, replication.system_id
+        )));
+    }
+    if let Some(reading) = &replication.reading {
+        let checked = step(context, ending, same_backend(&sql, &slot_name, reading.pid)).await;
+        if let Err(end) = checked {
+            return Err(said_by(replication.reading, end));
+        }
+    }
+    // Looked at again now that nobody else can move it.
+    let slot =
+        step(context, ending, async { sql.slot(&slot_name).await.map_err(|error| error.end()) }).await?;
+
+    // Kafka may keep us waiting; the lane is kept meanwhile, and the stream gets its feedback.
+    let remembering = async {
+        tokio::select! {
+            biased;
+            end = keep_alive(&sql, &slot_name, replication.reading.as_ref()) => Err(end),
+            found = remember(context, ending) => found,
+        }
+    };
+    let remembered = step(context, ending, remembering).await;
+    let (store, record) = match remembered {
+        Ok(found) => found,
+        Err(end @ End::Reconnect(_)) => return Err(said_by(replication.reading, end)),
+        Err(end) => return Err(end),
+    };
+    let owned = Owned { sql, reading: replication.reading, store, writer: uuid::Uuid::now_v7() };
+    let slot = slot.map(|(facts, _)| facts);
+    let facts = (look, replication.timeline, replication.history);
+    let next = step(context, ending, decide(context, &owned, record, slot, facts)).await?;
+    step(context, ending, published(context, &owned.sql)).await?;
+    Ok((owned, next))
+}
+
+/// Pings the SQL connection, which ends on the server after ten idle seconds, until it or the stream is
+/// lost.
+pub(crate) async fn keep_alive(sql: &Sql, slot: &str, reading: Option<&Reading>) -> End {
+    let mut pings = tokio::time::interval(Duration::from_secs(2));
+    loop {
+        pings.tick().await;
+        if let Err(error) = sql.ping(slot).await {
+            return error.end();
+        }
+        if reading.is_some_and(|reading| reading.reader.has_ended()) {
+            return lost_early();
+        }
+    }
+}
+
+/// What the stream ended with says more than that it was missed.
+fn said_by(reading: Option<Reading>, otherwise: End) -> End {
+    match reading {
+        Some(reading) if reading.reader.has_ended() => reader_end(&reading.reader.close()),
+        _ => otherwise,
+    }
+}
+
+/// The SQL driver answers a server that asks for the password in clear text. Our own connection refuses to, so
+/// over a network it goes first.
+async fn log_in_safely(context: &Context) -> Result<(), End> {
+    let source = &context.settings.source;
+    if source.password.is_none() || is_loopback(&source.host) {
+        return Ok(());
+    }
+    let target = target(&context.settings);
+    blocking(move || Connection::connect(&target).map(drop).map_err(|error| wire_end(&error))).await
+}
+
+fn lost_early() -> End {
+    End::Reconnect("the replication stream ended before it was used".into())
+}
+
+async fn server(sql: &Sql) -> Result<ServerLook, End> {
+    let look = sql.server().await.map_err(|error| error.end())?;
+    if look.in_recovery {
+        return Err(End::Reconnect(
+            "the server is a standby (in recovery); a relay needs the primary".into(),
+        ));
+    }
+    Ok(look)
+}
+
+/// Halts where the outbox table is not, or no longer, in the publication: nothing else would notice.
+pub(crate) async fn published(context: &Context, sql: &Sql) -> Result<(), End> {
+    let settings = &context.settings;
+    let found = sql.unpublished(&settings.publication(), &settings.outbox).await;
+    found.map_err(|error| error.end())?.map_or(Ok(()), |sentence| Err(End::Halt(sentence)))
+}
+
+/// Waits in line for the lane.
+async fn in_line(context: &Context, sql: &Sql, name: &str) -> Result<(), End> {
+    let mut said = false;
+    loop {
+        if sql.try_own(name).await.map_err(|error| error.end())? {
+            return Ok(());
+        }
+        let owner = sql.lane_owner(name).await.map_err(|error| error.end())?;
+        let sentence = format!("lane {name} is owned by {owner}");
+        if context.refuses_to_wait() {
+            return Err(End::Standby(sentence));
+        }
+        if !std::mem::replace(&mut said, true) {
+            tracing::info!("{sentence}; waiting in line");
+        }
+        context.observed.enter(Phase::Standby, Some(sentence));
+        tokio::time::sleep(IN_LINE).await;
+    }
+}
+
+/// Connects for replication, learns the timeline's history and begins to read, where there is a slot.
+async fn replicate(context: &Context, usable: bool) -> Result<Replication, End> {
+    let settings = context.settings.clone();
+    let observed = context.observed.clone();
+    blocking(move || {
+        let target = target(&settings);
+        let mut connection = Connection::connect(&target).map_err(|error| wire_end(&error))?;
+        let identity = connection.identify_system().map_err(|error| wire_end(&error))?;
+        let history = match identity.timeline {
+            0 | 1 => Vec::new(),
+            timeline => known_history(connection.timeline_history(timeline))?
+                .switches
+                .iter()
+                .map(|switch| (switch.timeline, switch.switch_point))
+                .collect(),
+        };
+        let (timeline, system_id) = (identity.timeline, identity.system_id);
+        if !usable {
+            return Ok(Replication { timeline, system_id, history, reading: None });
+        }
+        let pid = connection.backend_pid();
+        let stream = connection
+            .start_replication(&settings.slot(), &settings.publication())
+            .map_err(|error| wire_end(&error))?;
+        let source = &settings.source;
+        let config =
+            ReaderConfig::new(source.read_ahead_bytes, source.max_row_bytes, source.wal_sender_timeout);
+        let positions = Arc::new(Positions::default());
+        let (reader, chunks) = reader::spawn(stream, config, positions.clone(), observed)
+            .map_err(|error| End::reconnect(&error))?;
+        let reading = Some(Reading { reader, chunks, positions, pid });
+        Ok(Replication { timeline, system_id, history, reading })
+    })
+    .await
+}
+
+/// A history file that is gone matters only where the timelines differ, and the comparison says so then.
+fn known_history(answer: Result<TimelineHistory, WireError>) -> Result<TimelineHistory, End> {
+    match answer {
+        Err(error) if error.sqlstate().is_some() => {
+            tracing::warn!("the timeline's history: {}", chain(&error));
+            Ok(TimelineHistory { switches: Vec::new() })
+        }
+        answer => answer.map_err(|error| wire_end(&error)),
+    }
+}
+
+/// Where and as whom the relay replicates.
+pub(crate) fn target(settings: &Settings) -> Target {
+    let source = &settings.source;
+    Target {
+        host: source.host.clone(),
+        port: source.port,
+        user: source.user.clone(),
+        password: source.password.clone(),
+        database: source.database.clone(),
+        application_name: format!("outbox-relay {}", settings.name),
+        connect_timeout: source.connect_timeout,
+        wal_sender_timeout: source.wal_sender_timeout,
+    }
+}
+
+/// Both connections are on one server, and the slot is ours (R44). Nor do commits wait for us (R31).
+async fn same_backend(sql: &Sql, slot: &str, pid: i32) -> Result<(), End> {
+    if let Some(names) = sql.waits_for_us(pid).await.map_err(|error| error.end())? {
+        return Err(End::Halt(format!(
+            "synchronous_standby_names is `{names}` and takes this relay for a synchronous standby: every commit would \
+             wait for Kafka; name the standbys in that setting one by one, without *"
+        )));
+    }
+    match sql.slot(slot).await.map_err(|error| error.end())? {
+        Some((_, Some(active))) if active == pid => Ok(()),
+        Some((_, active)) => Err(End::Reconnect(format!(
+            "slot {slot} is streamed by {} and not by our backend {pid}: are the connections on different servers \
+             (a load balancer, a connection pooler)?",
+            active.map_or("nobody".into(), |active| format!("backend {active}"))
+        ))),
+        None => Err(End::Reconnect(format!("slot {slot} is gone"))),
+    }
+}
+
+/// Fences other writers and reads what the relay remembers.
+async fn remember(context: &Context, ending: &Arc<Ending>) -> Result<(Store, Option<StateRecord>), End> {
+    let settings = context.settings.clone();
+    context.observed.enter(Phase::Recovering, Some("the state record on Kafka".into()));
+    while let Err(error) = topic::ensure(&settings.kafka, &settings.state.topic).await {
+        context.observed.waiting_for(Some(format!("the state topic {}: {error}", settings.state.topic)));
+        tracing::warn!(%error, topic = settings.state.topic, "waiting for the state topic");
+        tokio::time::sleep(IN_LINE).await;
+    }
+    let (lane, ending) = (context.lane, ending.clone());
+    blocking(move || {
+        let mut store = Store::fence(&settings, lane, &ending).map_err(|error| store_end(&error))?;
+        let record = store.read(&ending).map_err(|error| store_end(&error))?;
+        Ok((store, record))
+    })
+    .await
+}
+
+/// Compares slot, server and record, and says what is seen.
+async fn decide(
+    context: &Context,
+    owned: &Owned,
+    record: Option<StateRecord>,
+    slot: Option<SlotFacts>,
+    (look, timeline, history): (ServerLook, u32, Vec<(u32, Lsn)>),
+) -> Result<Next, End> {
+    let settings = &context.settings;
+    let wal_end = owned.sql.wal_end().await.map_err(|error| error.end())?;
+    let server = server_facts(&look, timeline, history, wal_end, &settings.source.database);
+    let has_rows = match (&record, &slot) {
+        (None, None) => owned.sql.table_has_rows(&settings.outbox).await.map_err(|error| error.end())?,
+        _ => false,
+    };
+    let (record, forgotten) = match record {
+        Some(record) if record.phase == RecordedPhase::Forgotten => (None, Some(record)),
+        record => (record, None),
+    };
+    let fresh = |position| {
+        let first =
+            StateRecord::first(&settings.name, context.lane, &server.system_id, server.timeline, position);
+        match &forgotten {
+            None => first,
+            Some(old) => StateRecord {
+                epoch: old.epoch.saturating_add(1),
+                partitions: old.partitions.clone(),
+                ..first
+            },
+        }
+    };
+    match compare(record.as_ref(), slot.as_ref(), &server, settings.existing, has_rows) {
+        Decision::Begin { position } => {
+            tracing::info!(%position, "no state record yet: beginning where the slot stands");
+            stream(context, owned, fresh(position), None).await
+        }
+        Decision::Continue { position, must_meet } => {
+            tracing::info!(%position, meets_first = must_meet.is_some(), "going on from the state record");
+            let record = record.unwrap_or_else(|| fresh(position));
+            stream(context, owned, record, must_meet).await
+        }
+        Decision::NewTimeline { record, switch_point, possibly_lost, must_meet } => {
+            tracing::warn!(timeline, %switch_point, epoch = record.epoch, "the server is on a new timeline");
+            if let Some((from, to)) = possibly_lost {
+                tracing::warn!(
+                    %from, %to,
+                    "if events were sent beyond the switch point, which was possible up to the ceiling, their \
+                     transactions were lost in the failover although they stand on the topics: compare by position"
+                );
+            }
+            stream(context, owned, *record, must_meet).await
+        }
+        Decision::MakeSlot => Ok(Next::MakeSlot),
+        Decision::Fill { epoch, base, shared_lsn, drop_slot: _ } => {
+            let old = record.unwrap_or_else(|| fresh(Lsn::ZERO));
+            // What the old record says of positions belongs to a stream that is begun anew (R34).
+            let record = StateRecord {
+                epoch: epoch.max(old.epoch),
+                phase: RecordedPhase::Filling { base, shared_lsn },
+                timeline: server.timeline,
+                position: Lsn::ZERO,
+                last_published: None,
+                ..old
+            };
+            Ok(Next::Fill { record: claimed(record, owned.writer) })
+        }
+        Decision::Halt(reason) => Err(End::halt(&reason)),
+    }
+}
+
+/// Begins to stream with this record.
+async fn stream(
+    context: &Context,
+    owned: &Owned,
+    record: StateRecord,
+    must_meet: Option<MustMeet>,
+) -> Result<Next, End> {
+    let found = owned.sql.table_oid(&context.settings.outbox).await;
+    let outbox_oid = found.map_err(|error| error.end())?;
+    Ok(Next::Stream(Start { record: claimed(record, owned.writer), must_meet, outbox_oid }))
+}
+
+/// A slot that lost its log cannot be streamed from; the comparison says why.
+fn invalidated(slot: &SlotFacts) -> bool {
+    slot.invalidation_reason.is_some() || slot.wal_status.as_deref() == Some("lost")
+}
+
+/// The end of a session whose replication connection could not be made or used.
+pub(crate) fn wire_end(error: &WireError) -> End {
+    match error.sqlstate() {
+        Some(code) => end_of_state(Some(code), chain(error)),
+        None if matches!(error, WireError::Authentication { .. }) => End::halt(error),
+        None => End::reconnect(error),
+    }
+}
+
+/// The end of a session whose stream ended.
+pub(super) fn reader_end(end: &ReaderEnd) -> End {
+    match end {
+        ReaderEnd::ClosedByServer(Some(error)) => end_of_state(Some(&error.sqlstate), chain(end)),
+        // Bytes that are no frames come again from the same slot: reading them again mends nothing, but
+        // neither can it hurt, and a broken middlebox may be gone by then.
+        ReaderEnd::Stopped
+        | ReaderEnd::ClosedByServer(None)
+        | ReaderEnd::Io { .. }
+        | ReaderEnd::Silent { .. }
+        | ReaderEnd::Framing(_) => End::reconnect(end),
+    }
+}
+
+fn store_end(error: &StoreError) -> End {
+    match error {
+        StoreError::Over => End::Reconnect(error.to_string()),
+        StoreError::Fenced { .. } => End::Fenced(error.to_string()),
+        StoreError::Record { .. } | StoreError::Kafka(_) => End::halt(error),
+    }
+}

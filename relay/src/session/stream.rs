@@ -1,0 +1,260 @@
+//! Publishing from the slot: the threads of the data path, and the loop that watches over them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::own::{Start, keep_alive, published, reader_end};
+use super::{Context, End, Ending, Owned, Reading, Sql, blocking, drain, step};
+use crate::ledger;
+use crate::observe::{Observed, Phase};
+use crate::publisher::{Confirmations, Poller, Publisher, Window};
+use crate::reader::{Positions, Reader};
+use crate::router::outlet::Outlet;
+use crate::router::thread as router;
+use crate::router::topics::Topics;
+use crate::state::{Recorder, RecorderParts};
+
+/// How often the SQL connection is pinged; it ends on the server after ten idle seconds.
+const PING: Duration = Duration::from_secs(2);
+/// Every so many pings a snapshot is taken for the ring.
+const SNAPSHOT_EVERY: u32 = 5;
+
+/// A session has one SQL connection and ends with it, and its candidates with the session.
+const ONLY_CONNECTION: u64 = 0;
+
+/// The running pipeline of one session.
+pub(super) struct Pipeline {
+    pub(super) reader: Reader,
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) confirmations: Arc<Confirmations>,
+    pub(super) positions: Arc<Positions>,
+    pub(super) window: Arc<Window>,
+    pub(super) draining: Arc<AtomicBool>,
+    pub(super) router: JoinHandle<()>,
+    poller: Poller,
+    recording: JoinHandle<()>,
+}
+
+pub(super) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, start: Start) -> End {
+    let Owned { sql, reading, store, .. } = owned;
+    let Some(reading) = reading else {
+        return End::Reconnect("the slot went away before the stream began".into());
+    };
+    let pid = reading.pid;
+    let begun = {
+        let (mine, over) = (context.clone(), ending.clone());
+        let slot = context.settings.slot();
+        let beginning = async {
+            tokio::select! {
+                biased;
+                end = keep_alive(&sql, &slot, None) => Err(end),
+                begun = blocking(move || begin(&mine, &over, reading, store, start)) => begun,
+            }
+        };
+        step(context, ending, beginning).await
+    };
+    let pipeline = match begun {
+        Ok(pipeline) => pipeline,
+        Err(end) => {
+            ending.end(end.clone());
+            return ending.told().unwrap_or(end);
+        }
+    };
+    context.streamed.store(true, SeqCst);
+    context.observed.enter(Phase::Streaming, None);
+    tracing::info!(slot = context.settings.slot(), "streaming");
+    let end = watch(context, ending, &sql, &pipeline, pid).await;
+    // The server must not wait for us: its connections go first, the rest of the pipeline after.
+    let polite = end == Some(End::Drained);
+    if polite {
+        context.streamed.store(false, SeqCst);
+    }
+    // What a drain says stands, also where the connection was lost meanwhile: the program ends with it.
+    let undrained = end.clone().filter(|end| matches!(end, End::Undrained { .. }));
+    if let Some(end) = end {
+        ending.end(end);
+    }
+    if !polite {
+        pipeline.reader.interrupt().interrupt();
+    }
+    drop(sql);
+    let closing = ending.clone();
+    let closed = blocking(move || {
+        pipeline.close(polite, &closing);
+        Ok(())
+    });
+    if let Err(end) = closed.await {
+        ending.end(end);
+    }
+    match undrained {
+        Some(end) => end,
+        None => ending.wait().await,
+    }
+}
+
+/// Builds the pipeline. The first record is acknowledged before the router reads anything: it makes the
+/// record this session's, with the epoch and position that the comparison decided on.
+fn begin(
+    context: &Context,
+    ending: &Arc<Ending>,
+    reading: Reading,
+    store: crate::state::Store,
+    start: Start,
+) -> Result<Pipeline, End> {
+    let Start { record, must_meet, outbox_oid } = start;
+    let settings = &context.settings;
+    let observed = &context.observed;
+    let position = record.position;
+    let epoch = record.epoch;
+    let pins = record.partitions.clone();
+    let (writer, settler, head) = ledger::ledger(ledger::DEFAULT_CAPACITY, position);
+    let window =
+        Arc::new(Window::new(settings.kafka.max_in_flight_records, settings.kafka.max_in_flight_bytes));
+    let publisher = Publisher::new(&settings.kafka, settler, window.clone(), observed.clone())
+        .map_err(|error| End::halt(&error))?;
+    let publisher = Arc::new(publisher);
+    let confirmations = Confirmations::new(position);
+    let Reading { reader, chunks, positions, .. } = reading;
+    let thread = |error: std::io::Error| End::reconnect(&error);
+    let (recorder, recording) = Recorder::spawn(RecorderParts {
+        store,
+        record,
+        believed: must_meet.is_none_or(|must_meet| must_meet.is_met()),
+        confirmations: confirmations.clone(),
+        positions: positions.clone(),
+        settings: settings.state.clone(),
+        observed: observed.clone(),
+        ending: ending.clone(),
+    })
+    .map_err(thread)?;
+    let ceiling = recorder.begun(ending);
+    if let Some(end) = ending.told() {
+        return Err(end);
+    }
+    let poller =
+        Poller::spawn(publisher.clone(), head, confirmations.clone(), observed.clone(), ending.clone())
+            .map_err(thread)?;
+    let draining = Arc::new(AtomicBool::new(false));
+    let topics =
+        Topics::new(pins, settings.kafka.clone(), recorder.clone(), observed.clone(), ending.clone());
+    let parts = router::RouterParts {
+        outbox: settings.outbox.clone(),
+        outbox_oid,
+        kafka: settings.kafka.clone(),
+        epoch,
+        position,
+        must_meet,
+        ceiling,
+        outlet: Outlet { topics, ledger: writer, publisher, window: window.clone(), ending: ending.clone() },
+        recorder: recorder.clone(),
+        observed: observed.clone(),
+        ending: ending.clone(),
+        draining: draining.clone(),
+    };
+    let router = router::spawn(parts, chunks).map_err(thread)?;
+    Ok(Pipeline { reader, recorder, confirmations, positions, window, draining, router, poller, recording })
+}
+
+/// The loop of a session: the end comes first, then the order to stop, then the pings. `None` when the
+/// stream has ended: the reader says why.
+async fn watch(context: &Context, ending: &Ending, sql: &Sql, pipeline: &Pipeline, pid: i32) -> Option<End> {
+    let mut shutdown = context.shutdown.clone();
+    let mut pings = interval(PING);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks = interval(Duration::from_millis(200));
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut count = 0;
+    loop {
+        tokio::select! {
+            biased;
+            end = ending.wait() => return Some(end),
+            _ = shutdown.wait_for(|stop| *stop) => {
+                return Some(drain::drain(context, ending, sql, pipeline).await);
+            }
+            _ = looks.tick() => {
+                show(&context.observed, pipeline);
+                // Every thread runs as long as its session; one that has ended before has lost its stream, or
+                // panicked.
+                if pipeline.reader.has_ended() || pipeline.has_lost_a_thread() {
+                    return said(ending).await;
+                }
+            }
+            _ = pings.tick() => {
+                count += 1;
+                let work = ping(context, sql, pipeline, pid, count % SNAPSHOT_EVERY == 1);
+                tokio::select! {
+                    biased;
+                    end = ending.wait() => return Some(end),
+                    result = work => if let Err(end) = result { return Some(end) },
+                }
+            }
+        }
+    }
+}
+
+/// The stream is gone. A server that shuts down says so on the SQL connection at the same time, and says
+/// more than a closed stream; it is given a moment to.
+async fn said(ending: &Ending) -> Option<End> {
+    tokio::time::timeout(Duration::from_millis(300), ending.wait()).await.ok()
+}
+
+async fn ping(
+    context: &Context,
+    sql: &Sql,
+    pipeline: &Pipeline,
+    pid: i32,
+    with_snapshot: bool,
+) -> Result<(), End> {
+    let ping = sql.ping(&context.settings.slot()).await.map_err(|error| error.end())?;
+    // Answered on the connection that took the snapshots: no crash lies between (R38).
+    pipeline.recorder.candidates(|candidates| candidates.answered(ONLY_CONNECTION));
+    context.observed.server_wal.set(ping.wal_flush.0);
+    if let Some(confirmed) = ping.slot_confirmed {
+        context.observed.slot_confirmed.set(confirmed.0);
+    }
+    if ping.active_pid != Some(pid) {
+        return Err(End::Reconnect(format!(
+            "the slot is no longer streamed by our backend {pid} but by {:?}",
+            ping.active_pid
+        )));
+    }
+    if with_snapshot {
+        published(context, sql).await?;
+        let (snapshot, lsn) = sql.snapshot().await.map_err(|error| error.end())?;
+        pipeline.recorder.candidates(|candidates| {
+            candidates.taken(lsn, snapshot, jiff::Timestamp::now(), ONLY_CONNECTION);
+        });
+    }
+    Ok(())
+}
+
+/// Copies what the data path counts for itself to where it is seen.
+fn show(observed: &Observed, pipeline: &Pipeline) {
+    observed.in_flight_records.set(pipeline.window.records());
+    observed.in_flight_bytes.set(pipeline.window.bytes());
+}
+
+impl Pipeline {
+    /// Whether a thread other than the reader's has ended.
+    fn has_lost_a_thread(&self) -> bool {
+        self.router.is_finished() || self.recording.is_finished() || self.poller.has_ended()
+    }
+
+    /// Waits for the threads, which end with the session. In the order of the data path, so that nothing
+    /// waits for what has ended before it.
+    fn close(self, polite: bool, ending: &Ending) {
+        let end = if polite { self.reader.close() } else { self.reader.abort() };
+        // Heard only where nobody has said why before.
+        ending.end(reader_end(&end));
+        for thread in [self.router, self.recording] {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the session panicked");
+            }
+        }
+        self.poller.stop();
+    }
+}

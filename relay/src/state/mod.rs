@@ -1,0 +1,19 @@
+//! What the relay remembers.
+//!
+//! The [`StateRecord`] lives on a compacted Kafka topic and not in PostgreSQL: a database that is
+//! restored or fails over takes what it holds back in time, and the two disagreeing is exactly what
+//! must be noticed. The order of writes is ledger, then the record acknowledged, then feedback up to
+//! the recorded position; the slot is therefore never ahead of the record unless somebody moved it.
+
+mod record;
+mod ring;
+
+pub use record::{FORMAT_VERSION, ListedEntry, MAX_RECORD_BYTES, RecordedPhase, StateError, StateRecord};
+pub use ring::{Candidates, MAX_RING_ENTRIES, MAX_SNAPSHOT_BYTES, PublishedSnapshot, Ring};
+
+mod recorder;
+mod store;
+pub mod topic;
+
+pub use recorder::{Recorder, RecorderParts};
+pub use store::{Store, StoreError};

@@ -1,0 +1,284 @@
+//! The state record's place on Kafka: fenced, read and written by a small transactional producer of its
+//! own, so that a zombie's late record is refused by the broker instead of believed by the next owner.
+//!
+//! Every call here blocks in short slices and looks between them whether the session is over; none runs
+//! on a thread that has to see the database go.
+
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::Message;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::{StateError, StateRecord};
+use crate::config::{KafkaSettings, Settings};
+use crate::publisher::{Quiet, base_config};
+use crate::session::{Ending, Refused, of_kafka};
+
+/// One slice of a blocking call; between two the session is asked whether it is over.
+const SLICE: Duration = Duration::from_millis(500);
+
+/// Why the state record could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The session ended while Kafka was waited for.
+    #[error("the session ended while the state record was waited for")]
+    Over,
+    /// Another relay of this name has written since: this one is no longer the owner.
+    #[error("another relay of this name has written the state record (writer {writer}, epoch {epoch})")]
+    Fenced {
+        /// The other's writer id.
+        writer: uuid::Uuid,
+        /// Its epoch.
+        epoch: u64,
+    },
+    /// The record on Kafka cannot be read, or ours cannot be written.
+    #[error("state record `{key}` on topic {topic}")]
+    Record {
+        /// Where it stands.
+        topic: String,
+        /// Its key.
+        key: String,
+        /// What is wrong with it.
+        source: StateError,
+    },
+    /// librdkafka or the broker refused for good.
+    #[error("Kafka refused the state record")]
+    Kafka(#[from] KafkaError),
+}
+
+/// What to do after a failed step of a transaction.
+enum Step {
+    /// It did not finish in its slice: call again.
+    Again,
+    /// The transaction has to be aborted and begun again.
+    Abort,
+    /// The producer is dead, which is no proof of another owner.
+    NewProducer,
+    /// The cluster will never take the record as things are: a right or a limit is missing.
+    Refused(KafkaError),
+}
+
+/// The fenced place of one lane's state record.
+pub struct Store {
+    kafka: KafkaSettings,
+    topic: String,
+    partition: i32,
+    key: String,
+    transactional_id: String,
+    producer: BaseProducer<Quiet>,
+    /// Writer and sequence of the newest record this store has read or written.
+    seen: Option<(uuid::Uuid, u64)>,
+}
+
+impl Store {
+    /// Fences every earlier writer of this lane: from here on only this producer writes.
+    ///
+    /// # Errors
+    /// [`StoreError::Over`] when the session ends first; broker trouble is waited for.
+    pub fn fence(settings: &Settings, lane: u32, ending: &Ending) -> Result<Store, StoreError> {
+        let transactional_id = format!("outbox-relay.{}.{lane}", settings.name);
+        let producer = fenced(&settings.kafka, &transactional_id, ending)?;
+        Ok(Store {
+            kafka: settings.kafka.clone(),
+            topic: settings.state.topic.clone(),
+            partition: i32::try_from(lane).unwrap_or(i32::MAX),
+            key: format!("{}/{lane}", settings.name),
+            transactional_id,
+            producer,
+            seen: None,
+        })
+    }
+
+    /// Reads this lane's newest record, up to the end that `read_uncommitted` shows: what a transaction
+    /// that is still open hides is waited for.
+    ///
+    /// # Errors
+    /// [`StoreError::Record`] when it cannot be understood, [`StoreError::Over`] when the session ends.
+    pub fn read(&mut self, ending: &Ending) -> Result<Option<StateRecord>, StoreError> {
+        let record = self.newest(ending)?;
+        self.seen = record.as_ref().map(|record| (record.writer, record.sequence));
+        Ok(record)
+    }
+
+    fn newest(&self, ending: &Ending) -> Result<Option<StateRecord>, StoreError> {
+        let uncommitted = self.consumer("read_uncommitted")?;
+        let end = self.retry(ending, || Ok(self.watermarks(&uncommitted)?.1))?;
+        let committed = self.consumer("read_committed")?;
+        // With read_committed the upper watermark is the last stable offset.
+        self.retry(ending, || match self.watermarks(&committed)?.1 >= end {
+            true => Ok(()),
+            false => Err(KafkaError::NoMessageReceived),
+        })?;
+        let mut from = TopicPartitionList::new();
+        from.add_partition_offset(&self.topic, self.partition, Offset::Beginning)?;
+        committed.assign(&from)?;
+        let mut newest = None;
+        loop {
+            over(ending)?;
+            match committed.poll(SLICE) {
+                None => {}
+                Some(Ok(message)) if message.key() == Some(self.key.as_bytes()) => {
+                    newest = message.payload().map(<[u8]>::to_vec);
+                }
+                // Another lane's, or another relay's.
+                Some(Ok(_)) => {}
+                Some(Err(KafkaError::PartitionEOF(_))) => break,
+                Some(Err(error)) => tracing::warn!(%error, "reading the state record; trying again"),
+            }
+        }
+        newest.map(|bytes| StateRecord::decode(&bytes)).transpose().map_err(|source| self.broken(source))
+    }
+
+    /// Writes the record and returns once its transaction is committed. Broker trouble is waited for. A
+    /// dead producer is replaced, and the record on Kafka is read: only another's record means fenced.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`], [`StoreError::Over`], or [`StoreError::Record`] for a record above its bound.
+    pub fn write(&mut self, record: &StateRecord, ending: &Ending) -> Result<(), StoreError> {
+        let bytes = record.encode().map_err(|source| self.broken(source))?;
+        loop {
+            over(ending)?;
+            match self.write_once(&bytes, ending)? {
+                None => {
+                    self.seen = Some((record.writer, record.sequence));
+                    return Ok(());
+                }
+                Some(Step::Again) => ending.pause(SLICE),
+                Some(Step::Abort) => match until_done(ending, || self.producer.abort_transaction(SLICE))? {
+                    None => ending.pause(SLICE),
+                    Some(Step::Refused(error)) => return Err(error.into()),
+                    Some(Step::Again | Step::Abort | Step::NewProducer) => self.replace(record, ending)?,
+                },
+                Some(Step::NewProducer) => self.replace(record, ending)?,
+                Some(Step::Refused(error)) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// One transaction with the one record; `None` when it is committed.
+    fn write_once(&self, bytes: &[u8], ending: &Ending) -> Result<Option<Step>, StoreError> {
+        if let Err(error) = self.producer.begin_transaction() {
+            return Ok(Some(step(&error)));
+        }
+        let record = BaseRecord::to(&self.topic).partition(self.partition).key(&self.key).payload(bytes);
+        if let Err((error, _)) = self.producer.send(record) {
+            if error.rdkafka_error_code().is_some_and(|code| of_kafka(code) == Refused::TheRecord) {
+                return Ok(Some(Step::Refused(error)));
+            }
+            tracing::warn!(%error, "the state record was not taken; trying again");
+            return Ok(Some(Step::Abort));
+        }
+        until_done(ending, || self.producer.commit_transaction(SLICE))
+    }
+
+    /// A new producer fences what the dead one may still have on its way; then the record tells whether
+    /// anybody else has written meanwhile.
+    fn replace(&mut self, ours: &StateRecord, ending: &Ending) -> Result<(), StoreError> {
+        tracing::warn!("the producer of the state record died; making a new one and reading the record");
+        self.producer = fenced(&self.kafka, &self.transactional_id, ending)?;
+        match self.newest(ending)? {
+            Some(found)
+                if found.writer != ours.writer && Some((found.writer, found.sequence)) != self.seen =>
+            {
+                Err(StoreError::Fenced { writer: found.writer, epoch: found.epoch })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn consumer(&self, isolation: &str) -> KafkaResult<BaseConsumer<Quiet>> {
+        base_config(&self.kafka)
+            .set("group.id", format!("outbox-relay-state-{}", self.key.replace('/', "-")))
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "earliest")
+            .set("isolation.level", isolation)
+            .create_with_context(Quiet)
+    }
+
+    fn watermarks(&self, consumer: &BaseConsumer<Quiet>) -> KafkaResult<(i64, i64)> {
+        consumer.fetch_watermarks(&self.topic, self.partition, SLICE * 4)
+    }
+
+    /// Asks again until there is an answer; the topic was seen before, so an error is broker trouble.
+    fn retry<T>(&self, ending: &Ending, ask: impl Fn() -> KafkaResult<T>) -> Result<T, StoreError> {
+        let mut said = false;
+        loop {
+            over(ending)?;
+            match ask() {
+                Ok(answer) => return Ok(answer),
+                Err(error) => {
+                    if !std::mem::replace(&mut said, true) {
+                        tracing::warn!(%error, topic = self.topic, "waiting for the end of the state topic");
+                    }
+                    ending.pause(SLICE / 5);
+                }
+            }
+        }
+    }
+
+    fn broken(&self, source: StateError) -> StoreError {
+        StoreError::Record { topic: self.topic.clone(), key: self.key.clone(), source }
+    }
+}
+
+/// A transactional producer that has fenced its predecessors.
+fn fenced(kafka: &KafkaSettings, id: &str, ending: &Ending) -> Result<BaseProducer<Quiet>, StoreError> {
+    loop {
+        let producer: BaseProducer<Quiet> = base_config(kafka)
+            .set("transactional.id", id)
+            .set("acks", "all")
+            .set("linger.ms", "0")
+            .set("transaction.timeout.ms", "60000")
+            // Within a transaction a record may not wait longer than the transaction.
+            .set("message.timeout.ms", "50000")
+            .create_with_context(Quiet)?;
+        match until_done(ending, || producer.init_transactions(SLICE))? {
+            None => return Ok(producer),
+            Some(Step::Refused(error)) => return Err(error.into()),
+            // Fenced by a newer one while asking, or broker trouble that librdkafka calls fatal: the
+            // caller still holds lane and slot, so it asks again with a new producer.
+            Some(Step::Again | Step::Abort | Step::NewProducer) => ending.pause(SLICE),
+        }
+    }
+}
+
+/// Repeats a blocking call in slices until it is done or needs another step.
+fn until_done(ending: &Ending, call: impl Fn() -> KafkaResult<()>) -> Result<Option<Step>, StoreError> {
+    loop {
+        over(ending)?;
+        match call() {
+            Ok(()) => return Ok(None),
+            Err(error) => match step(&error) {
+                Step::Again => ending.pause(Duration::from_millis(20)),
+                other => {
+                    tracing::warn!(%error, "a transaction of the state record failed");
+                    return Ok(Some(other));
+                }
+            },
+        }
+    }
+}
+
+fn step(error: &KafkaError) -> Step {
+    match error {
+        KafkaError::Transaction(inner) if of_kafka(inner.code()) == Refused::TheRecord => {
+            Step::Refused(error.clone())
+        }
+        KafkaError::Transaction(inner) if inner.txn_requires_abort() => Step::Abort,
+        KafkaError::Transaction(inner) if inner.is_fatal() => Step::NewProducer,
+        KafkaError::Transaction(inner) if inner.is_retriable() => Step::Again,
+        // The flush before a commit ran out of its slice.
+        KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut) => Step::Again,
+        // Anything else leaves the producer in a state that only a new one surely leaves.
+        _ => Step::NewProducer,
+    }
+}
+
+fn over(ending: &Ending) -> Result<(), StoreError> {
+    if ending.is_over() { Err(StoreError::Over) } else { Ok(()) }
+}

@@ -1,0 +1,58 @@
+//! The state topic: compacted, small segments, one partition a lane. The relay makes it, for it is the
+//! relay's own; topics of events it never makes unasked.
+
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use crate::config::KafkaSettings;
+use crate::publisher::{base_config, metadata_client};
+
+/// Limit of one request to the cluster; the caller tries again.
+const REQUEST: Duration = Duration::from_secs(5);
+
+/// Makes the state topic unless it is there. Replicated three times where the cluster has three
+/// brokers, on all brokers where it has fewer.
+///
+/// # Errors
+/// The cluster does not answer within a few seconds, or refuses to make the topic.
+pub async fn ensure(kafka: &KafkaSettings, topic: &str) -> Result<(), KafkaError> {
+    let (there, brokers) = look(kafka.clone(), topic.to_owned()).await?;
+    if there {
+        return Ok(());
+    }
+    let admin: AdminClient<DefaultClientContext> = base_config(kafka).create()?;
+    let replicas = brokers.clamp(1, 3);
+    let in_sync = if replicas == 3 { "2" } else { "1" };
+    let new = NewTopic::new(topic, 1, TopicReplication::Fixed(replicas))
+        .set("cleanup.policy", "compact")
+        // Read from the beginning at every start, so it is kept short.
+        .set("segment.bytes", "1048576")
+        .set("segment.ms", "3600000")
+        .set("min.cleanable.dirty.ratio", "0.1")
+        .set("min.insync.replicas", in_sync);
+    let options = AdminOptions::new().request_timeout(Some(REQUEST)).operation_timeout(Some(REQUEST));
+    for result in admin.create_topics([&new], &options).await? {
+        match result {
+            Ok(_) => tracing::info!(topic, replicas, "made the state topic"),
+            // Another relay was quicker.
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((_, code)) => return Err(KafkaError::AdminOp(code)),
+        }
+    }
+    Ok(())
+}
+
+/// Whether the topic exists, and how many brokers the cluster has.
+async fn look(kafka: KafkaSettings, topic: String) -> Result<(bool, i32), KafkaError> {
+    let work = tokio::task::spawn_blocking(move || {
+        let client = metadata_client(&kafka)?;
+        let metadata = client.fetch_metadata(Some(&topic), REQUEST)?;
+        let there = metadata.topics().iter().any(|found| found.name() == topic && found.error().is_none());
+        Ok((there, i32::try_from(metadata.brokers().len()).unwrap_or(i32::MAX)))
+    });
+    work.await.unwrap_or(Err(KafkaError::Canceled))
+}
