@@ -1,0 +1,4 @@
+//! What goes wrong on purpose.
+
+pub mod process;
+pub mod proxy;

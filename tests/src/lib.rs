@@ -1,0 +1,26 @@
+//! What needs a real PostgreSQL and a real Kafka: private servers, faults, load and the checker that
+//! judges what came of it.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`parts`] | where the servers' programs and the built relay are |
+//! | [`cluster`] | private PostgreSQL and Kafka processes with ports and directories of their own |
+//! | [`fault`] | processes that are killed and frozen, connections that are cut, slowed and starved |
+//! | [`relay`] | the built relay as a child process |
+//! | [`scene`] | a database, a topic and a relay's configuration of one test |
+//! | [`outbox`] | a database with an outbox, its topics, and the configuration of its relay |
+//! | [`workload`] | seeded outbox traffic whose order per key can be read from the data |
+//! | [`history`] | the checker: what was committed against what was published |
+//! | [`wait`] | waiting on observed state |
+//!
+//! Everything here panics with a sentence where a test cannot go on, because its callers are tests.
+
+pub mod cluster;
+pub mod fault;
+pub mod history;
+pub mod outbox;
+pub mod parts;
+pub mod relay;
+pub mod scene;
+pub mod wait;
+pub mod workload;

@@ -1,0 +1,20 @@
+//! Every test that needs real servers, in one program: it is linked once, and its tests share a PostgreSQL
+//! and a Kafka where they do not stop them.
+
+mod cluster;
+mod contract;
+mod crash;
+mod decoder_differential;
+mod demo;
+mod enqueue;
+mod existing;
+mod history;
+mod idle;
+mod memory;
+mod outage;
+mod postgres_restarts;
+mod readme;
+mod slots;
+mod stream;
+mod takeover;
+mod versions;
