@@ -1,0 +1,62 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both work from a fresh clone; what they need
+# beside Rust and a C toolchain is found or installed by scripts/parts.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+# One profile for everything: the dependencies are compiled once.
+PROFILE := --release
+KAFKA ?= embedded
+DEMO_ARGS ?=
+
+.PHONY: help build demo test all lint unit servers prove deny clean
+
+help: ## What can be made
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
+
+build: ## The relay, at target/release/outbox-relay
+	@scripts/parts build >/dev/null
+	$(CARGO) build $(PROFILE) --locked -p outbox-relay
+
+demo: build ## The main job, live, with a verdict at the end (KAFKA=real for a real broker)
+ifeq ($(KAFKA),real)
+	@scripts/parts postgres kafka >/dev/null
+	$(CARGO) run $(PROFILE) --locked --quiet -p outbox-tests --bin with-kafka -- target/release/outbox-relay demo $(DEMO_ARGS)
+else
+	@scripts/parts postgres >/dev/null
+	target/release/outbox-relay demo $(DEMO_ARGS)
+endif
+
+test: lint unit servers ## Everything CI runs, in less than 20 minutes
+
+# All targets of the whole workspace in one command: with fewer selected, cargo would compile the
+# dependencies again with other features.
+all:
+	@scripts/parts build >/dev/null
+	$(CARGO) build $(PROFILE) --locked --workspace --all-targets
+
+lint: ## Format and clippy, warnings are errors
+	@scripts/parts build >/dev/null
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy $(PROFILE) --locked --workspace --all-targets -- -D warnings
+
+unit: all ## Tests that need no server
+	$(CARGO) test $(PROFILE) --locked --workspace --lib --bins
+	$(CARGO) test $(PROFILE) --locked --workspace --doc
+
+servers: all ## Tests against real PostgreSQL and real Kafka
+	@scripts/parts all >/dev/null
+	$(CARGO) test $(PROFILE) --locked --workspace --test servers -- --test-threads=1
+
+prove: all ## The full counts; writes docs/proof.md (at most 90 minutes)
+	@scripts/parts all >/dev/null
+	scripts/prove
+
+deny: ## Licences, sources and advisories (needs cargo-deny)
+	@command -v cargo-deny >/dev/null || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
+	$(CARGO) deny check
+
+clean: ## Build output and parts
+	$(CARGO) clean
+	rm -rf .parts
