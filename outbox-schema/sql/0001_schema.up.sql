@@ -3,7 +3,14 @@
 -- Run the numbered files in order and in one transaction, as the role that is to own the outbox:
 -- whoever can see outbox.contract_version() then knows that everything beside it is there too.
 
-CREATE SCHEMA outbox;
+-- A relay on a table of another shape may have made the schema for its quarantine. Any other one is in the way.
+DO $do$
+BEGIN
+    IF to_regclass('outbox.quarantine') IS NULL THEN
+        CREATE SCHEMA outbox;
+    END IF;
+END
+$do$;
 
 COMMENT ON SCHEMA outbox IS
     'Transactional outbox: rows written here in a service''s own transaction are published to Kafka by a relay.';

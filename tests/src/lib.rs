@@ -9,6 +9,7 @@
 //! | [`relay`] | the built relay as a child process |
 //! | [`scene`] | a database, a topic and a relay's configuration of one test |
 //! | [`outbox`] | a database with an outbox, its topics, and the configuration of its relay |
+//! | [`quarantine`] | entries of `outbox.quarantine` as a relay writes them |
 //! | [`workload`] | seeded outbox traffic whose order per key can be read from the data |
 //! | [`history`] | the checker: what was committed against what was published |
 //! | [`wait`] | waiting on observed state |
@@ -20,6 +21,7 @@ pub mod fault;
 pub mod history;
 pub mod outbox;
 pub mod parts;
+pub mod quarantine;
 pub mod relay;
 pub mod scene;
 pub mod wait;

@@ -93,9 +93,11 @@ async fn every_column_and_table_is_explained() {
         up(&client).await;
         let silent = "
             SELECT a.attname::text FROM pg_attribute a
-             WHERE a.attrelid = 'outbox.events'::regclass AND a.attnum > 0
+             WHERE a.attrelid IN ('outbox.events'::regclass, 'outbox.quarantine'::regclass) AND a.attnum > 0
                AND coalesce(col_description(a.attrelid, a.attnum), '') = ''
-            UNION ALL SELECT 'the table' WHERE coalesce(obj_description('outbox.events'::regclass), '') = ''
+            UNION ALL SELECT t.oid::regclass::text FROM pg_class t
+             WHERE t.oid IN ('outbox.events'::regclass, 'outbox.quarantine'::regclass)
+               AND coalesce(obj_description(t.oid, 'pg_class'), '') = ''
             UNION ALL SELECT p.proname::text FROM pg_proc p
              WHERE p.pronamespace = 'outbox'::regnamespace AND coalesce(obj_description(p.oid, 'pg_proc'), '') = ''";
         assert_eq!(text(&client, silent).await, [""; 0], "PostgreSQL {version}");
@@ -123,6 +125,9 @@ async fn producers_may_insert_and_nothing_else() {
             "INSERT INTO outbox.events (aggregatetype, aggregateid, type, writer) VALUES ('order', 'o-1', 'Made', '1')",
             "SELECT setval('outbox.events_seq', 1)",
             "CREATE TABLE outbox.mine ()",
+            "SELECT state FROM outbox.quarantine",
+            "SELECT outbox.decide('orders', 0, 1, '0/1', 0, 'release')",
+            "SELECT outbox.prune_quarantine('1 day')",
         ] {
             assert_refused(&producer, refused).await;
         }
@@ -132,7 +137,7 @@ async fn producers_may_insert_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn relays_may_select_and_nothing_else() {
+async fn relays_may_read_events_and_write_the_quarantine_and_nothing_else() {
     for version in POSTGRES_VERSIONS {
         let postgres = Postgres::start(version);
         let admin = postgres.connect("postgres").await;
@@ -145,6 +150,8 @@ async fn relays_may_select_and_nothing_else() {
             "SELECT * FROM outbox.events_7",
             "SELECT outbox.contract_version()",
             "SELECT pg_current_snapshot(), pg_current_wal_insert_lsn()",
+            "SELECT * FROM outbox.quarantine",
+            "UPDATE outbox.quarantine SET note = 'x'",
         ] {
             assert_allowed(&relay, allowed).await;
         }
@@ -156,6 +163,9 @@ async fn relays_may_select_and_nothing_else() {
             "TRUNCATE outbox.events_0",
             "SELECT nextval('outbox.events_seq')",
             "CREATE TABLE outbox.mine ()",
+            "DELETE FROM outbox.quarantine",
+            "TRUNCATE outbox.quarantine",
+            "SELECT outbox.prune_quarantine('1 day')",
         ] {
             assert_refused(&relay, refused).await;
         }

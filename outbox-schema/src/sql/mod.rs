@@ -11,13 +11,46 @@ pub use relay::{
 };
 
 /// What `outbox.contract_version()` answers once [`MIGRATIONS`] are installed.
-pub const CONTRACT_VERSION: i32 = 1;
+pub const CONTRACT_VERSION: i32 = 2;
 
 /// Schema of the outbox.
 pub const SCHEMA: &str = "outbox";
 
 /// The outbox table, in [`SCHEMA`].
 pub const TABLE: &str = "events";
+
+/// The table of what could not be published, in [`SCHEMA`]. A relay on a table of another shape has it, too.
+pub const QUARANTINE_TABLE: &str = "quarantine";
+
+/// The columns of `outbox.quarantine`.
+pub const QUARANTINE_COLUMNS: &[&str] = &[
+    "relay",
+    "lane",
+    "epoch",
+    "commit_lsn",
+    "ordinal",
+    "committed_at",
+    "event_id",
+    "aggregatetype",
+    "event_type",
+    "topic",
+    "key",
+    "held_by",
+    "state",
+    "cause",
+    "reason",
+    "columns",
+    "types",
+    "row_values",
+    "formats",
+    "bytes",
+    "entered_at",
+    "decided_at",
+    "decided_by",
+    "note",
+    "settled_at",
+    "position",
+];
 
 /// Group role of the services that write events.
 pub const PRODUCER_ROLE: &str = "outbox_producer";
@@ -46,6 +79,8 @@ pub const PUBLISHED_COLUMNS: &[&str] = &[
 pub struct Migration {
     /// Its place in the order, from 1, without gaps.
     pub number: u32,
+    /// The version of the contract that it belongs to.
+    pub version: i32,
     /// What it makes, as in the file's name.
     pub name: &'static str,
     /// Several statements without transaction control.
@@ -55,9 +90,10 @@ pub struct Migration {
 }
 
 macro_rules! migration {
-    ($number:literal, $name:literal, $file:literal) => {
+    ($number:literal, $version:literal, $name:literal, $file:literal) => {
         Migration {
             number: $number,
+            version: $version,
             name: $name,
             up: include_str!(concat!("../../sql/", $file, ".up.sql")),
             down: include_str!(concat!("../../sql/", $file, ".down.sql")),
@@ -66,21 +102,29 @@ macro_rules! migration {
 }
 
 /// The migrations in the order in which `up` runs; `down` runs in the reverse order. Run all of them in one
-/// transaction: `outbox.contract_version()` is then seen only together with everything else.
+/// transaction: `outbox.contract_version()` is then seen only together with everything else. Where an older
+/// version is installed, those of a later [`version`](Migration::version) are what is missing.
 pub const MIGRATIONS: &[Migration] = &[
-    migration!(1, "schema", "0001_schema"),
-    migration!(2, "events", "0002_events"),
-    migration!(3, "enqueue", "0003_enqueue"),
-    migration!(4, "roles", "0004_roles"),
+    migration!(1, 1, "schema", "0001_schema"),
+    migration!(2, 1, "events", "0002_events"),
+    migration!(3, 1, "enqueue", "0003_enqueue"),
+    migration!(4, 1, "roles", "0004_roles"),
+    QUARANTINE,
 ];
+
+/// The migration that makes `outbox.quarantine`. It also runs alone, for a relay on a table of another shape,
+/// and beside the contract that may come later.
+pub const QUARANTINE: Migration = migration!(5, 2, "quarantine", "0005_quarantine");
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The statements without comments, upper case.
+    /// The statements without comments and without the bodies of functions, upper case.
     fn statements(sql: &str) -> String {
-        sql.lines()
+        let bodiless: String = sql.split("$function$").step_by(2).collect();
+        bodiless
+            .lines()
             .filter(|line| !line.trim_start().starts_with("--"))
             .collect::<Vec<_>>()
             .join("\n")
@@ -91,6 +135,8 @@ mod tests {
     fn numbers_are_without_gaps() {
         let numbers: Vec<u32> = MIGRATIONS.iter().map(|m| m.number).collect();
         assert_eq!(numbers, (1..=MIGRATIONS.len() as u32).collect::<Vec<_>>());
+        assert!(MIGRATIONS.is_sorted_by_key(|m| m.version));
+        assert_eq!(MIGRATIONS.last().map(|m| m.version), Some(CONTRACT_VERSION));
     }
 
     #[test]
@@ -116,6 +162,10 @@ mod tests {
         let up = MIGRATIONS[1].up;
         for column in PUBLISHED_COLUMNS.iter().copied().chain(["seq", "writer", "bucket"]) {
             assert!(up.contains(&format!("COMMENT ON COLUMN outbox.events.{column} IS")), "{column}");
+        }
+        for column in QUARANTINE_COLUMNS {
+            let comment = format!("COMMENT ON COLUMN outbox.quarantine.{column} IS");
+            assert!(QUARANTINE.up.contains(&comment), "{column}");
         }
     }
 }

@@ -12,15 +12,6 @@ use crate::config::{Existing, Settings};
 const LET_PRODUCERS_IN: &str = "GRANT USAGE ON SCHEMA outbox TO outbox_producer;";
 /// Runs in the transaction that makes the contract: nobody inserts a row before there is a slot.
 const CLOSE_TO_PRODUCERS: &str = "REVOKE USAGE ON SCHEMA outbox FROM outbox_producer;";
-/// The group of the relays, where the contract's migrations do not make it.
-const RELAY_GROUP: &str = "\
-DO $do$
-BEGIN
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'outbox_relay') THEN
-        CREATE ROLE outbox_relay NOLOGIN;
-    END IF;
-END
-$do$;";
 
 /// First version with column lists and row filters in publications.
 const OLDEST_SERVER: i32 = 150_000;
@@ -74,6 +65,8 @@ impl Plan {
         let mut plan = Plan { steps: Vec::new(), slot_by_run: false };
         if ours {
             plan.contract(survey);
+        } else {
+            plan.quarantine(survey);
         }
         plan.publication(settings, survey);
         plan.role(settings, survey, ours);
@@ -93,20 +86,37 @@ impl Plan {
     }
 
     fn contract(&mut self, survey: &Survey) {
-        if let Contract::Version(version) = survey.contract {
-            return self.present(format!("the contract, version {version}"));
+        let known = sql::CONTRACT_VERSION;
+        match survey.contract {
+            Contract::Absent | Contract::Foreign => {
+                let closed = format!(
+                    "-- Nobody inserts before there is a slot: such rows would come through none.\n{CLOSE_TO_PRODUCERS}\n\n"
+                );
+                self.run(
+                    format!("schema outbox: tables, functions and roles of the contract, version {known}"),
+                    transaction(sql::MIGRATIONS.iter(), &closed),
+                );
+            }
+            Contract::Version(found) if found < known => {
+                let missing = sql::MIGRATIONS.iter().filter(|migration| migration.version > found);
+                self.run(
+                    format!("the contract goes from version {found} to {known}"),
+                    transaction(missing, ""),
+                );
+            }
+            Contract::Version(found) => self.present(format!("the contract, version {found}")),
         }
-        let mut statements = String::from("BEGIN;\n\n");
-        for migration in sql::MIGRATIONS {
-            statements += &format!("-- {:04} {}\n{}\n", migration.number, migration.name, migration.up);
+    }
+
+    /// A relay on a table of another shape has no more of the contract than the quarantine.
+    fn quarantine(&mut self, survey: &Survey) {
+        let name = format!("{}.{}", sql::SCHEMA, sql::QUARANTINE_TABLE);
+        if survey.quarantine.is_some() {
+            return self.present(format!("table {name}"));
         }
-        statements += "-- Nobody inserts before there is a slot: such rows would come through none.\n";
-        statements += CLOSE_TO_PRODUCERS;
-        statements += "\n\nCOMMIT;";
-        let version = sql::CONTRACT_VERSION;
         self.run(
-            format!("schema outbox: table, function and roles of the contract, version {version}"),
-            statements,
+            format!("table {name}, for rows that cannot be published, and group role {}", sql::RELAY_ROLE),
+            transaction([&sql::QUARANTINE], ""),
         );
     }
 
@@ -131,9 +141,6 @@ impl Plan {
                 self.present(format!("role {name}, member of {}", sql::RELAY_ROLE))
             }
             found => {
-                if !ours && !survey.relay_group {
-                    self.run(format!("group role {}", sql::RELAY_ROLE), RELAY_GROUP);
-                }
                 let private = if found.is_none() { password_of(settings) } else { None };
                 let says = match found {
                     None => format!("role {name} with LOGIN and REPLICATION, member of {}", sql::RELAY_ROLE),
@@ -208,6 +215,15 @@ impl Plan {
     }
 }
 
+/// Migrations, and what else belongs to them, as one transaction.
+fn transaction<'a>(migrations: impl IntoIterator<Item = &'a sql::Migration>, more: &str) -> String {
+    let mut statements = String::from("BEGIN;\n\n");
+    for migration in migrations {
+        statements += &format!("-- {:04} {}\n{}\n", migration.number, migration.name, migration.up);
+    }
+    statements + more + "COMMIT;"
+}
+
 /// The statement that sets a new role's password, by its SCRAM verifier: the password itself would end in
 /// the server's log wherever statements are logged.
 fn password_of(settings: &Settings) -> Option<SecretString> {
@@ -220,6 +236,7 @@ fn password_of(settings: &Settings) -> Option<SecretString> {
 /// The sentence for what does not allow to go on, if anything does not.
 fn refusal(settings: &Settings, survey: &Survey) -> Option<String> {
     server_refusal(settings, survey)
+        .or_else(|| quarantine_refusal(survey))
         .or_else(|| table_refusal(settings, survey))
         .or_else(|| publication_refusal(settings, survey))
         .or_else(|| survey.slot.as_ref().and_then(|slot| slot_refusal(settings, survey, slot)))
@@ -253,12 +270,24 @@ fn server_refusal(settings: &Settings, survey: &Survey) -> Option<String> {
     None
 }
 
+fn quarantine_refusal(survey: &Survey) -> Option<String> {
+    let found = survey.quarantine.as_ref()?;
+    let missing: Vec<&str> =
+        sql::QUARANTINE_COLUMNS.iter().copied().filter(|column| !found.iter().any(|c| c == column)).collect();
+    (!missing.is_empty()).then(|| {
+        format!(
+            "a table outbox.quarantine is there and is not the relay's, since it has no column {}: rename it",
+            missing.join(", ")
+        )
+    })
+}
+
 fn table_refusal(settings: &Settings, survey: &Survey) -> Option<String> {
     let name = format!("{}.{}", settings.outbox.schema, settings.outbox.table);
     if is_contract(settings) {
         match survey.contract {
             Contract::Absent => return None,
-            Contract::Version(sql::CONTRACT_VERSION) => {}
+            Contract::Version(1..=sql::CONTRACT_VERSION) => {}
             Contract::Version(version) => {
                 return Some(format!(
                     "the contract in the database has version {version} and this program knows {}; use the \

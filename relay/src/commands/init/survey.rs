@@ -13,10 +13,10 @@ pub struct Survey {
     pub server: Option<Server>,
     /// The contract's own schema.
     pub contract: Contract,
+    /// The columns of `outbox.quarantine`; `None` if it is not there.
+    pub quarantine: Option<Vec<String>>,
     /// The outbox table; `None` if it is not there.
     pub table: Option<Table>,
-    /// Whether the group role of the relays is there.
-    pub relay_group: bool,
     /// Whether producers may use the contract's schema.
     pub producers_let_in: bool,
     /// The role the relay logs in as.
@@ -106,8 +106,8 @@ impl Survey {
         Survey {
             server: None,
             contract: Contract::Absent,
+            quarantine: None,
             table: (!ours).then_some(Table { columns, has_rows: None, partitioned: false }),
-            relay_group: false,
             producers_let_in: false,
             role: None,
             publication: None,
@@ -148,11 +148,12 @@ pub fn published_columns(settings: &Settings) -> Vec<&str> {
 ///
 /// [`InitError::Look`] with what the server said.
 pub async fn look(client: &Client, settings: &Settings) -> Result<Survey, InitError> {
+    let quarantine = quarantine(client).await?;
     Ok(Survey {
         server: Some(server(client).await?),
-        contract: contract(client).await?,
+        contract: contract(client, quarantine.is_some()).await?,
+        quarantine,
         table: table(client, settings).await?,
-        relay_group: role_exists(client, sql::RELAY_ROLE).await?,
         producers_let_in: producers_let_in(client).await?,
         role: role(client, settings).await?,
         publication: publication(client, settings).await?,
@@ -175,12 +176,23 @@ async fn server(client: &Client) -> Result<Server, InitError> {
     Ok(Server { version: row.get(0), wal_level: row.get(1), in_recovery: row.get(2), database: row.get(3) })
 }
 
-async fn contract(client: &Client) -> Result<Contract, InitError> {
+async fn quarantine(client: &Client) -> Result<Option<Vec<String>>, InitError> {
+    const SQL: &str = "SELECT array(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a
+                                  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+                       FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                       WHERE n.nspname = 'outbox' AND c.relname = $1";
+    let row = optional(client, SQL, sql::QUARANTINE_TABLE, "the quarantine").await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// A schema with a quarantine in it belongs to a relay on a table of another shape and may take the contract.
+async fn contract(client: &Client, quarantine: bool) -> Result<Contract, InitError> {
     const SQL: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_proc AS p WHERE p.pronamespace = n.oid
                                       AND p.proname = 'contract_version' AND p.pronargs = 0)
                        FROM pg_catalog.pg_namespace AS n WHERE n.nspname = $1";
     match optional(client, SQL, sql::SCHEMA, "the contract").await?.map(|row| row.get(0)) {
         None => Ok(Contract::Absent),
+        Some(false) if quarantine => Ok(Contract::Absent),
         Some(false) => Ok(Contract::Foreign),
         Some(true) => {
             let row = client.query_one("SELECT outbox.contract_version()", &[]).await;
@@ -203,11 +215,6 @@ async fn table(client: &Client, settings: &Settings) -> Result<Option<Table>, In
     };
     let has_rows = Some(has_rows(client, settings).await?);
     Ok(Some(Table { partitioned: row.get(0), columns: row.get(1), has_rows }))
-}
-
-async fn role_exists(client: &Client, role: &str) -> Result<bool, InitError> {
-    const SQL: &str = "SELECT oid FROM pg_catalog.pg_roles WHERE rolname = $1";
-    Ok(optional(client, SQL, role, "roles").await?.is_some())
 }
 
 async fn producers_let_in(client: &Client) -> Result<bool, InitError> {

@@ -6,6 +6,7 @@ use super::plan::{Plan, Step};
 use super::script;
 use super::survey::{Contract, Publication, Role, Server, Slot, Survey, Table, published_columns};
 use crate::config::{Existing, Overrides, Settings, load};
+use outbox_schema::sql;
 
 fn settings(more: &[(&str, &str)]) -> Settings {
     let mut variables = BTreeMap::from([
@@ -37,15 +38,19 @@ fn fresh(settings: &Settings) -> Survey {
     Survey { server: Some(server), ..Survey::assumed(settings) }
 }
 
+fn quarantine() -> Vec<String> {
+    sql::QUARANTINE_COLUMNS.iter().map(|column| column.to_string()).collect()
+}
+
 /// A server on which everything was.
 fn complete(settings: &Settings) -> Survey {
     let published = published_columns(settings).iter().map(|c| c.to_string()).collect::<Vec<_>>();
     let mut columns = published.clone();
     columns.extend(["writer".to_string(), "seq".to_string()]);
     Survey {
-        contract: Contract::Version(1),
+        contract: Contract::Version(2),
+        quarantine: Some(quarantine()),
         table: Some(Table { columns, has_rows: Some(true), partitioned: true }),
-        relay_group: true,
         producers_let_in: true,
         role: Some(Role { may_replicate: true, in_group: true, reads_table: true }),
         publication: Some(Publication {
@@ -120,6 +125,21 @@ fn what_is_missing_is_made_alone() {
 }
 
 #[test]
+fn an_older_contract_gets_what_is_missing_in_one_transaction() {
+    let settings = settings(&[]);
+    let survey = Survey { contract: Contract::Version(1), quarantine: None, ..complete(&settings) };
+    let plan = Plan::new(&settings, &survey).unwrap();
+    let [statement] = statements(&plan)[..] else { panic!("one step: {plan:?}") };
+    assert!(statement.starts_with("BEGIN;") && statement.ends_with("COMMIT;"), "{statement}");
+    assert!(statement.contains("CREATE TABLE IF NOT EXISTS outbox.quarantine"), "{statement}");
+    assert!(
+        !statement.contains("CREATE TABLE outbox.events") && !statement.contains("REVOKE USAGE"),
+        "{statement}"
+    );
+    assert!(format!("{plan:?}").contains("from version 1 to 2"), "{plan:?}");
+}
+
+#[test]
 fn rows_without_a_slot_are_asked_about() {
     let without_slot = |settings: &Settings| Survey { slot: None, ..complete(settings) };
     let refuse = with_existing(Existing::Refuse);
@@ -148,11 +168,12 @@ fn rows_without_a_slot_are_asked_about() {
 }
 
 #[test]
-fn another_table_gets_no_contract() {
+fn another_table_gets_the_quarantine_and_no_more_of_the_contract() {
     let settings = other_table();
     let plan = Plan::new(&settings, &fresh(&settings)).unwrap();
     let all = statements(&plan).join("\n");
-    assert!(!all.contains("CREATE SCHEMA") && !all.contains("outbox_producer"), "{all}");
+    assert!(!all.contains("CREATE TABLE outbox.events") && !all.contains("outbox_producer"), "{all}");
+    assert!(all.contains("CREATE TABLE IF NOT EXISTS outbox.quarantine"), "{all}");
     assert!(all.contains("(\"id\", \"aggregatetype\", \"aggregateid\", \"type\", \"payload\")"), "{all}");
     assert!(all.contains("GRANT SELECT ON \"Sales\".\"outbox\" TO \"relay\""), "{all}");
     let group = all.find("CREATE ROLE outbox_relay").expect("the group");
@@ -167,7 +188,9 @@ fn each_obstacle_has_its_sentence() {
         (|s| s.server.as_mut().unwrap().in_recovery = true, "standby"),
         (|s| s.server.as_mut().unwrap().database = "postgres".into(), "database \"postgres\""),
         (|s| s.server.as_mut().unwrap().wal_level = "replica".into(), "wal_level is replica"),
-        (|s| s.contract = Contract::Version(2), "version 2"),
+        (|s| s.contract = Contract::Version(3), "version 3"),
+        (|s| s.contract = Contract::Version(0), "version 0"),
+        (|s| s.quarantine = Some(vec!["id".into()]), "outbox.quarantine"),
         (|s| s.contract = Contract::Foreign, "not the contract's"),
         (|s| s.table = None, "there is no table outbox.events"),
         (|s| s.table.as_mut().unwrap().columns.retain(|c| c != "writer"), "no column writer"),
