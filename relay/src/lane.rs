@@ -38,7 +38,8 @@ pub async fn run(
     no_wait: bool,
 ) -> Outcome {
     let streamed = Arc::new(AtomicBool::new(false));
-    let context = Context { settings, lane: 0, observed, shutdown, no_wait, streamed };
+    let context =
+        Context { settings, lane: 0, observed, shutdown, no_wait, streamed, refusals: Arc::default() };
     let mut pause = FIRST_PAUSE;
     loop {
         let began = Instant::now();
@@ -98,7 +99,7 @@ fn settle(context: &Context, end: End) -> Option<Outcome> {
             None
         }
         End::Again(sentence) => {
-            tracing::info!("{sentence}; streaming follows");
+            tracing::info!("beginning anew: {sentence}");
             None
         }
         End::ServerGoing(sentence) | End::Reconnect(sentence) => {

@@ -11,6 +11,7 @@
 //! | [`router`] | an Insert becomes a record by a compiled plan; partition choice |
 //! | [`ledger`] | what may be confirmed; nothing else computes a position |
 //! | [`publisher`] | librdkafka: idempotent, gapless, bounded in flight |
+//! | [`quarantine`] | rows that cannot be published, and the events that wait behind them |
 //! | [`state`] | what the relay remembers, on Kafka |
 //! | [`session`] | ownership, comparison at start, the run and its one typed end |
 //! | [`fill`] | publishing what no slot can bring, from the table |
@@ -30,6 +31,7 @@ pub mod lsn;
 pub mod observe;
 pub mod pgoutput;
 pub mod publisher;
+pub mod quarantine;
 pub mod reader;
 pub mod router;
 pub mod session;

@@ -99,6 +99,14 @@ pub struct Observed {
     pub in_flight_records: Gauge,
     /// Bytes handed over and not yet acknowledged.
     pub in_flight_bytes: Gauge,
+    /// Rows put into the quarantine.
+    pub quarantined_rows: Gauge,
+    /// Entries of the quarantine that were published or discarded.
+    pub quarantine_settled: Gauge,
+    /// Entries of the quarantine that are neither.
+    pub quarantine_open: Gauge,
+    /// Keys whose events queue up behind one that cannot be published.
+    pub held_keys: Gauge,
     /// Sessions begun after the first.
     pub reconnects: Gauge,
     /// State records acknowledged.
@@ -141,6 +149,10 @@ impl Observed {
             foreign_changes: g(),
             in_flight_records: g(),
             in_flight_bytes: g(),
+            quarantined_rows: g(),
+            quarantine_settled: g(),
+            quarantine_open: g(),
+            held_keys: g(),
             reconnects: g(),
             state_records: g(),
             published_commit_millis: g(),

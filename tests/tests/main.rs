@@ -13,6 +13,7 @@ mod idle;
 mod memory;
 mod outage;
 mod postgres_restarts;
+mod quarantine;
 mod quarantine_contract;
 mod readme;
 mod slots;

@@ -84,6 +84,22 @@ pub const FAMILIES: &[Family] = &[
         "Changes in the stream that are not an insert into the outbox.",
         |s| float(s.totals.foreign_changes),
     ),
+    counter("outbox_relay_quarantined_rows_total", "Rows put into the quarantine.", |s| {
+        float(s.totals.quarantined_rows)
+    }),
+    counter(
+        "outbox_relay_quarantine_settled_total",
+        "Entries of the quarantine that were published or discarded.",
+        |s| float(s.totals.quarantine_settled),
+    ),
+    gauge(
+        "outbox_relay_quarantine_open_entries",
+        "Entries of the quarantine that are neither published nor discarded.",
+        |s| float(s.quarantine.open),
+    ),
+    gauge("outbox_relay_held_keys", "Keys whose events queue up behind one that cannot be published.", |s| {
+        float(s.quarantine.held_keys)
+    }),
     counter("outbox_relay_state_records_total", "State records acknowledged.", |s| {
         float(s.totals.state_records)
     }),

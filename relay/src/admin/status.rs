@@ -32,6 +32,8 @@ pub struct Status {
     pub in_flight: Volume,
     /// Averages over the last ten seconds.
     pub rates: Rates,
+    /// Rows that cannot be published, and what waits behind them.
+    pub quarantine: Quarantine,
     /// Counted since the process began.
     pub totals: Totals,
     /// The newest error, if there was one; it may be long over.
@@ -101,6 +103,15 @@ pub struct Rates {
     pub bytes_per_second: f64,
 }
 
+/// Rows that cannot be published, and what waits behind them.
+#[derive(Debug, Clone, Serialize)]
+pub struct Quarantine {
+    /// Entries that are neither published nor discarded, as the relay knows them.
+    pub open: u64,
+    /// Keys whose events queue up behind one that cannot be published.
+    pub held_keys: u64,
+}
+
 /// Counted since the process began.
 #[derive(Debug, Clone, Serialize)]
 pub struct Totals {
@@ -114,6 +125,10 @@ pub struct Totals {
     pub skipped_rows: u64,
     /// Changes in the stream that are not an insert into the outbox.
     pub foreign_changes: u64,
+    /// Rows put into the quarantine.
+    pub quarantined_rows: u64,
+    /// Entries of the quarantine that were published or discarded.
+    pub quarantine_settled: u64,
     /// State records acknowledged.
     pub state_records: u64,
     /// Sessions begun after the first.

@@ -98,6 +98,10 @@ impl Watch {
                 records_per_second: tenths(rates.records),
                 bytes_per_second: tenths(rates.bytes),
             },
+            quarantine: status::Quarantine {
+                open: self.observed.quarantine_open.get(),
+                held_keys: self.observed.held_keys.get(),
+            },
             totals: self.totals(),
             last_error: last_error.map(|(at, message)| status::LastError { at: timestamp(at), message }),
             process: status::Process { resident_memory_bytes: resident_memory() },
@@ -161,6 +165,8 @@ impl Watch {
             transactions: observed.published_transactions.get(),
             skipped_rows: observed.skipped_rows.get(),
             foreign_changes: observed.foreign_changes.get(),
+            quarantined_rows: observed.quarantined_rows.get(),
+            quarantine_settled: observed.quarantine_settled.get(),
             state_records: observed.state_records.get(),
             reconnects: observed.reconnects.get(),
         }

@@ -1,17 +1,18 @@
 //! From given values to settings: every key is read, every mistake kept, and only then is there a result.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::database_url::ParsedUrl;
 use super::given::{AllGiven, Form};
-use super::keys::{self, AnyKey, Fallback, KAFKA_OPTIONS, Key};
+use super::keys::{self, AnyKey, Fallback, KAFKA_OPTIONS, Key, QUARANTINE_TOPICS};
 use super::kinds::{HIDDEN, Kind};
 use super::mistakes::{Mistake, Mistakes, Origin};
 use super::{
-    AdminSettings, ColumnNames, Existing, KafkaSettings, LogSettings, OutboxSettings, Settings,
-    SourceSettings, StateSettings, kafka_options,
+    AdminSettings, ColumnNames, Existing, KafkaSettings, LogSettings, OutboxSettings, QuarantineSettings,
+    Settings, SourceSettings, StateSettings, kafka_options,
 };
 
 /// Reads every key. `None` where there is a mistake, which then stands in `mistakes`.
@@ -21,6 +22,7 @@ pub fn settings(given: &AllGiven, existing: Option<Existing>, mistakes: &mut Mis
     let source = reader.source(name.as_deref());
     let kafka = reader.kafka();
     let outbox = reader.outbox();
+    let quarantine = reader.quarantine();
     let configured = reader.get(&keys::START_EXISTING);
     let state = reader.state();
     let admin = reader.admin();
@@ -31,6 +33,7 @@ pub fn settings(given: &AllGiven, existing: Option<Existing>, mistakes: &mut Mis
         source: source?,
         kafka: kafka?,
         outbox: outbox?,
+        quarantine: quarantine?,
         existing: existing.or(configured)?,
         state: state?,
         admin: admin?,
@@ -244,6 +247,30 @@ impl Reader<'_> {
             writer,
             seq,
         })
+    }
+
+    fn quarantine(&mut self) -> Option<QuarantineSettings> {
+        let policy = self.get(&keys::QUARANTINE_POLICY);
+        let max_entries = self.get(&keys::QUARANTINE_MAX_ENTRIES);
+        let mut topics = BTreeMap::new();
+        for (path, given) in self.given {
+            let Some(topic) = path.strip_prefix(QUARANTINE_TOPICS) else { continue };
+            let read = match given.form {
+                Form::Text => keys::POLICIES.read(&given.text),
+                Form::Scalar | Form::List | Form::Nothing => {
+                    Err(format!("expected {}", keys::POLICIES.expectation()))
+                }
+            };
+            match read {
+                Ok(policy) => drop(topics.insert(topic.to_owned(), policy)),
+                Err(problem) => {
+                    let value = Some(format!("{:?}", given.text));
+                    let origin = given.origin.clone();
+                    self.mistakes.add(Mistake { key: path.clone(), value, origin, problem });
+                }
+            }
+        }
+        Some(QuarantineSettings { policy: policy?, topics, max_entries: max_entries? as u64 })
     }
 
     fn state(&mut self) -> Option<StateSettings> {

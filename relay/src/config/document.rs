@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::assemble::show_option;
 use super::given::AllGiven;
 use super::kafka_options::REFUSED;
-use super::keys::{AnyKey, Fallback, KAFKA_OPTIONS, TABLE};
+use super::keys::{AnyKey, Fallback, KAFKA_OPTIONS, QUARANTINE_TOPICS, TABLE};
 
 const HEAD: &str = "\
 # Configuration
@@ -115,6 +115,10 @@ pub fn in_force(given: &AllGiven) -> String {
         let name = path.strip_prefix(KAFKA_OPTIONS).unwrap_or(path);
         let _ =
             writeln!(page, "kafka.options.{name:?} = {}  # {}", show_option(name, &value.text), value.origin);
+    }
+    for (path, value) in given.iter().filter(|(path, _)| path.starts_with(QUARANTINE_TOPICS)) {
+        let topic = path.strip_prefix(QUARANTINE_TOPICS).unwrap_or(path);
+        let _ = writeln!(page, "quarantine.topics.{topic:?} = {:?}  # {}", value.text, value.origin);
     }
     page
 }

@@ -7,12 +7,17 @@ use super::kinds::{
     Brokers, Choice, ColumnName, Count, DatabaseUrl, FilePath, Flag, Kind, ListenAddress, LogFilter,
     RelayName, Secret, Size, Span, TableName, TopicName, TopicPrefix,
 };
-use super::{Existing, LogFormat};
+use super::{Existing, LogFormat, Policy};
 
 /// What every environment variable of the relay begins with.
 pub const VARIABLE_PREFIX: &str = "OUTBOX_RELAY_";
 /// The section whose keys are librdkafka's own.
 pub const KAFKA_OPTIONS: &str = "kafka.options.";
+
+/// The section whose keys are topics, and their values what becomes of rows that cannot be published there.
+pub const QUARANTINE_TOPICS: &str = "quarantine.topics.";
+/// Sections whose keys are not in the table.
+pub const OPEN_SECTIONS: [&str; 2] = [KAFKA_OPTIONS, QUARANTINE_TOPICS];
 
 /// What holds where a key is not given.
 #[derive(Debug, Clone, Copy)]
@@ -125,6 +130,10 @@ const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
+/// What may become of a row that cannot be published.
+pub const POLICIES: Choice<Policy> =
+    Choice(&[("hold-key", Policy::HoldKey), ("continue", Policy::Continue), ("halt", Policy::Halt)]);
+
 /// What an unset optional column means.
 const NO_SUCH_COLUMN: Fallback = Unset("same name for `outbox.events`; no such column for another table");
 
@@ -228,6 +237,16 @@ keys! {
     START_EXISTING: Choice<Existing> = Choice(&[
         ("refuse", Existing::Refuse), ("publish", Existing::Publish), ("skip", Existing::Skip),
     ]), "start.existing", Text("refuse"), "\"publish\"";
+
+    /// What becomes of a row that cannot be published: too large, without a key, refused by the broker.
+    /// `hold-key` puts it into the quarantine table with every later event of its key behind it, in order,
+    /// until somebody decides (`outbox-relay quarantine`); everything else flows. `continue` puts it there
+    /// and lets later events of its key pass. `halt` stops the relay before it. Other topics may have another:
+    /// `quarantine.topics.<topic>`.
+    QUARANTINE_POLICY: Choice<Policy> = POLICIES, "quarantine.policy", Text("hold-key"), "\"hold-key\"";
+    /// Undecided rows and those behind them that the quarantine may hold; at one more the relay halts.
+    QUARANTINE_MAX_ENTRIES: Count = Count { min: 1, max: 1_000_000 }, "quarantine.max_entries", Text("10000"),
+        "10000";
 
     /// The compacted topic that holds what the relay remembers.
     STATE_TOPIC: TopicName = TopicName, "state.topic", Text("outbox.relay.state"), "\"outbox.relay.state\"";

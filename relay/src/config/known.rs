@@ -1,7 +1,7 @@
 //! Keys that do not exist, and the one that was probably meant.
 
 use super::given::{AllGiven, Form};
-use super::keys::{AnyKey, KAFKA_OPTIONS, TABLE, VARIABLE_PREFIX};
+use super::keys::{AnyKey, OPEN_SECTIONS, TABLE, VARIABLE_PREFIX};
 use super::mistakes::{Mistake, Mistakes, Origin};
 
 /// Takes out what no key is called, each as a mistake with the nearest known key. Its value is not told:
@@ -11,7 +11,8 @@ pub fn refuse_unknown(all: &mut AllGiven, mistakes: &mut Mistakes) {
         if given.form == Form::Nothing && is_section(path) {
             return false;
         }
-        let known = TABLE.iter().any(|key| key.path() == path) || path.starts_with(KAFKA_OPTIONS);
+        let known = TABLE.iter().any(|key| key.path() == path)
+            || OPEN_SECTIONS.iter().any(|open| path.starts_with(open));
         if !known {
             let problem = if is_section(path) {
                 format!("is a section, not a key: it takes keys such as {}", first_of(path))
@@ -50,7 +51,7 @@ fn no_such(what: &str, nearest: Option<String>) -> String {
 
 fn is_section(path: &str) -> bool {
     let prefix = format!("{path}.");
-    prefix == KAFKA_OPTIONS || TABLE.iter().any(|key| key.path().starts_with(&prefix))
+    OPEN_SECTIONS.contains(&prefix.as_str()) || TABLE.iter().any(|key| key.path().starts_with(&prefix))
 }
 
 fn first_of(section: &str) -> String {

@@ -1,6 +1,7 @@
 //! What the relay runs with: typed, defaulted and validated. Every value here has passed validation;
 //! the rest of the relay never looks at text from a file or the environment.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,6 +19,8 @@ pub struct Settings {
     pub kafka: KafkaSettings,
     /// The outbox table and its columns.
     pub outbox: OutboxSettings,
+    /// What becomes of rows that cannot be published.
+    pub quarantine: QuarantineSettings,
     /// What to do with what stands in the table before there is a slot.
     pub existing: Existing,
     /// The state record on Kafka.
@@ -171,6 +174,40 @@ impl ColumnNames {
         ];
         required.into_iter().chain(optional.into_iter().flatten()).map(String::as_str)
     }
+}
+
+/// What becomes of rows that cannot be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuarantineSettings {
+    /// What becomes of them where the topic has no policy of its own (default `hold-key`).
+    pub policy: Policy,
+    /// Policies by topic.
+    pub topics: BTreeMap<String, Policy>,
+    /// Undecided entries and those behind them; one more halts the relay (default 10,000).
+    pub max_entries: u64,
+}
+
+impl QuarantineSettings {
+    /// The policy of a topic; of `None` where a row makes no topic's name.
+    pub fn policy_of(&self, topic: Option<&str>) -> Policy {
+        topic.and_then(|topic| self.topics.get(topic)).copied().unwrap_or(self.policy)
+    }
+
+    /// Whether any row at all may be put into the quarantine.
+    pub fn is_used(&self) -> bool {
+        self.policy != Policy::Halt || self.topics.values().any(|policy| *policy != Policy::Halt)
+    }
+}
+
+/// What becomes of a row that cannot be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// It is kept, and later events of its key queue up behind it.
+    HoldKey,
+    /// It is kept, and later events of its key pass.
+    Continue,
+    /// The relay halts before it.
+    Halt,
 }
 
 /// What a start does with rows that stand in the table while there is neither slot nor state record.

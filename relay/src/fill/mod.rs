@@ -16,12 +16,15 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::ledger;
+use crate::ledger::{self, Head, Settler, Writer};
 use crate::lsn::Lsn;
 use crate::observe::Phase;
-use crate::publisher::{Confirmations, Poller, Publisher, Window};
+use crate::publisher::{Confirmations, Flow, Poller, Publishers, Reach, Window};
+use crate::quarantine::keeper::Keeper;
+use crate::quarantine::recall::{recall, whose};
+use crate::quarantine::{self, Holds};
 use crate::reader::Positions;
-use crate::router::outlet::{Outlet, RouteError};
+use crate::router::outlet::{Outlet, RouteError, Ways};
 use crate::router::topics::Topics;
 use crate::router::{Plan, RelationShape, RowPosition, Scratch, Value};
 use crate::session::{Context, End, Ending, Owned, Sql, blocking, own, step};
@@ -44,9 +47,27 @@ pub(crate) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, r
     // A slot from a fill that was cut short is dropped below; nobody may stream from it then.
     drop(reading);
     let slot = context.settings.slot();
+    let mut record = record;
     let work = async {
+        let holds = recall(&sql, &context.settings, context.lane, &mut record).await?;
         let desk = begin(context, ending, store, record).await?;
-        let result = fill(context, ending, &sql, &desk).await;
+        let aside = Arc::new(quarantine::Desk::default());
+        let (writer, settler, head) = ledger::ledger(2, desk.record.position);
+        let keeper = Keeper {
+            sql: &sql,
+            whose: whose(&context.settings, context.lane),
+            desk: &aside,
+            recorder: &desk.recorder,
+            settler: settler.clone(),
+            observed: &context.observed,
+            ending,
+        };
+        let way = Way { writer, settler, head, holds, aside: aside.clone() };
+        let result = tokio::select! {
+            biased;
+            result = fill(context, ending, &sql, &desk, way) => result,
+            end = keeper.keep() => Err(end),
+        };
         let over = match &result {
             Ok(()) => filled(),
             Err(end) => end.clone(),
@@ -101,6 +122,15 @@ struct Desk {
     record: StateRecord,
 }
 
+/// What the rows take on their way out.
+struct Way {
+    writer: Writer,
+    settler: Settler,
+    head: Head,
+    holds: Holds,
+    aside: Arc<quarantine::Desk>,
+}
+
 /// Puts the phase `filling` on Kafka before anything is changed in the database.
 async fn begin(
     context: &Context,
@@ -129,7 +159,7 @@ async fn begin(
     .await
 }
 
-async fn fill(context: &Context, ending: &Arc<Ending>, sql: &Sql, desk: &Desk) -> Result<(), End> {
+async fn fill(context: &Context, ending: &Arc<Ending>, sql: &Sql, desk: &Desk, way: Way) -> Result<(), End> {
     tracing::info!(epoch = desk.record.epoch, "filling: publishing the rows that stand in the table");
     let (connection, created) = make_slot(context, ending, sql).await?;
     let (sender, receiver) = mpsc::channel(ROWS_AHEAD);
@@ -144,7 +174,7 @@ async fn fill(context: &Context, ending: &Arc<Ending>, sql: &Sql, desk: &Desk) -
         let record = desk.record.clone();
         let point = created.consistent_point;
         blocking(move || {
-            publish(&context, &ending, &recorder, confirmations, &record, &shape, receiver, point)
+            publish(&context, &ending, &recorder, confirmations, &record, &shape, receiver, point, way)
         })
     };
     let fetch = async { rows.send_all(sender).await.map_err(|error| error.end()) };
@@ -239,25 +269,40 @@ fn publish(
     shape: &RelationShape,
     mut rows: mpsc::Receiver<rows::Row>,
     consistent_point: Lsn,
+    way: Way,
 ) -> Result<u64, End> {
     let settings = &context.settings;
     let kafka = &settings.kafka;
     let observed = &context.observed;
     let plan = Plan::compile(shape, &settings.outbox, kafka).map_err(|error| End::halt(&error))?;
-    let (mut writer, settler, head) = ledger::ledger(2, record.position);
+    let Way { mut writer, settler, head, holds, aside } = way;
     let window = Arc::new(Window::new(kafka.max_in_flight_records, kafka.max_in_flight_bytes));
-    let publisher = Publisher::new(kafka, settler, window.clone(), observed.clone())
-        .map_err(|error| End::halt(&error))?;
-    let publisher = Arc::new(publisher);
+    let refusals = context.refusals.clone();
+    refusals.begin();
+    let flow = if refusals.until().is_some() { Flow::OneAtATime } else { Flow::Full };
+    let publishers =
+        Publishers::new(kafka, settler.clone(), window.clone(), observed.clone(), refusals, flow)
+            .map_err(|error| End::halt(&error))?;
+    let publishers = Arc::new(publishers);
     let poller =
-        Poller::spawn(publisher.clone(), head, confirmations.clone(), observed.clone(), ending.clone())
+        Poller::spawn(publishers.clone(), head, confirmations.clone(), observed.clone(), ending.clone())
             .map_err(|error| End::reconnect(&error))?;
     let whole = ledger::Transaction { commit_lsn: consistent_point, xid: 0, commit_time: 0 };
     writer.open(whole).map_err(|error| End::halt(&error))?;
     let pins = record.partitions.clone();
     let topics = Topics::new(pins, kafka.clone(), recorder.clone(), observed.clone(), ending.clone());
-    let mut outlet =
-        Outlet { topics, ledger: writer, publisher, window: window.clone(), ending: ending.clone() };
+    let ways = Ways {
+        topics,
+        ledger: writer,
+        settler,
+        publishers,
+        window: window.clone(),
+        holds,
+        desk: aside,
+        observed: observed.clone(),
+        ending: ending.clone(),
+    };
+    let mut outlet = Outlet::new(settings, ways);
     let result = hand_over(&mut outlet, &plan, record.epoch, &mut rows);
     let result = result.map_err(|error| error.end()).and_then(|count| {
         outlet.ledger.commit(consistent_point);
@@ -287,6 +332,7 @@ fn hand_over(
             ordinal: row.seq,
             commit_unix_millis: jiff::Timestamp::now().as_millisecond(),
         };
+        outlet.reach(Reach { commit_lsn: Lsn::ZERO, ordinal: row.seq })?;
         let values: Vec<Value<'_>> = row.values().collect();
         outlet.publish(plan, &values, &at, &mut scratch)?;
         if outlet.ending.is_over() {

@@ -4,7 +4,7 @@ use super::cursor::Cursor;
 use super::error::DecodeError;
 use super::relation::Relation;
 use super::time::PgTime;
-use super::tuple::Tuple;
+use super::tuple::{Column, Tuple};
 use crate::lsn::Lsn;
 
 /// One message of `pgoutput`.
@@ -105,6 +105,28 @@ pub struct LogicalMessage<'a> {
     pub prefix: &'a str,
     /// Its content.
     pub content: &'a [u8],
+}
+
+/// Of an Insert whose end is missing: the relation's id and the columns that are whole. `None` for another
+/// message, or where not even the id is there.
+pub fn cut_insert(kept: &[u8]) -> Option<(u32, Vec<Column<'_>>)> {
+    let mut cursor = Cursor::new(kept);
+    if cursor.u8("the kind of a message").ok()? != b'I' {
+        return None;
+    }
+    let relation_id = cursor.u32("a relation's id").ok()?;
+    let mut columns = Vec::new();
+    if cursor.u8("the kind of a row") == Ok(b'N')
+        && let Ok(count) = cursor.u16("the number of columns")
+    {
+        for _ in 0..count {
+            match Column::read(&mut cursor) {
+                Ok(column) => columns.push(column),
+                Err(_) => break,
+            }
+        }
+    }
+    Some((relation_id, columns))
 }
 
 impl<'a> Message<'a> {

@@ -18,7 +18,7 @@ pub enum Column<'a> {
 
 impl<'a> Column<'a> {
     #[inline]
-    fn read(cursor: &mut Cursor<'a>) -> Result<Self, DecodeError> {
+    pub(super) fn read(cursor: &mut Cursor<'a>) -> Result<Self, DecodeError> {
         let offset = cursor.offset();
         match cursor.u8("the kind of a column")? {
             b'n' => Ok(Column::Null),

@@ -1,11 +1,14 @@
 //! librdkafka's configuration: what every client shares, and what keeps the promises.
 
+use std::time::Duration;
+
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext};
 
+use super::Flow;
 use super::delivery::Delivery;
 use crate::config::KafkaSettings;
 
@@ -61,26 +64,37 @@ impl ProducerContext for Quiet {
     fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
 }
 
+/// The most that a batch holds: less than the largest record may have, and than a batch that was refused.
+pub(super) fn batch_bytes(kafka: &KafkaSettings, limit: Option<usize>) -> usize {
+    let usual = (kafka.max_record_bytes * 9 / 10).clamp(1, 1_000_000);
+    limit.map_or(usual, |limit| usual.min(limit))
+}
+
 /// The producer of events. Every line that keeps a promise says which.
 pub(super) fn data_producer(
     kafka: &KafkaSettings,
     context: Delivery,
+    flow: Flow,
+    batch_limit: Option<usize>,
 ) -> Result<BaseProducer<Delivery>, KafkaError> {
+    // Nothing keeps a record company that is sent alone.
+    let linger = if flow == Flow::Full { kafka.linger } else { Duration::ZERO };
     let mut config = base_config(kafka);
     config
         // Acknowledged means on every in-sync replica (R1).
         .set("acks", "all")
         // Retries neither double nor reorder within a session.
         .set("enable.idempotence", "true")
-        // A record refused for good must not be overtaken by later ones of its key (R17).
-        .set("enable.gapless.guarantee", "true")
+        // A record refused for good must not be overtaken by later ones of its key (R17). The producer dies
+        // of it; where one record is in flight at a time nothing can overtake, and it need not.
+        .set("enable.gapless.guarantee", if flow == Flow::Full { "true" } else { "false" })
         .set("max.in.flight.requests.per.connection", "5")
         // Broker trouble is waited for, however long it takes; nothing is given up on.
         .set("message.timeout.ms", "0")
         .set("compression.type", &kafka.compression)
-        .set("linger.ms", (kafka.linger.as_secs_f64() * 1000.0).to_string())
+        .set("linger.ms", (linger.as_secs_f64() * 1000.0).to_string())
         .set("message.max.bytes", kafka.max_record_bytes.max(1000).to_string())
-        .set("batch.size", (kafka.max_record_bytes * 9 / 10).clamp(1, 1_000_000).to_string())
+        .set("batch.size", batch_bytes(kafka, batch_limit).to_string())
         // Our own window is the bound; librdkafka's queue only has to be a little larger.
         .set("queue.buffering.max.messages", (kafka.max_in_flight_records + 1000).to_string())
         .set("queue.buffering.max.kbytes", (kafka.max_in_flight_bytes / 1024 * 2 + 65_536).to_string());

@@ -1,6 +1,8 @@
 //! Delivery reports: each settles its row or names the record that was refused.
 
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
@@ -14,6 +16,7 @@ use super::window::Window;
 use crate::ledger::Settler;
 use crate::observe::Observed;
 use crate::router::record::charge;
+use crate::session::{Refused, of_kafka};
 
 /// A record that will never be taken as it is: where it was going and why it was refused.
 #[derive(Debug, Clone)]
@@ -30,21 +33,43 @@ pub struct Refusal {
     pub bytes: usize,
 }
 
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Refusal { topic, partition, code, message, bytes } = self;
+        write!(f, "a record of {bytes} bytes for {topic}[{partition}] was refused: {message} ({code})")?;
+        match of_kafka(*code) {
+            Refused::TheRight => write!(f, "; give the relay's user the right to write to the topic"),
+            Refused::TheRecord | Refused::ItsTime | Refused::TheProducer => Ok(()),
+        }
+    }
+}
+
 /// The producer's context. Runs on the poller's thread.
 pub(super) struct Delivery {
     settler: Settler,
     window: Arc<Window>,
     observed: Arc<Observed>,
     refusal: Mutex<Option<Refusal>>,
+    /// A record was not delivered, for whatever reason.
+    failed: AtomicBool,
 }
 
 impl Delivery {
     pub(super) fn new(settler: Settler, window: Arc<Window>, observed: Arc<Observed>) -> Delivery {
-        Delivery { settler, window, observed, refusal: Mutex::new(None) }
+        Delivery { settler, window, observed, refusal: Mutex::new(None), failed: AtomicBool::new(false) }
     }
 
     pub(super) fn refusal(&self) -> Option<Refusal> {
         self.refusal.lock().clone()
+    }
+
+    pub(super) fn take_refusal(&self) -> Option<Refusal> {
+        self.failed.store(false, SeqCst);
+        self.refusal.lock().take()
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(SeqCst)
     }
 
     fn refused(&self, error: &KafkaError, message: &BorrowedMessage<'_>, bytes: usize) {
@@ -101,7 +126,10 @@ impl ProducerContext<NoCustomPartitioner> for Delivery {
                 self.observed.published_records.add(1);
                 self.observed.published_bytes.add(bytes as u64);
             }
-            Err((error, message)) => self.refused(error, message, bytes),
+            Err((error, message)) => {
+                self.refused(error, message, bytes);
+                self.failed.store(true, SeqCst);
+            }
         }
         self.window.give_back(charge);
     }

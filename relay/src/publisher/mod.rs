@@ -7,15 +7,18 @@
 mod client;
 mod delivery;
 mod poller;
+mod refusals;
 mod window;
 
 pub use client::{Quiet, base_config, metadata_client};
 pub use delivery::Refusal;
 pub use poller::{Confirmations, Poller};
+pub use refusals::{Reach, Refusals};
 pub use window::Window;
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -30,6 +33,75 @@ use delivery::Delivery;
 /// Hands records to librdkafka. Cheap to share between the router and the poller.
 pub struct Publisher {
     producer: BaseProducer<Delivery>,
+    flow: Flow,
+}
+
+/// How a producer is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// As many in flight as the window allows. A refusal ends the session, and the producer with it.
+    Full,
+    /// One record in flight; whoever sent it asks what became of it. A refusal then says something of that
+    /// record only, and the producer goes on.
+    OneAtATime,
+}
+
+/// Makes the producers of one session: one, or a second one when records no longer go one at a time.
+pub struct Publishers {
+    kafka: KafkaSettings,
+    settler: Settler,
+    window: Arc<Window>,
+    observed: Arc<Observed>,
+    refusals: Arc<Refusals>,
+    current: Mutex<Arc<Publisher>>,
+}
+
+impl Publishers {
+    /// Makes the first producer; it connects in the background.
+    ///
+    /// # Errors
+    /// librdkafka refuses the configuration (an option passed through by the user, usually).
+    pub fn new(
+        kafka: &KafkaSettings,
+        settler: Settler,
+        window: Arc<Window>,
+        observed: Arc<Observed>,
+        refusals: Arc<Refusals>,
+        flow: Flow,
+    ) -> Result<Publishers, KafkaError> {
+        let limit = refusals.batch_limit();
+        let first = Publisher::new(kafka, &settler, &window, &observed, flow, limit)?;
+        let current = Mutex::new(Arc::new(first));
+        Ok(Publishers { kafka: kafka.clone(), settler, window, observed, refusals, current })
+    }
+
+    /// Where refusals are kept.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
+
+    /// The most that a batch of the producer in use may hold.
+    pub fn batch_bytes(&self) -> usize {
+        client::batch_bytes(&self.kafka, self.refusals.batch_limit())
+    }
+
+    /// The producer in use.
+    pub fn current(&self) -> Arc<Publisher> {
+        self.current.lock().clone()
+    }
+
+    /// Puts a producer of full flow in its place. Nothing may be in flight.
+    ///
+    /// # Errors
+    /// As [`Publishers::new`].
+    pub fn full_flow(&self) -> Result<Arc<Publisher>, KafkaError> {
+        let limit = self.refusals.batch_limit();
+        let next =
+            Publisher::new(&self.kafka, &self.settler, &self.window, &self.observed, Flow::Full, limit)?;
+        let next = Arc::new(next);
+        *self.current.lock() = next.clone();
+        Ok(next)
+    }
 }
 
 /// What became of one hand-over.
@@ -46,18 +118,21 @@ pub enum HandOver {
 }
 
 impl Publisher {
-    /// Makes the producer; connects in the background.
-    ///
-    /// # Errors
-    /// librdkafka refuses the configuration (an option passed through by the user, usually).
-    pub fn new(
+    fn new(
         kafka: &KafkaSettings,
-        settler: Settler,
-        window: Arc<Window>,
-        observed: Arc<Observed>,
+        settler: &Settler,
+        window: &Arc<Window>,
+        observed: &Arc<Observed>,
+        flow: Flow,
+        batch_limit: Option<usize>,
     ) -> Result<Publisher, KafkaError> {
-        let context = Delivery::new(settler, window, observed);
-        Ok(Publisher { producer: client::data_producer(kafka, context)? })
+        let context = Delivery::new(settler.clone(), window.clone(), observed.clone());
+        Ok(Publisher { producer: client::data_producer(kafka, context, flow, batch_limit)?, flow })
+    }
+
+    /// How it is used.
+    pub fn flow(&self) -> Flow {
+        self.flow
     }
 
     /// Hands one record over; never blocks. `opaque` comes back to the ledger with the report.
@@ -83,6 +158,16 @@ impl Publisher {
     /// The first record that the broker or librdkafka refused for good, if any.
     pub fn refusal(&self) -> Option<Refusal> {
         self.producer.context().refusal()
+    }
+
+    /// Whether any record was not delivered: its row will not settle, so nobody may wait for it.
+    pub fn has_failed(&self) -> bool {
+        self.producer.context().has_failed()
+    }
+
+    /// The refusal of the record that was sent alone, if it was refused; asked once.
+    pub fn take_refusal(&self) -> Option<Refusal> {
+        self.producer.context().take_refusal()
     }
 
     fn poll(&self, wait: std::time::Duration) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::Publisher;
+use super::{Flow, Publishers};
 use crate::ledger::{Confirmed, Head};
 use crate::lsn::Lsn;
 use crate::observe::Observed;
@@ -55,7 +55,7 @@ impl Poller {
     /// # Errors
     /// The system has no thread to give.
     pub fn spawn(
-        publisher: Arc<Publisher>,
+        publishers: Arc<Publishers>,
         head: Head,
         confirmations: Arc<Confirmations>,
         observed: Arc<Observed>,
@@ -64,7 +64,7 @@ impl Poller {
         let stop = Arc::new(AtomicBool::new(false));
         let thread = thread::Builder::new().name("delivery".into()).spawn({
             let stop = stop.clone();
-            move || poll(&publisher, head, &confirmations, &observed, &ending, &stop)
+            move || poll(&publishers, head, &confirmations, &observed, &ending, &stop)
         })?;
         Ok(Poller { thread, stop })
     }
@@ -84,7 +84,7 @@ impl Poller {
 }
 
 fn poll(
-    publisher: &Publisher,
+    publishers: &Publishers,
     mut head: Head,
     confirmations: &Confirmations,
     observed: &Observed,
@@ -93,6 +93,7 @@ fn poll(
 ) {
     let mut transactions = 0;
     while !ending.is_over() && !stop.load(SeqCst) {
+        let publisher = publishers.current();
         publisher.poll(ROUND);
         let confirmed = head.advance();
         observed.published_transactions.add(confirmed.transactions - transactions);
@@ -100,15 +101,20 @@ fn poll(
         show(observed, &confirmed);
         *confirmations.newest.lock() = confirmed;
         confirmations.rounds.fetch_add(1, SeqCst);
-        if let Some(refusal) = publisher.refusal() {
-            ending.end(End::refused(&refusal));
+        // A record that was sent alone is asked for by whoever sent it.
+        let refusal = || publisher.refusal().filter(|_| publisher.flow() == Flow::Full);
+        if let Some(refusal) = refusal() {
+            ending.end(End::refused(&refusal, publishers));
         } else if let Some((code, reason)) = publisher.fatal() {
             // The report of the record that was refused may be one round behind the error it led to.
             publisher.poll(ROUND);
-            if let Some(refusal) = publisher.refusal() {
-                ending.end(End::refused(&refusal));
+            if let Some(refusal) = refusal() {
+                ending.end(End::refused(&refusal, publishers));
             }
             ending.end(End::Reconnect(format!("the Kafka producer gave up ({code}): {reason}")));
+        } else if publisher.has_failed() && publisher.flow() == Flow::Full {
+            // Its row would never settle, and the position stand still without a word.
+            ending.end(End::Reconnect("librdkafka dropped a record without a reason".into()));
         }
     }
 }

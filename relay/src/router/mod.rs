@@ -10,23 +10,31 @@
 //! | [`created_at`] | PostgreSQL's time text as RFC 3339 |
 //! | [`bytea`] | PostgreSQL's hex text as bytes |
 //! | [`unpublishable`] | why a row makes no record |
+//! | [`place`] | what can be read of such a row: who it is and where it belongs |
 //! | [`partition`] | the partition of a key, as Java's producer chooses it |
 //! | [`pins`] | the partition counts that this choice is made over |
 //! | [`topics`] | topics looked up, waited for and pinned before their first record |
+//! | [`command`] | what the relay is told by messages in the stream |
 //! | [`outlet`] | a record on its way out: within the window, counted, handed over |
+//! | [`aside`] | a row on its way into the quarantine |
+//! | [`release`] | what was decided of the quarantine, carried out where the stream says so |
 //! | [`thread`] | the thread that walks the stream |
 //!
-//! All but the last three are pure: no I/O, no waiting, no allocation per row; payloads are passed on as
+//! All but the last five are pure: no I/O, no waiting, no allocation per row; payloads are passed on as
 //! they are.
 
+pub mod aside;
 pub mod bytea;
+pub mod command;
 pub mod created_at;
 pub mod headers;
 pub mod outlet;
 pub mod partition;
 pub mod pins;
+pub mod place;
 pub mod plan;
 pub mod record;
+pub mod release;
 pub mod row;
 pub mod thread;
 pub mod topic;
@@ -36,6 +44,7 @@ pub mod unpublishable;
 pub use headers::Headers;
 pub use partition::partition;
 pub use pins::{PinError, Pins};
+pub use place::Place;
 pub use plan::{Part, Plan, PlanError};
 pub use record::{Record, RowPosition, Scratch};
 pub use row::{ColumnInfo, RelationShape, Value};

@@ -1,22 +1,29 @@
-//! Where records leave the router: pinned, partitioned, within the window, counted, handed over.
+//! A record on its way out: its topic known and pinned, within the window, counted by the ledger, handed
+//! over to the producer.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode;
 
 use super::topics::{TopicError, Topics};
-use super::{Plan, PlanError, RowPosition, Scratch, Unpublishable, Value, partition};
-use crate::ledger::Writer;
+use super::{Plan, PlanError, Record, RowPosition, Scratch, Value, partition};
+use crate::config::{KafkaSettings, OutboxSettings, QuarantineSettings, Settings};
+use crate::ledger::{Settler, Writer};
+use crate::observe::Observed;
 use crate::pgoutput::DecodeError;
-use crate::publisher::{HandOver, Publisher, Window};
+use crate::publisher::{Flow, HandOver, Publisher, Publishers, Reach, Window};
+use crate::quarantine::{Cause, Desk, Holds};
 use crate::session::compare::HaltReason;
 use crate::session::{End, Ending, Refused, of_kafka};
 
-/// How long a full window is waited for before the session is asked whether it is over.
+/// How long a wait for room lasts before the session's end is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Why a frame could not be routed. Each ends the session with its sentence.
+/// How long the answer to a record that was sent alone is waited for before it is looked for again.
+const ALONE: Duration = Duration::from_micros(300);
+
+/// Why a frame cannot be routed.
 #[derive(Debug, thiserror::Error)]
 pub enum RouteError {
     /// The stream does not read as the protocol says.
@@ -25,31 +32,48 @@ pub enum RouteError {
     /// The outbox table lost a column that is needed.
     #[error("the outbox table cannot be routed")]
     Plan(#[from] PlanError),
-    /// A row cannot become a record.
-    #[error("the row at position {position} cannot be published")]
+    /// A row cannot be published, and the policy of its topic is to halt.
+    #[error("the row at position {position} cannot be published: {reason}")]
     Row {
         /// `<epoch>/<commit LSN>/<ordinal>` of the row.
         position: String,
         /// What is wrong with it.
-        source: Unpublishable,
+        reason: String,
     },
-    /// librdkafka will not take the record.
-    #[error("the row at position {position}, for topic {topic}, was refused")]
-    Refused {
+    /// A record's time is not one that its topic takes.
+    #[error(
+        "the row at position {position} was refused for its time: {reason}. So is every record beside it: mend the \
+         topic's limits on timestamps (or the clock), then start again"
+    )]
+    Time {
         /// `<epoch>/<commit LSN>/<ordinal>` of the row.
         position: String,
-        /// Where it was going.
-        topic: String,
-        /// Why not.
-        source: Box<KafkaError>,
+        /// What the broker said.
+        reason: String,
     },
-    /// A row is larger than the relay holds.
+    /// A row is too large to be held, and what was held of it does not say which key to hold.
     #[error(
-        "a change of {bytes} bytes is above source.max_row_bytes; raise it, or keep such rows out of the outbox"
+        "the row at position {position} has {bytes} bytes, more than source.max_row_bytes, and its key is not in what \
+         was kept of it: raise source.max_row_bytes, or let the publication send key and routing columns first"
     )]
     TooLarge {
+        /// `<epoch>/<commit LSN>/<ordinal>` of the row.
+        position: String,
         /// Length of the frame.
         bytes: usize,
+    },
+    /// The quarantine holds as much as it may.
+    #[error(
+        "the row at position {position} cannot be published ({reason}), and the quarantine holds quarantine.max_entries \
+         = {max} already: decide about what is held (`outbox-relay quarantine list`), or raise the limit"
+    )]
+    QuarantineFull {
+        /// `<epoch>/<commit LSN>/<ordinal>` of the row.
+        position: String,
+        /// Why it is not published.
+        reason: String,
+        /// The limit.
+        max: u64,
     },
     /// The messages came in an order that the protocol forbids.
     #[error("{0} came where the protocol does not allow it")]
@@ -60,40 +84,116 @@ pub enum RouteError {
     /// The topic cannot be published to.
     #[error("Kafka")]
     Topic(#[from] TopicError),
+    /// The producer cannot go on; a new session may.
+    #[error("{0}")]
+    Producer(String),
 }
 
 impl RouteError {
     /// The end of the session that ran into this: a halt, unless the trouble is the producer's.
     pub fn end(&self) -> End {
-        if let RouteError::Refused { source, .. } = self
-            && source.rdkafka_error_code().is_some_and(|code| of_kafka(code) == Refused::TheProducer)
-        {
-            return End::reconnect(self);
+        match self {
+            RouteError::Producer(_) => End::reconnect(self),
+            RouteError::Decode(_)
+            | RouteError::Plan(_)
+            | RouteError::Row { .. }
+            | RouteError::Time { .. }
+            | RouteError::TooLarge { .. }
+            | RouteError::QuarantineFull { .. }
+            | RouteError::OutOfPlace(_)
+            | RouteError::OtherHistory(_)
+            | RouteError::Topic(_) => End::halt(self),
         }
-        End::halt(self)
     }
 }
 
-/// The router's and the fill's way out.
-pub struct Outlet {
+/// What a way out is built from.
+pub struct Ways {
     /// Topics and pins.
     pub topics: Topics,
     /// The ledger's writing side.
     pub ledger: Writer,
-    /// The producer.
-    pub publisher: Arc<Publisher>,
+    /// Settles rows that no delivery report will settle.
+    pub settler: Settler,
+    /// The producers of this session.
+    pub publishers: Arc<Publishers>,
     /// The bound on what is in flight.
     pub window: Arc<Window>,
+    /// Held keys and settled rows.
+    pub holds: Holds,
+    /// The way into the quarantine.
+    pub desk: Arc<Desk>,
+    /// What is seen from outside.
+    pub observed: Arc<Observed>,
     /// The session's end.
     pub ending: Arc<Ending>,
 }
 
+/// The router's and the fill's way out.
+pub struct Outlet {
+    pub(super) topics: Topics,
+    /// The ledger's writing side.
+    pub ledger: Writer,
+    pub(super) settler: Settler,
+    publishers: Arc<Publishers>,
+    /// The one of them in use.
+    pub(super) publisher: Arc<Publisher>,
+    /// The bound on what is in flight.
+    pub window: Arc<Window>,
+    pub(super) holds: Holds,
+    pub(super) desk: Arc<Desk>,
+    pub(super) quarantine: QuarantineSettings,
+    /// The table; for rows that come back from the quarantine.
+    pub(super) outbox: OutboxSettings,
+    /// Topic prefix and limits; for the same.
+    pub(super) kafka: KafkaSettings,
+    pub(super) observed: Arc<Observed>,
+    /// The session's end.
+    pub ending: Arc<Ending>,
+}
+
+/// What became of a record that was to be sent.
+#[derive(Debug)]
+pub(super) enum Sent {
+    /// librdkafka has it, or the session is over.
+    Gone,
+    /// It is refused for good. If it was counted already, by this.
+    Refused {
+        /// What the ledger counted it as.
+        opaque: Option<usize>,
+        /// In words.
+        reason: String,
+    },
+}
+
 impl Outlet {
-    /// Makes a record of a row and hands it over; waits for its topic and for room. Returns without
-    /// having done so only when the session is over.
+    /// Builds the way out, and lets what is held be seen.
+    pub fn new(settings: &Settings, ways: Ways) -> Outlet {
+        let Ways { topics, ledger, settler, publishers, window, holds, desk, observed, ending } = ways;
+        let outlet = Outlet {
+            topics,
+            ledger,
+            settler,
+            publisher: publishers.current(),
+            publishers,
+            window,
+            holds,
+            desk,
+            quarantine: settings.quarantine.clone(),
+            outbox: settings.outbox.clone(),
+            kafka: settings.kafka.clone(),
+            observed,
+            ending,
+        };
+        outlet.show_holds();
+        outlet
+    }
+
+    /// Makes a record of a row and hands it over, or puts the row aside; waits for its topic and for room.
+    /// Returns without having done so only when the session is over.
     ///
     /// # Errors
-    /// The row cannot be published.
+    /// The row cannot be published and not be put aside.
     pub fn publish(
         &mut self,
         plan: &Plan,
@@ -101,34 +201,109 @@ impl Outlet {
         at: &RowPosition,
         scratch: &mut Scratch,
     ) -> Result<(), RouteError> {
-        let record = plan
-            .record(row, at, scratch)
-            .map_err(|source| RouteError::Row { position: at.text(), source })?;
-        let Some(count) = self.topics.partitions(record.topic)? else { return Ok(()) };
+        if self.holds.meet(at, plan.event_id(row)) {
+            let opaque = self.ledger.row();
+            self.settler.settle(opaque);
+            return Ok(());
+        }
+        let (opaque, cause, reason) = match plan.record(row, at, scratch) {
+            Ok(record) if self.is_held(&record) => {
+                (None, Cause::Behind, "an earlier event of its key is held".to_owned())
+            }
+            Ok(record) => match self.send(&record, at)? {
+                Sent::Gone => return Ok(()),
+                Sent::Refused { opaque, reason } => (opaque, Cause::Refused, reason),
+            },
+            Err(why) => (None, Cause::of(&why), why.to_string()),
+        };
+        self.put_aside(plan, row, at, opaque, cause, reason)
+    }
+
+    fn is_held(&self, record: &Record<'_>) -> bool {
+        record.key.is_some_and(|key| self.holds.holds(record.topic, key))
+    }
+
+    /// Notes how far records are handed over from now on. Past everything that a refused producer had been
+    /// given, records leave in full flow again.
+    ///
+    /// # Errors
+    /// librdkafka refuses the configuration.
+    pub fn reach(&mut self, reach: Reach) -> Result<(), RouteError> {
+        self.publishers.refusals().hand(reach);
+        if self.publisher.flow() == Flow::OneAtATime
+            && self.publishers.refusals().until().is_none_or(|until| reach > until)
+        {
+            self.publishers.refusals().passed();
+            self.publisher =
+                self.publishers.full_flow().map_err(|error| RouteError::Producer(error.to_string()))?;
+            self.observed.waiting_for(None);
+            tracing::info!("past the refused records: sending in full flow again");
+        }
+        Ok(())
+    }
+
+    /// Hands one record over. One that is sent alone is waited for.
+    ///
+    /// # Errors
+    /// Its topic cannot be published to, or its time is refused.
+    pub(super) fn send(&mut self, record: &Record<'_>, at: &RowPosition) -> Result<Sent, RouteError> {
+        let Some(count) = self.topics.partitions(record.topic)? else { return Ok(Sent::Gone) };
         // A record without a key has no order to keep; its id spreads such records.
         let partition = partition(record.key.unwrap_or(record.id), count);
         let bytes = record.charge();
         while !self.window.take(bytes) {
             self.window.wait(bytes, LOOK);
             if self.ending.is_over() {
-                return Ok(());
+                return Ok(Sent::Gone);
             }
         }
         let opaque = self.ledger.row();
         loop {
-            match self.publisher.hand_over(&record, partition, opaque) {
-                HandOver::Accepted => return Ok(()),
+            match self.publisher.hand_over(record, partition, opaque) {
+                HandOver::Accepted if self.publisher.flow() == Flow::OneAtATime => {
+                    return self.answer(opaque, at);
+                }
+                HandOver::Accepted => return Ok(Sent::Gone),
                 HandOver::Full if !self.ending.is_over() => self.ending.pause(Duration::from_millis(1)),
                 // The session is over or about to be: the poller says why.
-                HandOver::Full | HandOver::Dead => return Ok(()),
-                HandOver::Refused(source) => {
-                    return Err(RouteError::Refused {
-                        position: at.text(),
-                        topic: record.topic.to_owned(),
-                        source: source.into(),
-                    });
+                HandOver::Full | HandOver::Dead => return Ok(Sent::Gone),
+                HandOver::Refused(error) => {
+                    self.window.give_back(bytes);
+                    return self.refused(opaque, at, error.rdkafka_error_code(), &error);
                 }
             }
+        }
+    }
+
+    /// Waits for the answer to the only record in flight.
+    fn answer(&self, opaque: usize, at: &RowPosition) -> Result<Sent, RouteError> {
+        while self.window.records() > 0 {
+            if self.ending.is_over() {
+                return Ok(Sent::Gone);
+            }
+            self.ending.pause(ALONE);
+        }
+        let failed = self.publisher.has_failed();
+        match self.publisher.take_refusal() {
+            Some(refusal) => self.refused(opaque, at, Some(refusal.code), &refusal),
+            None if failed => {
+                Err(RouteError::Producer("librdkafka dropped a record without a reason".into()))
+            }
+            None => Ok(Sent::Gone),
+        }
+    }
+
+    fn refused(
+        &self,
+        opaque: usize,
+        at: &RowPosition,
+        code: Option<RDKafkaErrorCode>,
+        said: &dyn std::fmt::Display,
+    ) -> Result<Sent, RouteError> {
+        match code.map_or(Refused::TheProducer, of_kafka) {
+            Refused::TheRecord => Ok(Sent::Refused { opaque: Some(opaque), reason: said.to_string() }),
+            Refused::ItsTime => Err(RouteError::Time { position: at.text(), reason: said.to_string() }),
+            Refused::TheRight | Refused::TheProducer => Err(RouteError::Producer(said.to_string())),
         }
     }
 }

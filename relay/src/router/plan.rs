@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::row::{RelationShape, Value};
+use super::row::{ColumnInfo, RelationShape, Value};
 use super::unpublishable::Unpublishable;
 use crate::config::{KafkaSettings, OutboxSettings};
 
@@ -13,7 +13,9 @@ const BYTEA: u32 = 17;
 /// next one for the table: PostgreSQL sends a new one before the first row of a changed shape.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Number of columns that every row has.
+    /// The columns that every row has.
+    pub(super) columns: Vec<ColumnInfo>,
+    /// Their number.
     pub(super) width: usize,
     pub(super) topic_prefix: String,
     pub(super) max_record_bytes: usize,
@@ -65,6 +67,7 @@ impl Plan {
                 if missing.is_empty() =>
             {
                 Ok(Plan {
+                    columns: shape.columns.clone(),
                     width: shape.columns.len(),
                     topic_prefix: kafka.topic_prefix.clone(),
                     max_record_bytes: kafka.max_record_bytes,
@@ -82,6 +85,21 @@ impl Plan {
                 })
             }
             _ => Err(PlanError::new(shape, missing)),
+        }
+    }
+}
+
+impl Plan {
+    /// The columns that every row has.
+    pub fn columns(&self) -> &[ColumnInfo] {
+        &self.columns
+    }
+
+    /// The event's id as its text; `None` where there is none to be read.
+    pub fn event_id<'a>(&self, row: &[Value<'a>]) -> Option<&'a [u8]> {
+        match self.id.value(row)? {
+            Value::Text(text) => Some(text),
+            Value::Null | Value::Unchanged => None,
         }
     }
 }
@@ -123,6 +141,11 @@ pub(super) struct Column {
 }
 
 impl Column {
+    /// The column's value; `None` where the row ends before it.
+    pub(super) fn value<'a>(&self, row: &[Value<'a>]) -> Option<Value<'a>> {
+        row.get(self.index).copied()
+    }
+
     /// The column's text; `None` for SQL NULL. The row must be as wide as the plan.
     pub(super) fn text<'a>(&self, row: &[Value<'a>]) -> Result<Option<&'a [u8]>, Unpublishable> {
         match row[self.index] {

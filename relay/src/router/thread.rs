@@ -6,13 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::command::{Command, Do};
 use super::outlet::{Outlet, RouteError};
 use super::{ColumnInfo, Plan, RelationShape, RowPosition, Scratch, Value};
-use crate::config::{KafkaSettings, OutboxSettings};
+use crate::config::Settings;
 use crate::ledger::Transaction;
 use crate::lsn::Lsn;
 use crate::observe::Observed;
 use crate::pgoutput::{self, Column, CopyMessage, Message};
+use crate::publisher::Reach;
+use crate::quarantine::entry::parse_position;
 use crate::reader::{Chunks, Frame, Next};
 use crate::session::Ending;
 use crate::session::compare::{Meeting, MustMeet, Skipped};
@@ -26,12 +29,12 @@ const SETTLE: Duration = Duration::from_secs(10);
 
 /// What the router of one session works with.
 pub struct RouterParts {
-    /// Where rows come from.
-    pub outbox: OutboxSettings,
+    /// Where rows come from, what records are like, and the relay's name.
+    pub settings: Arc<Settings>,
+    /// The lane's number, by which messages in the stream call it.
+    pub lane: u32,
     /// The table's OID: under whatever name its rows come, they are the outbox's.
     pub outbox_oid: Option<u32>,
-    /// Topic prefix and the limit of a record.
-    pub kafka: KafkaSettings,
     /// Epoch of the stream.
     pub epoch: u64,
     /// Transactions that committed below are published already.
@@ -161,25 +164,21 @@ impl Router {
         }
     }
 
-    /// Too large a change stops the relay only where it would have to be published.
+    /// Too large a change is somebody's concern only where it would have to be published.
     fn oversize(&mut self, frame: &Frame<'_>, kept: &[u8]) -> Result<(), RouteError> {
-        // The kind and the relation's id stand in what was kept (R37).
-        let relation = match kept.split_first_chunk::<5>() {
-            Some(([b'I', id @ ..], _)) => self.relations.get(&u32::from_be_bytes(*id)),
-            _ => None,
-        };
-        let Some(Relation::Outbox(_)) = relation else {
-            self.parts.observed.foreign_changes.add(1);
+        let limit = self.parts.settings.source.max_row_bytes;
+        let Router { parts, relations, transaction, .. } = self;
+        // The kind, the relation's id and the first columns stand in what was kept (R37).
+        let cut = pgoutput::cut_insert(kept);
+        let relation =
+            cut.as_ref().and_then(|(relation_id, columns)| Some((relations.get(relation_id)?, columns)));
+        let Some((Relation::Outbox(plan), columns)) = relation else {
+            parts.observed.foreign_changes.add(1);
             return Ok(());
         };
-        match &mut self.transaction {
-            Stage::Skipping { rows, .. } => {
-                *rows += 1;
-                self.parts.observed.skipped_rows.add(1);
-                Ok(())
-            }
-            Stage::Between | Stage::Publishing { .. } => Err(RouteError::TooLarge { bytes: frame.full_len }),
-        }
+        let Some(at) = place_of_row(parts, transaction)? else { return Ok(()) };
+        let row: Vec<Value<'_>> = columns.iter().copied().map(value).collect();
+        parts.outlet.put_cut_aside(plan, &row, &at, frame.full_len, limit)
     }
 
     fn message(&mut self, message: Message<'_>) -> Result<(), RouteError> {
@@ -192,11 +191,29 @@ impl Router {
                 self.parts.observed.foreign_changes.add(1);
                 Ok(())
             }
-            Message::Logical(_) => {
-                self.parts.observed.foreign_changes.add(1);
-                Ok(())
-            }
+            Message::Logical(message) => self.told(&message),
             Message::Origin { .. } | Message::Type { .. } => Ok(()),
+        }
+    }
+
+    /// A message in a transaction may be a decision, which takes effect here in the order of events. Below the
+    /// position it has taken effect.
+    fn told(&mut self, message: &pgoutput::LogicalMessage<'_>) -> Result<(), RouteError> {
+        let command = Command::read(message.prefix, message.content).filter(|command| {
+            message.transactional
+                && command.relay == self.parts.settings.name
+                && command.lane == self.parts.lane
+        });
+        let (Some(command), Stage::Publishing { .. }) = (command, &self.transaction) else {
+            self.parts.observed.foreign_changes.add(1);
+            return Ok(());
+        };
+        match command.r#do {
+            Do::Release { position } | Do::Discard { position } => {
+                let Some(id) = parse_position(&position) else { return Ok(()) };
+                self.parts.outlet.carry_out(id, &mut self.scratch)
+            }
+            Do::Switch { .. } => Ok(()),
         }
     }
 
@@ -230,6 +247,7 @@ impl Router {
         if commit_lsn > self.parts.ceiling {
             self.parts.ceiling = self.parts.recorder.raise_ceiling(commit_lsn, &self.parts.ending);
         }
+        self.parts.outlet.reach(Reach::whole(commit_lsn))?;
         let transaction = Transaction { commit_lsn, xid, commit_time: commit_time.0 };
         while !self.parts.ending.is_over() {
             if self.parts.outlet.ledger.open(transaction).is_ok() {
@@ -285,11 +303,11 @@ impl Router {
                 .map(|column| ColumnInfo { name: column.name.to_owned(), type_oid: column.type_oid })
                 .collect(),
         };
-        let outbox = &self.parts.outbox;
+        let outbox = &self.parts.settings.outbox;
         let ours = shape.schema == outbox.schema && shape.table == outbox.table;
         let known = if ours || Some(relation.id) == self.parts.outbox_oid {
             // A change of the table comes with a new Relation message: the plan is made anew (R16).
-            Relation::Outbox(Box::new(Plan::compile(&shape, outbox, &self.parts.kafka)?))
+            Relation::Outbox(Box::new(Plan::compile(&shape, outbox, &self.parts.settings.kafka)?))
         } else {
             Relation::Foreign
         };
@@ -307,26 +325,31 @@ impl Router {
             }
             Some(Relation::Outbox(plan)) => plan,
         };
-        let at = match transaction {
-            Stage::Between => return Err(RouteError::OutOfPlace("Insert")),
-            Stage::Skipping { rows, .. } => {
-                *rows += 1;
-                parts.observed.skipped_rows.add(1);
-                return Ok(());
-            }
-            Stage::Publishing { commit_lsn, commit_millis, ordinal } => {
-                let at = RowPosition {
-                    epoch: parts.epoch,
-                    commit_lsn: *commit_lsn,
-                    ordinal: *ordinal,
-                    commit_unix_millis: *commit_millis,
-                };
-                *ordinal += 1;
-                at
-            }
-        };
+        let Some(at) = place_of_row(parts, transaction)? else { return Ok(()) };
         let row: smallvec::SmallVec<[Value<'_>; 16]> = tuple.iter().map(value).collect();
         parts.outlet.publish(plan, &row, &at, scratch)
+    }
+}
+
+/// Where the next row of the outbox stands; `None` where it is published already.
+fn place_of_row(parts: &RouterParts, transaction: &mut Stage) -> Result<Option<RowPosition>, RouteError> {
+    match transaction {
+        Stage::Between => Err(RouteError::OutOfPlace("Insert")),
+        Stage::Skipping { rows, .. } => {
+            *rows += 1;
+            parts.observed.skipped_rows.add(1);
+            Ok(None)
+        }
+        Stage::Publishing { commit_lsn, commit_millis, ordinal } => {
+            let at = RowPosition {
+                epoch: parts.epoch,
+                commit_lsn: *commit_lsn,
+                ordinal: *ordinal,
+                commit_unix_millis: *commit_millis,
+            };
+            *ordinal += 1;
+            Ok(Some(at))
+        }
     }
 }
 

@@ -46,31 +46,38 @@ pub fn of_sqlstate(code: &str) -> Disposition {
 /// What a delivery report that failed asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// The record itself, or its topic as it is set up: sending it again finds the same.
+    /// The record itself, or its topic as it is set up: sending it again finds the same. Quarantine.
     TheRecord,
+    /// The record's time: behind the topic's retention or too far ahead. So has every record beside it: halt.
+    ItsTime,
+    /// A right that was taken away and may be given back: waited for, visibly.
+    TheRight,
     /// The producer or the cluster: a new session sends it again.
     TheProducer,
 }
 
 /// The table, by Kafka's and librdkafka's codes. What is not listed is the producer's trouble and is
-/// tried again, visibly.
+/// tried again, visibly: broker trouble is never quarantine.
+const REFUSALS: &[(RDKafkaErrorCode, Refused)] = &[
+    (RDKafkaErrorCode::MessageSizeTooLarge, Refused::TheRecord),
+    (RDKafkaErrorCode::MessageBatchTooLarge, Refused::TheRecord),
+    (RDKafkaErrorCode::InvalidMessage, Refused::TheRecord),
+    (RDKafkaErrorCode::InvalidMessageSize, Refused::TheRecord),
+    (RDKafkaErrorCode::InvalidRecord, Refused::TheRecord),
+    (RDKafkaErrorCode::InvalidTopic, Refused::TheRecord),
+    (RDKafkaErrorCode::PolicyViolation, Refused::TheRecord),
+    (RDKafkaErrorCode::UnsupportedForMessageFormat, Refused::TheRecord),
+    (RDKafkaErrorCode::InvalidTimestamp, Refused::ItsTime),
+    (RDKafkaErrorCode::TopicAuthorizationFailed, Refused::TheRight),
+    (RDKafkaErrorCode::ClusterAuthorizationFailed, Refused::TheRight),
+    (RDKafkaErrorCode::TransactionalIdAuthorizationFailed, Refused::TheRight),
+    // The topic was made anew with fewer partitions: the next session's look at it says so.
+    (RDKafkaErrorCode::UnknownPartition, Refused::TheProducer),
+];
+
+/// The disposition of a refusal.
 pub fn of_kafka(code: RDKafkaErrorCode) -> Refused {
-    const THE_RECORD: &[RDKafkaErrorCode] = &[
-        RDKafkaErrorCode::MessageSizeTooLarge,
-        RDKafkaErrorCode::MessageBatchTooLarge,
-        RDKafkaErrorCode::InvalidMessage,
-        RDKafkaErrorCode::InvalidMessageSize,
-        RDKafkaErrorCode::InvalidRecord,
-        RDKafkaErrorCode::InvalidTimestamp,
-        RDKafkaErrorCode::InvalidTopic,
-        RDKafkaErrorCode::UnknownPartition,
-        RDKafkaErrorCode::TopicAuthorizationFailed,
-        RDKafkaErrorCode::ClusterAuthorizationFailed,
-        RDKafkaErrorCode::TransactionalIdAuthorizationFailed,
-        RDKafkaErrorCode::PolicyViolation,
-        RDKafkaErrorCode::UnsupportedForMessageFormat,
-    ];
-    if THE_RECORD.contains(&code) { Refused::TheRecord } else { Refused::TheProducer }
+    REFUSALS.iter().find(|(known, _)| *known == code).map_or(Refused::TheProducer, |(_, refused)| *refused)
 }
 
 /// What to do besides reading the server's own words.
@@ -134,7 +141,8 @@ mod tests {
     #[test]
     fn a_record_too_large_is_refused_and_a_lost_sequence_is_the_producers() {
         assert_eq!(of_kafka(RDKafkaErrorCode::MessageSizeTooLarge), Refused::TheRecord);
-        assert_eq!(of_kafka(RDKafkaErrorCode::TopicAuthorizationFailed), Refused::TheRecord);
+        assert_eq!(of_kafka(RDKafkaErrorCode::TopicAuthorizationFailed), Refused::TheRight);
+        assert_eq!(of_kafka(RDKafkaErrorCode::InvalidTimestamp), Refused::ItsTime);
         assert_eq!(of_kafka(RDKafkaErrorCode::OutOfOrderSequenceNumber), Refused::TheProducer);
         assert_eq!(of_kafka(RDKafkaErrorCode::UnknownTopicOrPartition), Refused::TheProducer);
     }

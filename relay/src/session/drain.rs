@@ -52,6 +52,8 @@ async fn steps(
     until(|| pipeline.router.is_finished()).await;
     *waiting_for = "acknowledgements of the broker";
     until(|| pipeline.window.records() == 0).await;
+    *waiting_for = "the quarantine";
+    until(|| pipeline.desk.is_idle()).await;
     // The ledger's head follows the last report within two rounds of the poller.
     let round = pipeline.confirmations.rounds();
     until(|| pipeline.confirmations.rounds() >= round + 2).await;

@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::Notify;
 
 use super::disposition::{Refused, of_kafka};
-use crate::publisher::Refusal;
+use crate::publisher::{Publishers, Refusal};
 
 /// The end of one session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +23,8 @@ pub enum End {
         /// What was waited for.
         reason: String,
     },
-    /// A fill is done or a slot was made: the next session streams. The sentence says which.
+    /// The next session at once: a fill is done, a slot was made, or records go one at a time from now on. The
+    /// sentence says which.
     Again(String),
     /// PostgreSQL shuts down: let go of it at once, come back later.
     ServerGoing(String),
@@ -47,18 +49,22 @@ impl End {
         End::Reconnect(chain(error))
     }
 
-    /// The end after a refused record. What cannot be published must not be overtaken: the relay halts
-    /// with the reason, unless the trouble is the producer's.
-    pub fn refused(refusal: &Refusal) -> End {
-        let Refusal { topic, partition, code, message, bytes } = refusal;
-        let what =
-            format!("a record of {bytes} bytes for {topic}[{partition}] was refused: {message} ({code})");
-        match of_kafka(*code) {
-            Refused::TheProducer => End::Reconnect(what),
-            Refused::TheRecord => End::Halt(format!(
-                "{what}; the relay stops before it, and nothing of its key that follows is published: mend the \
-                 topic or the row, then start again"
-            )),
+    /// The end after a refusal in full flow. The broker refuses whole batches: which record is meant is found
+    /// out by the next session, which sends them one at a time as far as this one had come.
+    pub fn refused(refusal: &Refusal, publishers: &Publishers) -> End {
+        let refusals = publishers.refusals();
+        match of_kafka(refusal.code) {
+            Refused::TheRecord | Refused::ItsTime => {
+                let reach = refusals.refused();
+                if refusal.code == RDKafkaErrorCode::MessageSizeTooLarge {
+                    refusals.halve_batches(publishers.batch_bytes());
+                }
+                End::Again(format!(
+                    "{refusal}; it may have been for another record of its batch, so records are sent again, one at a                      time, up to {}",
+                    reach.commit_lsn
+                ))
+            }
+            Refused::TheRight | Refused::TheProducer => End::Reconnect(refusal.to_string()),
         }
     }
 

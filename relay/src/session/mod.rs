@@ -35,6 +35,7 @@ use tokio::sync::watch;
 
 use crate::config::Settings;
 use crate::observe::Observed;
+use crate::publisher::Refusals;
 use crate::reader::{Chunks, Positions, Reader};
 use crate::state::{StateRecord, Store};
 
@@ -53,6 +54,8 @@ pub struct Context {
     pub no_wait: bool,
     /// Whether a session of this process has streamed, and none has drained since.
     pub streamed: Arc<AtomicBool>,
+    /// How far records are sent one at a time.
+    pub refusals: Arc<Refusals>,
 }
 
 impl Context {

@@ -304,7 +304,8 @@ impl Sql {
         Ok(self.one("looking for open transactions", sql, &[]).await?.get(0))
     }
 
-    async fn one(
+    /// A question with one row for an answer.
+    pub(crate) async fn one(
         &self,
         question: &'static str,
         sql: &str,
@@ -314,13 +315,40 @@ impl Sql {
         self.optional(question, sql, values).await?.ok_or_else(missing)
     }
 
-    async fn optional(
+    /// A question with at most one row for an answer.
+    pub(crate) async fn optional(
         &self,
         question: &'static str,
         sql: &str,
         values: &[&(dyn tokio_postgres::types::ToSql + Sync)],
     ) -> Result<Option<Row>, SqlError> {
         match tokio::time::timeout(ANSWER, self.client.query_opt(sql, values)).await {
+            Ok(answer) => answer.map_err(|source| SqlError::Server { question, source }),
+            Err(_) => Err(SqlError::Silent { question }),
+        }
+    }
+
+    /// A question with any number of rows for an answer.
+    pub(crate) async fn many(
+        &self,
+        question: &'static str,
+        sql: &str,
+        values: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<Vec<Row>, SqlError> {
+        match tokio::time::timeout(ANSWER, self.client.query(sql, values)).await {
+            Ok(answer) => answer.map_err(|source| SqlError::Server { question, source }),
+            Err(_) => Err(SqlError::Silent { question }),
+        }
+    }
+
+    /// A statement; answers how many rows it changed.
+    pub(crate) async fn run(
+        &self,
+        question: &'static str,
+        sql: &str,
+        values: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<u64, SqlError> {
+        match tokio::time::timeout(ANSWER, self.client.execute(sql, values)).await {
             Ok(answer) => answer.map_err(|source| SqlError::Server { question, source }),
             Err(_) => Err(SqlError::Silent { question }),
         }

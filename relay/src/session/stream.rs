@@ -9,14 +9,17 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::own::{Start, keep_alive, published, reader_end};
 use super::{Context, End, Ending, Owned, Reading, Sql, blocking, drain, step};
-use crate::ledger;
+use crate::ledger::{self, Settler};
 use crate::observe::{Observed, Phase};
-use crate::publisher::{Confirmations, Poller, Publisher, Window};
+use crate::publisher::{Confirmations, Flow, Poller, Publishers, Reach, Refusals, Window};
+use crate::quarantine::keeper::Keeper;
+use crate::quarantine::recall::{recall, whose};
+use crate::quarantine::{Desk, Holds};
 use crate::reader::{Positions, Reader};
-use crate::router::outlet::Outlet;
+use crate::router::outlet::{Outlet, Ways};
 use crate::router::thread as router;
 use crate::router::topics::Topics;
-use crate::state::{Recorder, RecorderParts};
+use crate::state::{Recorder, RecorderParts, StateRecord};
 
 /// How often the SQL connection is pinged; it ends on the server after ten idle seconds.
 const PING: Duration = Duration::from_secs(2);
@@ -33,6 +36,8 @@ pub(super) struct Pipeline {
     pub(super) confirmations: Arc<Confirmations>,
     pub(super) positions: Arc<Positions>,
     pub(super) window: Arc<Window>,
+    pub(super) desk: Arc<Desk>,
+    settler: Settler,
     pub(super) draining: Arc<AtomicBool>,
     pub(super) router: JoinHandle<()>,
     poller: Poller,
@@ -45,6 +50,16 @@ pub(super) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, s
         return End::Reconnect("the slot went away before the stream began".into());
     };
     let pid = reading.pid;
+    let Start { mut record, must_meet, outbox_oid } = start;
+    let recalling = recall(&sql, &context.settings, context.lane, &mut record);
+    let holds = match step(context, ending, recalling).await {
+        Ok(holds) => holds,
+        Err(end) => {
+            ending.end(end.clone());
+            return ending.told().unwrap_or(end);
+        }
+    };
+    let start = Start { record, must_meet, outbox_oid };
     let begun = {
         let (mine, over) = (context.clone(), ending.clone());
         let slot = context.settings.slot();
@@ -52,7 +67,7 @@ pub(super) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, s
             tokio::select! {
                 biased;
                 end = keep_alive(&sql, &slot, None) => Err(end),
-                begun = blocking(move || begin(&mine, &over, reading, store, start)) => begun,
+                begun = blocking(move || begin(&mine, &over, reading, store, start, holds)) => begun,
             }
         };
         step(context, ending, beginning).await
@@ -67,7 +82,20 @@ pub(super) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, s
     context.streamed.store(true, SeqCst);
     context.observed.enter(Phase::Streaming, None);
     tracing::info!(slot = context.settings.slot(), "streaming");
-    let end = watch(context, ending, &sql, &pipeline, pid).await;
+    let keeper = Keeper {
+        sql: &sql,
+        whose: whose(&context.settings, context.lane),
+        desk: &pipeline.desk,
+        recorder: &pipeline.recorder,
+        settler: pipeline.settler.clone(),
+        observed: &context.observed,
+        ending,
+    };
+    let end = tokio::select! {
+        biased;
+        end = watch(context, ending, &sql, &pipeline, pid) => end,
+        end = keeper.keep() => Some(end),
+    };
     // The server must not wait for us: its connections go first, the rest of the pipeline after.
     let polite = end == Some(End::Drained);
     if polite {
@@ -104,19 +132,16 @@ fn begin(
     reading: Reading,
     store: crate::state::Store,
     start: Start,
+    holds: Holds,
 ) -> Result<Pipeline, End> {
-    let Start { record, must_meet, outbox_oid } = start;
+    let Start { mut record, must_meet, outbox_oid } = start;
     let settings = &context.settings;
     let observed = &context.observed;
     let position = record.position;
     let epoch = record.epoch;
     let pins = record.partitions.clone();
     let (writer, settler, head) = ledger::ledger(ledger::DEFAULT_CAPACITY, position);
-    let window =
-        Arc::new(Window::new(settings.kafka.max_in_flight_records, settings.kafka.max_in_flight_bytes));
-    let publisher = Publisher::new(&settings.kafka, settler, window.clone(), observed.clone())
-        .map_err(|error| End::halt(&error))?;
-    let publisher = Arc::new(publisher);
+    let (window, publishers) = producers(context, &settler, &mut record)?;
     let confirmations = Confirmations::new(position);
     let Reading { reader, chunks, positions, .. } = reading;
     let thread = |error: std::io::Error| End::reconnect(&error);
@@ -136,27 +161,79 @@ fn begin(
         return Err(end);
     }
     let poller =
-        Poller::spawn(publisher.clone(), head, confirmations.clone(), observed.clone(), ending.clone())
+        Poller::spawn(publishers.clone(), head, confirmations.clone(), observed.clone(), ending.clone())
             .map_err(thread)?;
     let draining = Arc::new(AtomicBool::new(false));
     let topics =
         Topics::new(pins, settings.kafka.clone(), recorder.clone(), observed.clone(), ending.clone());
+    let desk = Arc::new(Desk::default());
+    let ways = Ways {
+        topics,
+        ledger: writer,
+        settler: settler.clone(),
+        publishers,
+        window: window.clone(),
+        holds,
+        desk: desk.clone(),
+        observed: observed.clone(),
+        ending: ending.clone(),
+    };
     let parts = router::RouterParts {
-        outbox: settings.outbox.clone(),
+        settings: settings.clone(),
+        lane: context.lane,
         outbox_oid,
-        kafka: settings.kafka.clone(),
         epoch,
         position,
         must_meet,
         ceiling,
-        outlet: Outlet { topics, ledger: writer, publisher, window: window.clone(), ending: ending.clone() },
+        outlet: Outlet::new(settings, ways),
         recorder: recorder.clone(),
         observed: observed.clone(),
         ending: ending.clone(),
         draining: draining.clone(),
     };
     let router = router::spawn(parts, chunks).map_err(thread)?;
-    Ok(Pipeline { reader, recorder, confirmations, positions, window, draining, router, poller, recording })
+    Ok(Pipeline {
+        reader,
+        recorder,
+        confirmations,
+        positions,
+        window,
+        desk,
+        settler,
+        draining,
+        router,
+        poller,
+        recording,
+    })
+}
+
+/// The session's producers, and the bound on what they have in flight.
+fn producers(
+    context: &Context,
+    settler: &Settler,
+    record: &mut StateRecord,
+) -> Result<(Arc<Window>, Arc<Publishers>), End> {
+    let kafka = &context.settings.kafka;
+    let window = Arc::new(Window::new(kafka.max_in_flight_records, kafka.max_in_flight_bytes));
+    let flow = one_at_a_time(&context.refusals, record);
+    let (observed, refusals) = (context.observed.clone(), context.refusals.clone());
+    let publishers = Publishers::new(kafka, settler.clone(), window.clone(), observed, refusals, flow);
+    Ok((window, Arc::new(publishers.map_err(|error| End::halt(&error))?)))
+}
+
+/// How the session's first producer is used: where a refusal is not passed yet, one record at a time. The
+/// record remembers how far, so that a crash does not make the next session find out anew.
+fn one_at_a_time(refusals: &Refusals, record: &mut StateRecord) -> Flow {
+    refusals.begin();
+    if let Some(handed) = record.highest_handed.filter(|handed| *handed >= record.position) {
+        refusals.resume(Reach::whole(handed));
+    }
+    let Some(until) = refusals.until() else { return Flow::Full };
+    record.highest_handed = Some(until.commit_lsn);
+    let sentence = format!("sending one record at a time up to {}, after a refusal", until.commit_lsn);
+    tracing::info!("{sentence}");
+    Flow::OneAtATime
 }
 
 /// The loop of a session: the end comes first, then the order to stop, then the pings. `None` when the

@@ -8,7 +8,9 @@
 mod record;
 mod ring;
 
-pub use record::{FORMAT_VERSION, ListedEntry, MAX_RECORD_BYTES, RecordedPhase, StateError, StateRecord};
+pub use record::{
+    FORMAT_VERSION, ListedEntry, MAX_LISTED, MAX_RECORD_BYTES, RecordedPhase, StateError, StateRecord,
+};
 pub use ring::{Candidates, MAX_RING_ENTRIES, MAX_SNAPSHOT_BYTES, PublishedSnapshot, Ring};
 
 mod recorder;

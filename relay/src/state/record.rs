@@ -21,6 +21,9 @@ pub const FORMAT_VERSION: u32 = 1;
 /// default limit of 1,048,588 bytes, with room to spare.
 pub const MAX_RECORD_BYTES: usize = 512 * 1024;
 
+/// Most quarantine entries that a record lists.
+pub const MAX_LISTED: usize = 1_000;
+
 /// What the relay remembers of one lane.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateRecord {
@@ -47,13 +50,13 @@ pub struct StateRecord {
     /// No LSN that was sent exceeds this: it is recorded before it is used, well ahead.
     pub ceiling: Lsn,
     /// The highest commit LSN of which a record was handed to a producer that died of a refusal. Up to
-    /// it records are sent one at a time. Reserved; `None` so far.
+    /// it records are sent one at a time. `None` once the position has passed it.
     #[serde(default)]
     pub highest_handed: Option<Lsn>,
     /// Partition counts by topic, fixed before the topic's first record, so that a topic that grows
     /// moves no key.
     pub partitions: BTreeMap<String, u32>,
-    /// Quarantine entries whose rows settle with this record. Empty so far.
+    /// Quarantine entries whose rows settle with this record, until the position has passed them.
     pub quarantined: Vec<ListedEntry>,
     /// Published snapshots, thinned with age.
     pub ring: Ring,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::record::{ListedEntry, MAX_LISTED};
 use super::store::{Store, StoreError};
 use super::{Candidates, StateRecord};
 use crate::config::StateSettings;
@@ -32,6 +33,11 @@ struct Desk {
     changed: u64,
     believed: bool,
     candidates: Candidates,
+    /// Quarantine entries for the next record, how many were ever asked for, and how many of those an
+    /// acknowledged record lists.
+    to_list: Vec<ListedEntry>,
+    list_asked: u64,
+    listed: u64,
     acknowledged: Option<StateRecord>,
 }
 
@@ -129,6 +135,28 @@ impl Recorder {
         }
     }
 
+    /// Lists quarantine entries in the next record, which is written at once. The answer is a ticket for
+    /// [`Recorder::listed`].
+    pub fn list(&self, entries: Vec<ListedEntry>) -> u64 {
+        let mut desk = self.desk.lock();
+        desk.list_asked += entries.len() as u64;
+        desk.to_list.extend(entries);
+        self.asked.notify_one();
+        desk.list_asked
+    }
+
+    /// Entries that an acknowledged record lists, or listed until the position had passed them.
+    pub fn listed(&self) -> u64 {
+        self.desk.lock().listed
+    }
+
+    /// How many more entries a record may list.
+    pub fn room_in_list(&self) -> usize {
+        let desk = self.desk.lock();
+        let listed = desk.acknowledged.as_ref().map_or(0, |record| record.quarantined.len());
+        MAX_LISTED.saturating_sub(listed + desk.to_list.len())
+    }
+
     /// Lets the caller tell the snapshots of what happened on the SQL connection.
     pub fn candidates(&self, tell: impl FnOnce(&mut Candidates)) {
         tell(&mut self.desk.lock().candidates);
@@ -199,6 +227,10 @@ impl Recorder {
         if let Some(snapshot) = desk.candidates.confirmed(record.position) {
             record.ring.push(snapshot);
         }
+        record.quarantined.retain(|entry| entry.entry_lsn > record.position);
+        record.quarantined.append(&mut desk.to_list);
+        record.highest_handed = record.highest_handed.filter(|handed| *handed >= record.position);
+        let listed = desk.list_asked;
         let change = desk.change.take();
         let changes = change.is_some();
         if let Some(change) = change {
@@ -206,7 +238,7 @@ impl Recorder {
         }
         record.sequence += 1;
         record.written_at = jiff::Timestamp::now();
-        Some(Next { record, transactions: confirmed.transactions, changes })
+        Some(Next { record, transactions: confirmed.transactions, changes, listed })
     }
 
     /// Belief may come between two records; feedback then carries what is recorded already.
@@ -228,6 +260,7 @@ impl Recorder {
         *last = Written { at: Some(Instant::now()), transactions: next.transactions };
         parts.record = next.record;
         desk.changed += u64::from(next.changes);
+        desk.listed = next.listed;
         desk.acknowledged = Some(parts.record.clone());
         self.acknowledged.notify_all();
     }
@@ -237,6 +270,7 @@ impl Desk {
     /// Whether somebody waits for a record.
     fn urgent(&self, record: &StateRecord) -> bool {
         self.change.is_some()
+            || !self.to_list.is_empty()
             || self.ceiling > record.ceiling
             || self.pins.iter().any(|(topic, count)| record.partitions.get(topic) != Some(count))
     }
@@ -246,6 +280,7 @@ struct Next {
     record: StateRecord,
     transactions: u64,
     changes: bool,
+    listed: u64,
 }
 
 #[derive(Default)]

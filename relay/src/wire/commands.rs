@@ -121,7 +121,7 @@ impl Connection {
         const DOING: &str = "starting the replication";
         const COPY_BOTH_RESPONSE: u8 = b'W';
         let command = format!(
-            "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {})",
+            "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {}, messages 'true')",
             identifier(slot),
             literal(&identifier(publication))
         );
@@ -266,7 +266,7 @@ mod tests {
     fn rows_that_come_with_the_answer_are_not_lost() {
         let (connection, server) = connected(|peer| {
             peer.query(
-                "START_REPLICATION SLOT \"s\" LOGICAL 0/0 (proto_version '1', publication_names '\"p''\"\"q\"')",
+                "START_REPLICATION SLOT \"s\" LOGICAL 0/0 (proto_version '1', publication_names '\"p''\"\"q\"', messages 'true')",
             );
             let begin = fake::message(b'W', &[0, 0, 0]);
             let notice = fake::message(b'N', b"SLOG\0MHello\0\0");

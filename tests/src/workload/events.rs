@@ -26,10 +26,21 @@ pub(super) fn key(kind: &str, number: usize) -> String {
 
 /// Event `n` of a key. The payload says so, with varying blanks, numbers that a parser would rewrite and text
 /// of every plane: it has to arrive byte for byte.
-pub(super) fn draw(random: &mut impl Rng, kind: &str, key: &str, n: i64, writer: usize) -> Event {
+pub(super) fn draw(
+    random: &mut impl Rng,
+    kind: &str,
+    key: &str,
+    n: i64,
+    writer: usize,
+    large: bool,
+) -> Event {
     const TEXTS: [&str; 5] = ["", "plain", "Größe \\\" \\u00e9", "多字节 ✓ 🦀", "tab\\tline\\n\\\\"];
     let text = TEXTS[random.random_range(0..TEXTS.len())];
-    let filling = "x".repeat(random.random_range(0..300));
+    let filling = match large {
+        // Compression does not make it small.
+        true => (0..3_000).map(|_| char::from(random.random_range(b'a'..=b'z'))).collect(),
+        false => "x".repeat(random.random_range(0..300)),
+    };
     let payload = if chance(random, 50) {
         format!(
             r#"{{"key":"{key}","n":{n},"w":{writer},"total":1.50,"text":"{text}","filling":"{filling}"}}"#

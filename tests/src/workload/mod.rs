@@ -37,6 +37,8 @@ pub struct Settings {
     pub aggregate_types: Vec<String>,
     /// Rows of the largest transactions.
     pub largest: usize,
+    /// Of a thousand events so many have a payload of more than 3,000 bytes; the others stay below 600.
+    pub large_per_mille: u32,
     /// About how many rows a second are written, all connections together; `None` is as fast as it goes.
     pub rows_per_second: Option<u32>,
 }
@@ -51,6 +53,7 @@ impl Default for Settings {
             keys: 20,
             aggregate_types: vec!["order".into(), "payment".into()],
             largest: 1_000,
+            large_per_mille: 0,
             rows_per_second: None,
         }
     }

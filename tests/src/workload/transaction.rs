@@ -21,6 +21,7 @@ pub(super) struct Plan {
     /// Groups of rows; a group that is rolled back to its savepoint says so.
     groups: Vec<Group>,
     rolls_back: bool,
+    large_per_mille: u32,
 }
 
 #[derive(Debug)]
@@ -71,7 +72,8 @@ impl Plan {
             rows -= group.rows;
             groups.push(group);
         }
-        Plan { kind: kind.clone(), keys, groups, rolls_back: chance(random, 8) }
+        let large_per_mille = settings.large_per_mille;
+        Plan { kind: kind.clone(), keys, groups, large_per_mille, rolls_back: chance(random, 8) }
     }
 }
 
@@ -159,7 +161,8 @@ fn next(random: &mut StdRng, plan: &Plan, counters: &mut Counters, writer: usize
     let index = random.random_range(0..counters.len());
     let (key, n) = counters.iter_mut().nth(index).expect("every key has an entity");
     *n += 1;
-    events::draw(random, &plan.kind, key, *n, writer)
+    let large = random.random_range(0..1_000) < plan.large_per_mille;
+    events::draw(random, &plan.kind, key, *n, writer, large)
 }
 
 #[cfg(test)]

@@ -1,0 +1,162 @@
+//! Which keys are held, and which rows of the stream are settled by an entry already.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::lsn::Lsn;
+use crate::router::RowPosition;
+
+/// What the router knows of the quarantine. Begins with what the table holds; follows the stream after that.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holds {
+    /// Held keys by the order they stand in (a topic, usually).
+    queues: HashMap<String, HashSet<Vec<u8>>>,
+    /// Rows at or behind the session's position that are in the table, by commit LSN and ordinal. The epoch is
+    /// no part of it: after a failover the shared part of the log comes again in a new one.
+    known: HashMap<(Lsn, u64), Known>,
+    /// Entries that are not settled.
+    open: u64,
+}
+
+/// A row of the stream that is in the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// The event's id.
+    pub event_id: Option<String>,
+    /// The hold that begins where the row stands: queue and key. Not before: earlier events of the key, which
+    /// were in flight when the former session ended, come again and have to pass.
+    pub holds: Option<(String, Vec<u8>)>,
+}
+
+impl Holds {
+    /// With so many entries that are not settled.
+    pub fn new(open: u64) -> Holds {
+        Holds { open, ..Holds::default() }
+    }
+
+    /// Holds a key.
+    pub fn hold(&mut self, held_by: &str, key: &[u8]) {
+        if !self.holds(held_by, key) {
+            self.queues.entry(held_by.to_owned()).or_default().insert(key.to_vec());
+        }
+    }
+
+    /// Whether a key is held. Without any held key, one look at a length.
+    pub fn holds(&self, held_by: &str, key: &[u8]) -> bool {
+        !self.queues.is_empty() && self.queues.get(held_by).is_some_and(|keys| keys.contains(key))
+    }
+
+    /// Lifts a hold.
+    pub fn lift(&mut self, held_by: &str, key: &[u8]) {
+        if let Some(keys) = self.queues.get_mut(held_by) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.queues.remove(held_by);
+            }
+        }
+    }
+
+    /// Held keys.
+    pub fn held_keys(&self) -> u64 {
+        self.queues.values().map(|keys| keys.len() as u64).sum()
+    }
+
+    /// A row that is in the table and comes again.
+    pub fn know(&mut self, commit_lsn: Lsn, ordinal: u64, known: Known) {
+        self.known.insert((commit_lsn, ordinal), known);
+    }
+
+    /// Meets a row: whether it is settled by an entry, by the same place in the log and, as far as both are
+    /// known, the same event. (On another history another transaction may stand at the same place.) From here
+    /// on its key is held, if it is held.
+    pub fn meet(&mut self, at: &RowPosition, event_id: Option<&[u8]>) -> bool {
+        if self.known.is_empty() {
+            return false;
+        }
+        let Some(known) = self.known.get(&(at.commit_lsn, at.ordinal)) else { return false };
+        let same = match (&known.event_id, event_id) {
+            (Some(known), Some(met)) => known.as_bytes() == met,
+            (None, _) | (_, None) => true,
+        };
+        if let (true, Some((held_by, key))) = (same, known.holds.clone()) {
+            self.hold(&held_by, &key);
+        }
+        same
+    }
+
+    /// Counts an entry that was put into the table; false if there may be no more.
+    pub fn add(&mut self, max: u64) -> bool {
+        if self.open >= max {
+            return false;
+        }
+        self.open += 1;
+        true
+    }
+
+    /// Counts entries as settled.
+    pub fn settled(&mut self, entries: u64) {
+        self.open = self.open.saturating_sub(entries);
+    }
+
+    /// Entries that are not settled.
+    pub fn open(&self) -> u64 {
+        self.open
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(lsn: u64, ordinal: u64, epoch: u64) -> RowPosition {
+        RowPosition { epoch, commit_lsn: Lsn(lsn), ordinal, commit_unix_millis: 0 }
+    }
+
+    #[test]
+    fn a_key_is_held_within_its_order_only() {
+        let mut holds = Holds::default();
+        assert!(!holds.holds("t", b"k"));
+        holds.hold("t", b"k");
+        holds.hold("t", b"k");
+        holds.hold("t", b"l");
+        assert!(holds.holds("t", b"k") && !holds.holds("u", b"k") && !holds.holds("t", b"m"));
+        assert_eq!(holds.held_keys(), 2);
+        holds.lift("t", b"k");
+        assert!(!holds.holds("t", b"k") && holds.holds("t", b"l"));
+        holds.lift("t", b"l");
+        assert_eq!(holds, Holds::default());
+    }
+
+    fn known(id: Option<&str>) -> Known {
+        Known { event_id: id.map(str::to_owned), holds: None }
+    }
+
+    #[test]
+    fn a_known_row_is_known_in_every_epoch_and_by_its_id() {
+        let mut holds = Holds::default();
+        holds.know(Lsn(9), 2, known(Some("id-1")));
+        holds.know(Lsn(9), 3, known(None));
+        assert!(holds.meet(&at(9, 2, 1), Some(b"id-1")) && holds.meet(&at(9, 2, 7), Some(b"id-1")));
+        assert!(!holds.meet(&at(9, 2, 1), Some(b"id-2")), "another history");
+        assert!(holds.meet(&at(9, 3, 1), None) && holds.meet(&at(9, 3, 1), Some(b"x")));
+        assert!(!holds.meet(&at(9, 4, 1), Some(b"id-1")) && !holds.meet(&at(8, 2, 1), Some(b"id-1")));
+    }
+
+    #[test]
+    fn a_hold_begins_where_its_row_is_met_again() {
+        let mut holds = Holds::default();
+        let queue = Some(("t".to_owned(), b"k".to_vec()));
+        holds.know(Lsn(9), 2, Known { event_id: None, holds: queue });
+        assert!(!holds.meet(&at(8, 0, 1), None) && !holds.holds("t", b"k"), "an earlier event passes");
+        assert!(holds.meet(&at(9, 2, 1), None) && holds.holds("t", b"k"));
+    }
+
+    #[test]
+    fn entries_are_bounded() {
+        let mut holds = Holds::new(1);
+        assert!(holds.add(3) && holds.add(3) && !holds.add(3));
+        holds.settled(2);
+        assert_eq!(holds.open(), 1);
+        holds.settled(9);
+        assert!(holds.add(1));
+    }
+}

@@ -1,0 +1,29 @@
+//! Rows that cannot be published, and the events of their key that wait behind them.
+//!
+//! | file | what it owns |
+//! |---|---|
+//! | [`entry`] | what is kept of a row, and why |
+//! | [`holds`] | which keys are held and which rows are settled by an entry; pure |
+//! | [`desk`] | what the router hands in and asks, bounded |
+//! | [`keeper`] | carries it out on the session's SQL connection, and settles |
+//! | [`table`] | the statements |
+//! | [`recall`] | what a session begins with |
+//!
+//! A hold is a state of the *stream*: it begins where the row stands and ends where the relay reads the
+//! decision, a transactional logical message that the SQL transaction of the decision wrote. There the
+//! entry is published (or, discarded, is not), then everything that queued up behind it, in order, and the
+//! hold is lifted. Nothing can overtake in between, since nobody else publishes (R46).
+//!
+//! An entry settles its row when it is committed **and** a state record that lists it is acknowledged: a
+//! failover can lose the entry although the position has passed its row, and the list shows that (R39).
+
+pub mod desk;
+pub mod entry;
+pub mod holds;
+pub mod keeper;
+pub mod recall;
+pub mod table;
+
+pub use desk::Desk;
+pub use entry::{Cause, Entry, RawRow, State};
+pub use holds::{Holds, Known};

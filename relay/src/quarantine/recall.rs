@@ -1,0 +1,225 @@
+//! What a session begins with: the holds that stand, and a list that agrees with the table.
+
+use std::collections::HashSet;
+
+use super::desk::EntryId;
+use super::entry::{parse_position, position_text};
+use super::holds::{Holds, Known};
+use super::table::{self, Recalled, Whose};
+use crate::config::Settings;
+use crate::lsn::Lsn;
+use crate::router::RowPosition;
+use crate::session::{End, Sql};
+use crate::state::{ListedEntry, MAX_LISTED, StateRecord};
+
+/// Whose entries a lane's are.
+pub fn whose(settings: &Settings, lane: u32) -> Whose {
+    Whose { relay: settings.name.clone(), lane: i32::try_from(lane).unwrap_or(i32::MAX) }
+}
+
+/// Reads the table and brings the record's list in line with it. The record has to be acknowledged before
+/// a row is routed.
+///
+/// # Errors
+/// The session's end: PostgreSQL does not answer, there is no table although rows may have to go there, or
+/// an entry that the record lists was lost.
+pub async fn recall(
+    sql: &Sql,
+    settings: &Settings,
+    lane: u32,
+    record: &mut StateRecord,
+) -> Result<Holds, End> {
+    let there = table::exists(sql).await.map_err(|error| error.end())?;
+    if !there {
+        if settings.quarantine.is_used() || !record.quarantined.is_empty() {
+            return Err(End::Halt(
+                "there is no table outbox.quarantine, where rows go that cannot be published: run `outbox-relay init` \
+                 again, or set quarantine.policy = \"halt\""
+                    .into(),
+            ));
+        }
+        return Ok(Holds::default());
+    }
+    let whose = whose(settings, lane);
+    let found =
+        table::recall(sql, &whose, record.position, record.epoch).await.map_err(|error| error.end())?;
+    let lost = lost(sql, &whose, record).await?;
+    if let Some(sentence) = lost {
+        return Err(End::Halt(sentence));
+    }
+    for entry in &found {
+        if let Some(decided) = entry.decided {
+            let position = position_text(&position_of(entry));
+            table::remind(sql, &whose, &position, decided).await.map_err(|error| error.end())?;
+        }
+    }
+    // What is in the table now committed before this position.
+    let entry_lsn = table::log_position(sql).await.map_err(|error| error.end())?;
+    list(record, &found, entry_lsn)?;
+    Ok(holds(record, &found))
+}
+
+/// Entries whose row the position has passed do not come again by themselves. One that is gone went with
+/// transactions that PostgreSQL lost (R39).
+async fn lost(sql: &Sql, whose: &Whose, record: &StateRecord) -> Result<Option<String>, End> {
+    let passed: Vec<(EntryId, &ListedEntry)> = record
+        .quarantined
+        .iter()
+        .filter_map(|entry| Some((parse_position(&entry.position)?, entry)))
+        .filter(|((_, lsn, _), _)| *lsn < record.position)
+        .collect();
+    let ids: Vec<EntryId> = passed.iter().map(|(id, _)| *id).collect();
+    let present = table::present(sql, whose, &ids).await.map_err(|error| error.end())?;
+    let present: HashSet<EntryId> = present.into_iter().collect();
+    let missing: Vec<String> = passed
+        .iter()
+        .filter(|(id, _)| !present.contains(id))
+        .map(|(_, entry)| format!("{} (event {})", entry.position, entry.id))
+        .collect();
+    Ok((!missing.is_empty()).then(|| {
+        format!(
+            "the state record lists rows in quarantine that outbox.quarantine no longer holds: {}. PostgreSQL \
+             has lost them (a failover, a restore) or somebody deleted them. Publish these events again by hand if \
+             their rows still stand in the outbox, then `outbox-relay forget` makes the relay begin anew",
+            missing.join(", ")
+        )
+    }))
+}
+
+/// Lists what is in the table and may come again in the stream, so that meeting it settles its row. What
+/// is listed and comes again is put in again.
+fn list(record: &mut StateRecord, found: &[Recalled], entry_lsn: Lsn) -> Result<(), End> {
+    record.quarantined.retain(|entry| {
+        let lsn = parse_position(&entry.position).map_or(Lsn::ZERO, |(_, lsn, _)| lsn);
+        entry.entry_lsn > record.position && lsn < record.position
+    });
+    for entry in found {
+        if !comes_again(record, entry) {
+            continue;
+        }
+        record.quarantined.push(ListedEntry {
+            id: entry.event_id.clone().unwrap_or_default(),
+            position: position_text(&position_of(entry)),
+            entry_lsn,
+        });
+    }
+    if record.quarantined.len() > MAX_LISTED {
+        return Err(End::Halt(format!(
+            "{} quarantine entries stand behind the position, more than the {MAX_LISTED} that the state record \
+             lists: decide about what is held (`outbox-relay quarantine list`) and mend what the rows fail on",
+            record.quarantined.len()
+        )));
+    }
+    Ok(())
+}
+
+fn position_of(entry: &Recalled) -> RowPosition {
+    let (epoch, commit_lsn, ordinal) = entry.id;
+    RowPosition { epoch, commit_lsn, ordinal, commit_unix_millis: 0 }
+}
+
+/// Whether the entry's row comes again from the record's position. In a fill all rows do that were read in
+/// the same epoch; in a stream the epoch does not matter, for a new timeline shares the log before its switch.
+fn comes_again(record: &StateRecord, entry: &Recalled) -> bool {
+    let (epoch, lsn, _) = entry.id;
+    match lsn.is_zero() {
+        true => record.position.is_zero() && epoch == record.epoch,
+        false => lsn >= record.position && !record.position.is_zero(),
+    }
+}
+
+fn holds(record: &StateRecord, found: &[Recalled]) -> Holds {
+    let open = found.iter().filter(|entry| entry.open).count();
+    let mut holds = Holds::new(open as u64);
+    for entry in found {
+        if comes_again(record, entry) {
+            let (_, lsn, ordinal) = entry.id;
+            let known = Known { event_id: entry.event_id.clone(), holds: entry.queue.clone() };
+            holds.know(lsn, ordinal, known);
+        } else if let Some((held_by, key)) = &entry.queue {
+            holds.hold(held_by, key);
+        }
+    }
+    holds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(position: u64, epoch: u64) -> StateRecord {
+        let mut record = StateRecord::first("orders", 0, "7", 1, Lsn(position));
+        record.epoch = epoch;
+        record
+    }
+
+    fn found(lsn: u64, ordinal: u64, open: bool) -> Recalled {
+        Recalled {
+            id: (1, Lsn(lsn), ordinal),
+            event_id: Some(format!("e{lsn}.{ordinal}")),
+            queue: open.then(|| ("t".to_owned(), b"k".to_vec())),
+            open,
+            decided: None,
+        }
+    }
+
+    fn at(lsn: u64, ordinal: u64) -> RowPosition {
+        RowPosition { epoch: 1, commit_lsn: Lsn(lsn), ordinal, commit_unix_millis: 0 }
+    }
+
+    #[test]
+    fn rows_that_come_again_are_known_and_listed_and_holds_stand() {
+        let mut record = record(100, 2);
+        let table = [found(90, 0, true), found(100, 0, false), found(120, 1, true)];
+        list(&mut record, &table, Lsn(500)).unwrap();
+        let positions: Vec<&str> = record.quarantined.iter().map(|entry| entry.position.as_str()).collect();
+        assert_eq!(positions, ["1/0000000000000064/0", "1/0000000000000078/1"]);
+        let mut holds = holds(&record, &table);
+        assert!(holds.holds("t", b"k"), "the position has passed the head");
+        assert_eq!(holds.open(), 2);
+        assert!(!holds.meet(&at(90, 0), None), "does not come again");
+        assert!(holds.meet(&at(100, 0), Some(b"e100.0")) && holds.meet(&at(120, 1), Some(b"e120.1")));
+    }
+
+    #[test]
+    fn a_hold_whose_row_comes_again_waits_for_it() {
+        let mut record = record(100, 2);
+        let table = [found(120, 1, true)];
+        list(&mut record, &table, Lsn(500)).unwrap();
+        let mut holds = holds(&record, &table);
+        assert!(!holds.holds("t", b"k"), "what was in flight before it comes again, and passes");
+        assert!(holds.meet(&at(120, 1), Some(b"e120.1")) && holds.holds("t", b"k"));
+    }
+
+    #[test]
+    fn what_the_position_has_passed_leaves_the_list() {
+        let mut record = record(100, 1);
+        let entry = |position: &str, entry_lsn| ListedEntry {
+            id: "e".to_owned(),
+            position: position.to_owned(),
+            entry_lsn: Lsn(entry_lsn),
+        };
+        record.quarantined = vec![
+            entry("1/0000000000000050/0", 100),
+            entry("1/0000000000000051/0", 101),
+            entry("1/0000000000000064/0", 300),
+        ];
+        list(&mut record, &[], Lsn(500)).unwrap();
+        assert_eq!(record.quarantined, [entry("1/0000000000000051/0", 101)]);
+    }
+
+    #[test]
+    fn a_fill_knows_the_rows_of_its_own_epoch() {
+        let entry = |epoch| Recalled { id: (epoch, Lsn::ZERO, 7), ..found(0, 7, true) };
+        let (mine, old) = (entry(3), entry(2));
+        assert!(comes_again(&record(0, 3), &mine) && !comes_again(&record(0, 3), &old));
+        assert!(!comes_again(&record(50, 3), &mine), "the fill is over");
+        assert!(!comes_again(&record(0, 3), &found(9, 0, true)), "a row of the stream in a fill");
+    }
+
+    #[test]
+    fn a_list_that_is_too_long_halts() {
+        let table: Vec<Recalled> = (0..=MAX_LISTED as u64).map(|n| found(200, n, true)).collect();
+        assert!(matches!(list(&mut record(100, 1), &table, Lsn(1)), Err(End::Halt(_))));
+    }
+}

@@ -1,0 +1,93 @@
+//! A row on its way into the quarantine: by the policy of its topic, bounded, in the order of its key.
+
+use super::outlet::{Outlet, RouteError};
+use super::{Place, Plan, RowPosition, Unpublishable, Value};
+use crate::config::Policy;
+use crate::quarantine::{Cause, Entry, RawRow, State};
+
+impl Outlet {
+    /// Puts a row aside that cannot be published or must not be yet. `opaque`: what the ledger counted it
+    /// as, where it did.
+    ///
+    /// # Errors
+    /// The policy is to halt, or the quarantine is full.
+    pub(super) fn put_aside(
+        &mut self,
+        plan: &Plan,
+        row: &[Value<'_>],
+        at: &RowPosition,
+        opaque: Option<usize>,
+        cause: Cause,
+        reason: String,
+    ) -> Result<(), RouteError> {
+        let raw = RawRow::copy(plan.columns(), row);
+        let bytes = raw.as_ref().map_or(0, |raw| raw.bytes() as u64);
+        self.keep(plan.place(row), at, opaque, (cause, reason), (raw, bytes))
+    }
+
+    /// Puts a row aside of which only the beginning was held.
+    ///
+    /// # Errors
+    /// As for every row; also where its key would have to be held and is not known.
+    pub fn put_cut_aside(
+        &mut self,
+        plan: &Plan,
+        row: &[Value<'_>],
+        at: &RowPosition,
+        bytes: usize,
+        limit: usize,
+    ) -> Result<(), RouteError> {
+        let place = plan.place(row);
+        if self.holds.meet(at, plan.event_id(row)) {
+            let opaque = self.ledger.row();
+            self.settler.settle(opaque);
+            return Ok(());
+        }
+        let holds = self.quarantine.policy_of(place.topic.as_deref()) == Policy::HoldKey;
+        if holds && !place.whole {
+            return Err(RouteError::TooLarge { position: at.text(), bytes });
+        }
+        let reason = Unpublishable::RowTooLarge { bytes, limit }.to_string();
+        self.keep(place, at, None, (Cause::RowTooLarge, reason), (None, bytes as u64))
+    }
+
+    fn keep(
+        &mut self,
+        place: Place,
+        at: &RowPosition,
+        opaque: Option<usize>,
+        (cause, reason): (Cause, String),
+        (row, bytes): (Option<RawRow>, u64),
+    ) -> Result<(), RouteError> {
+        let queue = place.queue();
+        let key = place.key.as_deref().unwrap_or_default();
+        let behind = queue.as_deref().is_some_and(|queue| self.holds.holds(queue, key));
+        let policy = self.quarantine.policy_of(place.topic.as_deref());
+        let (state, cause, held_by) = match (policy, queue) {
+            // What is held already stays in order, whatever the policy is by now.
+            (_, Some(queue)) if behind => (State::Queued, Cause::Behind, Some(queue)),
+            (Policy::HoldKey, Some(queue)) => (State::Held, cause, Some(queue)),
+            // Without a key there is no order to hold.
+            (Policy::HoldKey, None) | (Policy::Continue, _) => (State::Passed, cause, None),
+            (Policy::Halt, _) => return Err(RouteError::Row { position: at.text(), reason }),
+        };
+        if !self.holds.add(self.quarantine.max_entries) {
+            let max = self.quarantine.max_entries;
+            return Err(RouteError::QuarantineFull { position: at.text(), reason, max });
+        }
+        if let Some(queue) = &held_by {
+            self.holds.hold(queue, key);
+        }
+        self.show_holds();
+        let opaque = opaque.unwrap_or_else(|| self.ledger.row());
+        let entry = Entry { at: *at, place, held_by, state, cause, reason, row, bytes };
+        self.desk.enter(entry, opaque, &self.ending);
+        Ok(())
+    }
+
+    /// Lets what is held be seen.
+    pub fn show_holds(&self) {
+        self.observed.quarantine_open.set(self.holds.open());
+        self.observed.held_keys.set(self.holds.held_keys());
+    }
+}
