@@ -47,7 +47,7 @@ unit: all ## Tests that need no server
 
 servers: all ## Tests against real PostgreSQL and real Kafka
 	@scripts/parts all >/dev/null
-	$(CARGO) test $(PROFILE) --locked --workspace --test servers -- --test-threads=1
+	$(CARGO) test $(PROFILE) --locked --workspace --test servers -- --test-threads=2
 
 prove: all ## The full counts; writes docs/proof.md (at most 90 minutes)
 	@scripts/parts all >/dev/null

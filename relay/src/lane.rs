@@ -39,7 +39,7 @@ pub async fn run(
 ) -> Outcome {
     let streamed = Arc::new(AtomicBool::new(false));
     let context =
-        Context { settings, lane: 0, observed, shutdown, no_wait, streamed, refusals: Arc::default() };
+        Context { settings, lane: 0, observed, shutdown, no_wait, streamed, owned: Arc::default(), refusals: Arc::default() };
     let mut pause = FIRST_PAUSE;
     loop {
         let began = Instant::now();

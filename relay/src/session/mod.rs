@@ -54,6 +54,8 @@ pub struct Context {
     pub no_wait: bool,
     /// Whether a session of this process has streamed, and none has drained since.
     pub streamed: Arc<AtomicBool>,
+    /// Whether a session of this process has owned the lane.
+    pub owned: Arc<AtomicBool>,
     /// How far records are sent one at a time.
     pub refusals: Arc<Refusals>,
 }
@@ -62,7 +64,7 @@ impl Context {
     /// Whether somebody else's lane ends the program. Once it was ours, what holds it may be our own former
     /// backend, which the server has not missed yet.
     pub fn refuses_to_wait(&self) -> bool {
-        self.no_wait && !self.streamed.load(SeqCst)
+        self.no_wait && !self.owned.load(SeqCst)
     }
 
     /// The lane's name in locks and in the state record.

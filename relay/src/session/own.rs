@@ -1,6 +1,7 @@
 //! Owning a lane: lock, slot, fence, record, comparison, in this order.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use super::compare::{Decision, MustMeet, SlotFacts, compare};
@@ -162,6 +163,7 @@ async fn in_line(context: &Context, sql: &Sql, name: &str) -> Result<(), End> {
     let mut said = false;
     loop {
         if sql.try_own(name).await.map_err(|error| error.end())? {
+            context.owned.store(true, SeqCst);
             return Ok(());
         }
         let owner = sql.lane_owner(name).await.map_err(|error| error.end())?;
