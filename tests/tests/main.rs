@@ -14,6 +14,7 @@ mod memory;
 mod outage;
 mod postgres_restarts;
 mod quarantine;
+mod quarantine_cli;
 mod quarantine_contract;
 mod readme;
 mod slots;

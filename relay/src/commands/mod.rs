@@ -7,6 +7,7 @@ mod forget;
 mod init;
 mod logging;
 mod output;
+mod quarantine;
 mod run;
 mod status;
 
@@ -40,6 +41,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Show what the relay remembers on Kafka, or with --yes forget it, to begin anew after a halt.
     Forget(forget::ForgetArgs),
+    /// Look at events that could not be published, and release or discard them.
+    Quarantine(quarantine::QuarantineArgs),
     /// Look at the configuration without starting anything.
     Config(config::ConfigArgs),
 }
@@ -92,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::execute(args),
         Command::Demo(args) => demo::execute(args),
         Command::Forget(args) => forget::execute(args),
+        Command::Quarantine(args) => quarantine::execute(args),
         Command::Config(args) => config::execute(args),
     };
     exit.into()
@@ -117,6 +121,12 @@ mod tests {
             "outbox-relay status --url http://127.0.0.1:9464 --json",
             "outbox-relay config check --config relay.yaml",
             "outbox-relay forget --yes --config relay.toml",
+            "outbox-relay quarantine list --all --topic t --key k --limit 5 --json",
+            "outbox-relay quarantine show 3/00000016B374D848/7 --no-values",
+            "outbox-relay quarantine show 3/00000016B374D848/7 --raw",
+            "outbox-relay quarantine release 3/00000016B374D848/7 --note n --wait",
+            "outbox-relay quarantine release --topic outbox.event.order --key o-1 --dry-run",
+            "outbox-relay quarantine discard 01900000-0000-7000-8000-000000000001 --note n --yes",
             "outbox-relay config reference",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");

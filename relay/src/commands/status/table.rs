@@ -3,6 +3,8 @@
 
 use serde_json::Value;
 
+use crate::commands::output::{bytes, duration};
+
 /// The table, one line per fact.
 pub fn render(status: &Value) -> String {
     let rows: Vec<(&str, String)> = [
@@ -100,35 +102,6 @@ fn last_error(status: &Value) -> Option<String> {
         Some(at) => format!("{message} (at {at})"),
         None => message,
     })
-}
-
-fn bytes(amount: f64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if amount < 1024.0 {
-        return format!("{amount:.0} B");
-    }
-    let mut amount = amount / 1024.0;
-    let mut unit = UNITS[0];
-    for larger in &UNITS[1..] {
-        if amount < 1024.0 {
-            break;
-        }
-        amount /= 1024.0;
-        unit = larger;
-    }
-    format!("{amount:.1} {unit}")
-}
-
-fn duration(seconds: f64) -> String {
-    // Whole seconds of an uptime: far below 2^63, and a cast of a float saturates.
-    let whole = seconds as u64;
-    match whole {
-        0..60 if seconds.fract() > 0.0 => format!("{seconds:.1} s"),
-        0..60 => format!("{whole} s"),
-        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
-        3600..86_400 => format!("{} h {} min", whole / 3600, whole / 60 % 60),
-        _ => format!("{} d {} h", whole / 86_400, whole / 3600 % 24),
-    }
 }
 
 #[cfg(test)]
