@@ -38,8 +38,16 @@ pub async fn run(
     no_wait: bool,
 ) -> Outcome {
     let streamed = Arc::new(AtomicBool::new(false));
-    let context =
-        Context { settings, lane: 0, observed, shutdown, no_wait, streamed, owned: Arc::default(), refusals: Arc::default() };
+    let context = Context {
+        settings,
+        lane: 0,
+        observed,
+        shutdown,
+        no_wait,
+        streamed,
+        owned: Arc::default(),
+        refusals: Arc::default(),
+    };
     let mut pause = FIRST_PAUSE;
     loop {
         let began = Instant::now();

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
+use serde::Serialize;
 
 use crate::lsn::Lsn;
 
@@ -124,6 +125,18 @@ struct Texts {
     phase_since: Instant,
     detail: Option<String>,
     last_error: Option<(SystemTime, String)>,
+    grown: Vec<Grown>,
+}
+
+/// A topic with more partitions than its keys are spread over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Grown {
+    /// The topic.
+    pub topic: String,
+    /// Partitions that its keys are spread over.
+    pub pinned: u32,
+    /// Partitions that the cluster shows.
+    pub found: u32,
 }
 
 impl Default for Observed {
@@ -162,6 +175,7 @@ impl Observed {
                 phase_since: Instant::now(),
                 detail: None,
                 last_error: None,
+                grown: Vec::new(),
             }),
         }
     }
@@ -195,6 +209,16 @@ impl Observed {
     /// The newest error and when it happened.
     pub fn last_error(&self) -> Option<(SystemTime, String)> {
         self.text.lock().last_error.clone()
+    }
+
+    /// Keeps which topics have grown.
+    pub fn topics_grown(&self, grown: Vec<Grown>) {
+        self.text.lock().grown = grown;
+    }
+
+    /// The topics that have grown, by name.
+    pub fn grown_topics(&self) -> Vec<Grown> {
+        self.text.lock().grown.clone()
     }
 
     /// Position helper: the gauge as an LSN.

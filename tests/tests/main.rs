@@ -20,4 +20,5 @@ mod readme;
 mod slots;
 mod stream;
 mod takeover;
+mod topics;
 mod versions;

@@ -141,6 +141,9 @@ pub const FAMILIES: &[Family] = &[
         "Time since the server's log passed the recorded position; 0 when everything is recorded.",
         |s| s.lag.seconds,
     ),
+    gauge("outbox_relay_topics_grown", "Topics with more partitions than their keys are spread over.", |s| {
+        Some(s.topics.grown.len() as f64)
+    }),
     gauge("outbox_relay_in_flight_records", "Records handed over and not yet acknowledged.", |s| {
         float(s.in_flight.records)
     }),

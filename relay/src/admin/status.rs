@@ -6,6 +6,7 @@
 use serde::Serialize;
 
 use crate::lsn::Lsn;
+use crate::observe::Grown;
 
 /// Everything that is seen of the relay at one moment.
 #[derive(Debug, Clone, Serialize)]
@@ -28,6 +29,8 @@ pub struct Status {
     pub positions: Positions,
     /// How far behind the relay is.
     pub lag: Lag,
+    /// Topics of events.
+    pub topics: Topics,
     /// Handed over to the broker and not yet acknowledged.
     pub in_flight: Volume,
     /// Averages over the last ten seconds.
@@ -83,6 +86,13 @@ pub struct Lag {
     /// Seconds since the server's log passed the recorded position; 0 when everything is recorded. Where
     /// that was before the relay looked, the age of the newest wholly published commit.
     pub seconds: Option<f64>,
+}
+
+/// Topics of events.
+#[derive(Debug, Clone, Serialize)]
+pub struct Topics {
+    /// Those with more partitions than their keys are spread over.
+    pub grown: Vec<Grown>,
 }
 
 /// An amount of records.

@@ -90,6 +90,7 @@ impl Watch {
                 slot_confirmed_flush: Observed::lsn(&observed.slot_confirmed),
                 server_wal: sample.server_wal,
             },
+            topics: status::Topics { grown: observed.grown_topics() },
             in_flight: status::Volume {
                 records: observed.in_flight_records.get(),
                 bytes: observed.in_flight_bytes.get(),

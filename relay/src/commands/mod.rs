@@ -10,6 +10,7 @@ mod output;
 mod quarantine;
 mod run;
 mod status;
+mod topics;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +38,8 @@ enum Command {
     Init(init::InitArgs),
     /// Ask a running relay how it is.
     Status(status::StatusArgs),
+    /// Show the topics, make them, or move their keys to more partitions.
+    Topics(topics::TopicsArgs),
     /// Watch the main job, live, on a private PostgreSQL and a broker in memory, with a verdict.
     Demo(demo::DemoArgs),
     /// Show what the relay remembers on Kafka, or with --yes forget it, to begin anew after a halt.
@@ -93,6 +96,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::execute(args),
         Command::Init(args) => init::execute(args),
         Command::Status(args) => status::execute(args),
+        Command::Topics(args) => topics::execute(args),
         Command::Demo(args) => demo::execute(args),
         Command::Forget(args) => forget::execute(args),
         Command::Quarantine(args) => quarantine::execute(args),
@@ -119,6 +123,9 @@ mod tests {
             "outbox-relay init --admin-url postgres://postgres@localhost/orders --existing skip",
             "outbox-relay init --print",
             "outbox-relay status --url http://127.0.0.1:9464 --json",
+            "outbox-relay topics list --json",
+            "outbox-relay topics create outbox.event.order outbox.event.payment",
+            "outbox-relay topics switch outbox.event.order --partitions 24 --yes --config relay.toml",
             "outbox-relay config check --config relay.yaml",
             "outbox-relay forget --yes --config relay.toml",
             "outbox-relay quarantine list --all --topic t --key k --limit 5 --json",

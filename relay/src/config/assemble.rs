@@ -7,12 +7,12 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::database_url::ParsedUrl;
 use super::given::{AllGiven, Form};
-use super::keys::{self, AnyKey, Fallback, KAFKA_OPTIONS, Key, QUARANTINE_TOPICS};
+use super::keys::{self, AnyKey, Fallback, KAFKA_OPTIONS, Key, QUARANTINE_TOPICS, TOPIC_OPTIONS};
 use super::kinds::{HIDDEN, Kind};
 use super::mistakes::{Mistake, Mistakes, Origin};
 use super::{
     AdminSettings, ColumnNames, Existing, KafkaSettings, LogSettings, OutboxSettings, QuarantineSettings,
-    Settings, SourceSettings, StateSettings, kafka_options,
+    Settings, SourceSettings, StateSettings, TopicSettings, kafka_options, topic_options,
 };
 
 /// Reads every key. `None` where there is a mistake, which then stands in `mistakes`.
@@ -21,6 +21,7 @@ pub fn settings(given: &AllGiven, existing: Option<Existing>, mistakes: &mut Mis
     let name = reader.get(&keys::NAME);
     let source = reader.source(name.as_deref());
     let kafka = reader.kafka();
+    let topics = reader.topics();
     let outbox = reader.outbox();
     let quarantine = reader.quarantine();
     let configured = reader.get(&keys::START_EXISTING);
@@ -32,6 +33,7 @@ pub fn settings(given: &AllGiven, existing: Option<Existing>, mistakes: &mut Mis
         name: name?,
         source: source?,
         kafka: kafka?,
+        topics: topics?,
         outbox: outbox?,
         quarantine: quarantine?,
         existing: existing.or(configured)?,
@@ -191,21 +193,58 @@ impl Reader<'_> {
     }
 
     fn kafka_options(&mut self) -> Vec<(String, String)> {
+        self.options(KAFKA_OPTIONS, kafka_options::check, show_option)
+    }
+
+    /// The keys of a section that are another's.
+    fn options(
+        &mut self,
+        section: &str,
+        check: fn(&str, &str) -> Result<(), String>,
+        show: fn(&str, &str) -> String,
+    ) -> Vec<(String, String)> {
         let mut options = Vec::new();
         for (path, given) in self.given {
-            let Some(name) = path.strip_prefix(KAFKA_OPTIONS) else { continue };
+            let Some(name) = path.strip_prefix(section) else { continue };
             let checked = match given.form {
-                Form::Text | Form::Scalar => kafka_options::check(name, &given.text),
+                Form::Text | Form::Scalar => check(name, &given.text),
                 Form::List | Form::Nothing => Err("expected text, a number or a truth value".into()),
             };
             if let Err(problem) = checked {
-                let value = show_option(name, &given.text);
+                let value = show(name, &given.text);
                 let origin = given.origin.clone();
                 self.mistakes.add(Mistake { key: path.clone(), value: Some(value), origin, problem });
             }
             options.push((name.to_string(), given.text.clone()));
         }
         options
+    }
+
+    fn topics(&mut self) -> Option<TopicSettings> {
+        let create = self.get(&keys::TOPICS_CREATE);
+        let partitions = self.get(&keys::TOPICS_PARTITIONS);
+        let replication = self.get(&keys::TOPICS_REPLICATION);
+        let min_insync_replicas = self.get(&keys::TOPICS_MIN_INSYNC_REPLICAS);
+        let retention = self.get(&keys::TOPICS_RETENTION);
+        let look_interval = self.get(&keys::TOPICS_LOOK_INTERVAL);
+        let options = self.options(TOPIC_OPTIONS, topic_options::check, |_, text| format!("{text:?}"));
+        if replication.zip(min_insync_replicas).is_some_and(|(all, least)| least > all) {
+            let problem = "is more than topics.replication: no record would ever be acknowledged";
+            self.refuse(&keys::TOPICS_MIN_INSYNC_REPLICAS, problem.into());
+        }
+        if retention.is_some() && options.iter().any(|(name, _)| name == "retention.ms") {
+            let problem = "is given twice: here and as topics.options.retention.ms";
+            self.refuse(&keys::TOPICS_RETENTION, problem.into());
+        }
+        Some(TopicSettings {
+            create: create?,
+            partitions: partitions?,
+            replication,
+            min_insync_replicas,
+            retention,
+            options,
+            look_interval: look_interval?,
+        })
     }
 
     fn outbox(&mut self) -> Option<OutboxSettings> {

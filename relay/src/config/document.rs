@@ -5,7 +5,8 @@ use std::fmt::Write;
 use super::assemble::show_option;
 use super::given::AllGiven;
 use super::kafka_options::REFUSED;
-use super::keys::{AnyKey, Fallback, KAFKA_OPTIONS, QUARANTINE_TOPICS, TABLE};
+use super::keys::{AnyKey, Fallback, KAFKA_OPTIONS, QUARANTINE_TOPICS, TABLE, TOPIC_OPTIONS};
+use super::topic_options;
 
 const HEAD: &str = "\
 # Configuration
@@ -55,6 +56,24 @@ own:
 |---|---|
 ";
 
+const OF_TOPICS: &str = "
+## `topics.options`
+
+Kafka's own configuration of a topic that the relay makes, under its own name. A topic that exists is never
+changed. In the environment dots become underscores: `OUTBOX_RELAY_TOPICS_OPTIONS_CLEANUP_POLICY`.
+
+```toml
+[topics.options]
+\"cleanup.policy\" = \"compact,delete\"
+\"max.message.bytes\" = 2000000
+```
+
+The brokers judge names and values: what they refuse is said while the relay waits. Refused at once:
+
+| option | why it is refused |
+|---|---|
+";
+
 /// The reference document, Markdown.
 pub fn reference() -> String {
     let mut page = String::from(HEAD);
@@ -70,6 +89,10 @@ pub fn reference() -> String {
     }
     page.push_str(OPTIONS);
     for (name, reason) in REFUSED {
+        let _ = writeln!(page, "| `{name}` | {reason} |");
+    }
+    page.push_str(OF_TOPICS);
+    for (name, reason) in topic_options::REFUSED {
         let _ = writeln!(page, "| `{name}` | {reason} |");
     }
     page
@@ -115,6 +138,10 @@ pub fn in_force(given: &AllGiven) -> String {
         let name = path.strip_prefix(KAFKA_OPTIONS).unwrap_or(path);
         let _ =
             writeln!(page, "kafka.options.{name:?} = {}  # {}", show_option(name, &value.text), value.origin);
+    }
+    for (path, value) in given.iter().filter(|(path, _)| path.starts_with(TOPIC_OPTIONS)) {
+        let name = path.strip_prefix(TOPIC_OPTIONS).unwrap_or(path);
+        let _ = writeln!(page, "topics.options.{name:?} = {:?}  # {}", value.text, value.origin);
     }
     for (path, value) in given.iter().filter(|(path, _)| path.starts_with(QUARANTINE_TOPICS)) {
         let topic = path.strip_prefix(QUARANTINE_TOPICS).unwrap_or(path);

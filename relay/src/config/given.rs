@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use config::{ConfigError, File, FileFormat, Source, Value, ValueKind};
 
-use super::keys::{KAFKA_OPTIONS, TABLE, VARIABLE_PREFIX, variable_of};
+use super::keys::{FREE_SECTIONS, TABLE, VARIABLE_PREFIX, variable_of};
 use super::known;
 use super::mistakes::{Mistake, Mistakes, Origin};
 
@@ -139,13 +139,15 @@ fn overlay(name: &str, text: &str, all: &mut AllGiven, mistakes: &mut Mistakes) 
     all.insert(path, Given { text: text.into(), form: Form::Text, origin, overrode });
 }
 
-/// The path a variable stands for. librdkafka's options have dots only, no underscores.
+/// The path a variable stands for. Options of librdkafka and of topics have dots only, no underscores.
 fn path_of(name: &str) -> Option<String> {
     if let Some(key) = TABLE.iter().find(|key| key.variable() == name) {
         return Some(key.path().into());
     }
-    let option = name.strip_prefix(&variable_of(KAFKA_OPTIONS))?;
-    Some(format!("{KAFKA_OPTIONS}{}", option.to_ascii_lowercase().replace('_', ".")))
+    FREE_SECTIONS.iter().find_map(|section| {
+        let option = name.strip_prefix(&variable_of(section))?;
+        Some(format!("{section}{}", option.to_ascii_lowercase().replace('_', ".")))
+    })
 }
 
 /// Kubernetes sets `<SERVICE>_PORT`, `<SERVICE>_SERVICE_HOST` and more in every pod beside a service, and a
@@ -187,6 +189,10 @@ mod tests {
         assert_eq!(
             path_of("OUTBOX_RELAY_KAFKA_OPTIONS_SASL_PASSWORD").as_deref(),
             Some("kafka.options.sasl.password")
+        );
+        assert_eq!(
+            path_of("OUTBOX_RELAY_TOPICS_OPTIONS_CLEANUP_POLICY").as_deref(),
+            Some("topics.options.cleanup.policy")
         );
     }
 

@@ -13,12 +13,13 @@ use super::{Existing, LogFormat, Policy};
 pub const VARIABLE_PREFIX: &str = "OUTBOX_RELAY_";
 /// The section whose keys are librdkafka's own.
 pub const KAFKA_OPTIONS: &str = "kafka.options.";
+/// The section whose keys are Kafka's own, of topics that are made.
+pub const TOPIC_OPTIONS: &str = "topics.options.";
+/// Sections whose keys are another's: they are taken by their names, and have dots only, no underscores.
+pub const FREE_SECTIONS: [&str; 3] = [KAFKA_OPTIONS, TOPIC_OPTIONS, QUARANTINE_TOPICS];
 
 /// The section whose keys are topics, and their values what becomes of rows that cannot be published there.
 pub const QUARANTINE_TOPICS: &str = "quarantine.topics.";
-/// Sections whose keys are not in the table.
-pub const OPEN_SECTIONS: [&str; 2] = [KAFKA_OPTIONS, QUARANTINE_TOPICS];
-
 /// What holds where a key is not given.
 #[derive(Debug, Clone, Copy)]
 pub enum Fallback {
@@ -196,6 +197,27 @@ keys! {
     KAFKA_TOPIC_PREFIX: TopicPrefix = TopicPrefix, "kafka.topic_prefix", Text("outbox.event."),
         "\"outbox.event.\"";
 
+    /// Whether a topic that rows route to and that does not exist is made. Otherwise it is waited for by
+    /// name: a misspelled aggregate type makes no topic. `outbox-relay topics create` makes one by hand.
+    TOPICS_CREATE: Flag = Flag, "topics.create", Text("false"), "true";
+    /// Partitions of a topic that is made. Keys are spread over as many for as long as the topic lives,
+    /// unless `outbox-relay topics switch` changes it.
+    TOPICS_PARTITIONS: Count = Count { min: 1, max: 10_000 }, "topics.partitions", Text("12"), "12";
+    /// Replicas of each partition of a topic that is made. A number that is given is never lowered: the
+    /// relay waits until the cluster has as many brokers.
+    TOPICS_REPLICATION: Count = Count { min: 1, max: 32 }, "topics.replication",
+        Unset("3, or as many as there are brokers where the cluster has fewer; then it is logged"), "3";
+    /// `min.insync.replicas` of a topic that is made.
+    TOPICS_MIN_INSYNC_REPLICAS: Count = Count { min: 1, max: 32 }, "topics.min_insync_replicas",
+        Unset("2 where the topic has three replicas or more, else 1; then it is logged"), "2";
+    /// `retention.ms` of a topic that is made. To keep events for ever set `retention.ms` to `-1` under
+    /// `topics.options`.
+    TOPICS_RETENTION: Span = Span { min: millis(1), max: seconds(100 * 366 * 86_400) }, "topics.retention",
+        Unset("the cluster's own"), "\"168h\"";
+    /// How often a running relay asks the cluster whether its topics have grown or were set up anew.
+    TOPICS_LOOK_INTERVAL: Span = Span { min: millis(100), max: seconds(3600) }, "topics.look_interval",
+        Text("1m"), "\"1m\"";
+
     /// The outbox table. A part with capitals or other characters stands in double quotes, as in SQL.
     OUTBOX_TABLE: TableName = TableName, "outbox.table", Text("outbox.events"), "'\"Sales\".outbox'";
     /// Column of the event's id.
@@ -300,7 +322,9 @@ mod tests {
         let names: HashSet<String> = TABLE.iter().map(|key| key.variable()).collect();
         assert_eq!(names.len(), TABLE.len());
         assert_eq!(SOURCE_URL.variable(), "OUTBOX_RELAY_SOURCE_URL");
-        let options = variable_of(KAFKA_OPTIONS);
-        assert!(names.iter().all(|name| !name.starts_with(&options)));
+        for section in FREE_SECTIONS {
+            let options = variable_of(section);
+            assert!(names.iter().all(|name| !name.starts_with(&options)));
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Keys that do not exist, and the one that was probably meant.
 
 use super::given::{AllGiven, Form};
-use super::keys::{AnyKey, OPEN_SECTIONS, TABLE, VARIABLE_PREFIX};
+use super::keys::{AnyKey, FREE_SECTIONS, KAFKA_OPTIONS, TABLE, VARIABLE_PREFIX};
 use super::mistakes::{Mistake, Mistakes, Origin};
 
 /// Takes out what no key is called, each as a mistake with the nearest known key. Its value is not told:
@@ -11,8 +11,8 @@ pub fn refuse_unknown(all: &mut AllGiven, mistakes: &mut Mistakes) {
         if given.form == Form::Nothing && is_section(path) {
             return false;
         }
-        let known = TABLE.iter().any(|key| key.path() == path)
-            || OPEN_SECTIONS.iter().any(|open| path.starts_with(open));
+        let free = FREE_SECTIONS.iter().any(|section| path.starts_with(section));
+        let known = free || TABLE.iter().any(|key| key.path() == path);
         if !known {
             let problem = if is_section(path) {
                 format!("is a section, not a key: it takes keys such as {}", first_of(path))
@@ -51,13 +51,14 @@ fn no_such(what: &str, nearest: Option<String>) -> String {
 
 fn is_section(path: &str) -> bool {
     let prefix = format!("{path}.");
-    OPEN_SECTIONS.contains(&prefix.as_str()) || TABLE.iter().any(|key| key.path().starts_with(&prefix))
+    FREE_SECTIONS.contains(&prefix.as_str()) || TABLE.iter().any(|key| key.path().starts_with(&prefix))
 }
 
 fn first_of(section: &str) -> String {
     let prefix = format!("{section}.");
     let first = TABLE.iter().map(|key| key.path()).find(|path| path.starts_with(&prefix));
-    first.map_or_else(|| format!("{prefix}socket.keepalive.enable"), str::to_string)
+    let example = if prefix == KAFKA_OPTIONS { "socket.keepalive.enable" } else { "cleanup.policy" };
+    first.map_or_else(|| format!("{prefix}{example}"), str::to_string)
 }
 
 /// The known key with the fewest typing errors between, also where only its section is wrong or missing.

@@ -8,7 +8,7 @@
 //! | `assemble` | from there to [`Settings`], and what has to fit together |
 //! | [`mistakes`] | everything that is wrong, told in one run |
 //! | [`database_url`], [`transport`] | `postgres://` URLs, and whether they may go in the clear |
-//! | [`kafka_options`] | librdkafka's own options |
+//! | [`kafka_options`], [`topic_options`] | librdkafka's own options, and Kafka's for topics |
 //! | [`document`] | the reference document and the settings in force |
 
 mod assemble;
@@ -21,6 +21,7 @@ pub mod kinds;
 mod known;
 pub mod mistakes;
 mod settings;
+pub mod topic_options;
 pub mod transport;
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ pub struct Settings {
     pub source: SourceSettings,
     /// Where the events go.
     pub kafka: KafkaSettings,
+    /// Topics of events.
+    pub topics: TopicSettings,
     /// The outbox table and its columns.
     pub outbox: OutboxSettings,
     /// What becomes of rows that cannot be published.
@@ -109,6 +111,25 @@ impl fmt::Debug for KafkaSettings {
             .field("options", &options)
             .finish()
     }
+}
+
+/// Topics of events: whether and how they are made, and how often they are looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicSettings {
+    /// Whether a topic that rows route to and that does not exist is made (default false).
+    pub create: bool,
+    /// Partitions of a topic that is made (default 12).
+    pub partitions: usize,
+    /// Its replicas; `None`: 3 where the cluster has as many brokers.
+    pub replication: Option<usize>,
+    /// Its `min.insync.replicas`; `None`: 2 where it has three replicas.
+    pub min_insync_replicas: Option<usize>,
+    /// Its `retention.ms`; `None`: the cluster's own.
+    pub retention: Option<Duration>,
+    /// Further configuration of a topic that is made, by Kafka's names.
+    pub options: Vec<(String, String)>,
+    /// Time between two looks at the topics of a running relay (default 1 min).
+    pub look_interval: Duration,
 }
 
 /// The outbox table: the project's own, or one of another shape by column mapping.

@@ -58,6 +58,8 @@ fn three_keys_are_enough() {
     assert_eq!((settings.outbox.schema.as_str(), settings.outbox.table.as_str()), ("outbox", "events"));
     assert_eq!(settings.outbox.columns.writer.as_deref(), Some("writer"));
     assert_eq!(settings.existing, Existing::Refuse);
+    assert_eq!((settings.topics.create, settings.topics.partitions), (false, 12));
+    assert_eq!((settings.topics.replication, settings.topics.min_insync_replicas), (None, None));
     assert_eq!(settings.admin.listen.to_string(), "127.0.0.1:9464");
     assert_eq!(settings.drain_timeout, Duration::from_secs(25));
     assert_eq!(settings.log.format, LogFormat::Text);
@@ -170,6 +172,9 @@ fn what_has_to_fit_together_is_checked() {
         ("[source]\nread_ahead_bytes = \"1MiB\"", "source.max_row_bytes"),
         ("[kafka]\nmax_in_flight_bytes = \"1MiB\"\nmax_record_bytes = \"2MiB\"", "kafka.max_record_bytes"),
         ("[state]\ninterval = \"10s\"", "state.idle_interval"),
+        ("[topics]\nreplication = 2\nmin_insync_replicas = 3", "topics.min_insync_replicas"),
+        ("[topics]\nretention = \"1h\"\noptions.\"retention.ms\" = -1", "topics.retention"),
+        ("[topics.options]\n\"min.insync.replicas\" = 1", "topics.options.min.insync.replicas"),
     ] {
         let trial = Trial::toml(&format!("name = \"orders\"\n{section}\n"))
             .with("OUTBOX_RELAY_SOURCE_URL", "postgres://relay@localhost")
@@ -238,6 +243,23 @@ fn options_with_secrets_are_not_printed() {
     assert!(!format!("{settings:?}").contains("hunter2"));
     let shown = show(Some(&trial.file), &|| trial.variables.clone()).unwrap();
     assert!(shown.contains("sasl.password") && !shown.contains("hunter2"), "{shown}");
+}
+
+#[test]
+fn a_topics_options_are_taken_by_their_names() {
+    let text = format!(
+        "{THREE_KEYS}[topics]\ncreate = true\nretention = \"168h\"\n[topics.options]\n\"max.message.bytes\" = 2000\n"
+    );
+    let trial = Trial::toml(&text).with("OUTBOX_RELAY_TOPICS_OPTIONS_CLEANUP_POLICY", "compact");
+    let topics = trial.load().unwrap().topics;
+    assert!(topics.create);
+    assert_eq!(topics.retention, Some(Duration::from_secs(168 * 3600)));
+    let options = [("cleanup.policy", "compact"), ("max.message.bytes", "2000")];
+    assert_eq!(topics.options, options.map(|(name, value)| (name.to_string(), value.to_string())));
+    let shown = show(Some(&trial.file), &|| trial.variables.clone()).unwrap();
+    assert!(shown.contains("topics.options.\"max.message.bytes\" = \"2000\""), "{shown}");
+    let (told, _) = Trial::toml(&format!("{THREE_KEYS}[topics]\noptions = 1\n")).refused();
+    assert!(told.contains("topics.options.cleanup.policy"), "{told}");
 }
 
 #[test]

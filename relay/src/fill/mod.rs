@@ -290,7 +290,9 @@ fn publish(
     let whole = ledger::Transaction { commit_lsn: consistent_point, xid: 0, commit_time: 0 };
     writer.open(whole).map_err(|error| End::halt(&error))?;
     let pins = record.partitions.clone();
-    let topics = Topics::new(pins, kafka.clone(), recorder.clone(), observed.clone(), ending.clone());
+    let (recorded, seen, over) = (recorder.clone(), observed.clone(), ending.clone());
+    let topics = Topics::new(pins, kafka, &settings.topics, recorded, seen, over)
+        .map_err(|error| End::halt(&error))?;
     let ways = Ways {
         topics,
         ledger: writer,

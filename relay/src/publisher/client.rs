@@ -64,8 +64,10 @@ impl ProducerContext for Quiet {
     fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
 }
 
-/// The most that a batch holds: less than the largest record may have, and than a batch that was refused.
-pub(super) fn batch_bytes(kafka: &KafkaSettings, limit: Option<usize>) -> usize {
+/// Largest batch of the producer of events, before compression: below the largest record, so that a batch
+/// is never refused where each of its records would be taken. A larger record travels alone. `limit` is less where a
+/// topic takes less, or a batch was refused.
+pub fn batch_bytes(kafka: &KafkaSettings, limit: Option<usize>) -> usize {
     let usual = (kafka.max_record_bytes * 9 / 10).clamp(1, 1_000_000);
     limit.map_or(usual, |limit| usual.min(limit))
 }

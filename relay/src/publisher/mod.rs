@@ -10,7 +10,7 @@ mod poller;
 mod refusals;
 mod window;
 
-pub use client::{Quiet, base_config, metadata_client};
+pub use client::{Quiet, base_config, batch_bytes, metadata_client};
 pub use delivery::Refusal;
 pub use poller::{Confirmations, Poller};
 pub use refusals::{Reach, Refusals};
@@ -83,6 +83,13 @@ impl Publishers {
     /// The most that a batch of the producer in use may hold.
     pub fn batch_bytes(&self) -> usize {
         client::batch_bytes(&self.kafka, self.refusals.batch_limit())
+    }
+
+    /// Makes batches of later producers smaller than what a topic takes; false where that would change nothing.
+    pub fn limit_batches(&self, topic_takes: usize) -> bool {
+        let before = self.batch_bytes();
+        self.refusals.limit_batches(topic_takes / 10 * 9);
+        self.batch_bytes() < before
     }
 
     /// The producer in use.

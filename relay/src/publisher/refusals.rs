@@ -60,9 +60,14 @@ impl Refusals {
     /// A batch was refused for its size, although batches held so many bytes at most: from now on they hold
     /// half of it, or the same batch would be built again for ever.
     pub fn halve_batches(&self, from: usize) {
-        let half = (from / 2).max(SMALLEST_BATCH);
+        self.limit_batches(from / 2);
+    }
+
+    /// Batches hold so many bytes at most from now on.
+    pub fn limit_batches(&self, bytes: usize) {
+        let bytes = bytes.max(SMALLEST_BATCH);
         let mut batch = self.batch.lock();
-        *batch = Some(batch.map_or(half, |before| before.min(half)));
+        *batch = Some(batch.map_or(bytes, |before| before.min(bytes)));
     }
 
     /// What a batch may hold at most; `None` where none was refused for its size.

@@ -1,52 +1,77 @@
-//! What the relay is told by transactional logical messages in its own stream: decisions that take effect
-//! at a place in the order of events.
+//! What a person tells a running relay: a transactional logical message in the stream, so that it takes
+//! effect at one place in the order of commits, also after a crash.
+//!
+//! The message has the prefix [`PREFIX`] and a JSON content:
+//!
+//! ```json
+//! {"relay":"orders","lane":0,"do":{"switch":{"topic":"outbox.event.order","partitions":24}}}
+//! ```
+
+use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
-/// Prefix of the messages (`pg_logical_emit_message`).
+/// The prefix of the messages.
 pub const PREFIX: &str = "outbox";
 
-/// A message's content.
+/// One command. Fields that are not known are passed over, so that a newer tool can add some.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
-    /// Which relay is meant.
+    /// Name of the relay that is told.
     pub relay: String,
     /// Its lane.
     pub lane: u32,
-    /// What it is to do.
+    /// What it is told.
     pub r#do: Do,
 }
 
-/// What a relay can be told to do.
+/// What a relay can be told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Do {
-    /// Publish an entry of the quarantine, and what queued up behind it.
-    Release {
-        /// The entry's position.
-        position: String,
-    },
-    /// Give an entry of the quarantine up, and publish what queued up behind it.
-    Discard {
-        /// The entry's position.
-        position: String,
-    },
-    /// Spread a topic's keys over another number of partitions from here on.
+    /// Spread the keys of a topic over another number of partitions.
     Switch {
         /// The topic.
         topic: String,
-        /// The partitions.
-        partitions: u32,
+        /// The partitions from now on.
+        partitions: NonZeroU32,
+    },
+    /// Publish what is held behind a quarantined event.
+    Release {
+        /// Position of the event, `<epoch>/<commit LSN>/<ordinal>`.
+        position: String,
+    },
+    /// Give a quarantined event up and publish what is held behind it.
+    Discard {
+        /// Position of the event, `<epoch>/<commit LSN>/<ordinal>`.
+        position: String,
     },
 }
 
 impl Command {
-    /// Reads a message; `None` for what is meant for somebody else or is no command.
-    pub fn read(prefix: &str, content: &[u8]) -> Option<Command> {
+    /// What a message tells this lane of this relay; `None` where it is another's, or no command at all.
+    /// One that is broken is said: somebody meant something by it.
+    pub fn read(prefix: &str, content: &[u8], relay: &str, lane: u32) -> Option<Do> {
         if prefix != PREFIX {
             return None;
         }
-        serde_json::from_slice(content).ok()
+        match serde_json::from_slice::<Command>(content) {
+            Ok(command) if command.relay == relay && command.lane == lane => Some(command.r#do),
+            Ok(_) => None,
+            Err(error) => {
+                // Of the content only what serde says: it may be a producer's own message.
+                tracing::warn!(%error, bytes = content.len(), "a message with the prefix `{PREFIX}` is no command");
+                None
+            }
+        }
+    }
+
+    /// The content of the message.
+    ///
+    /// # Errors
+    /// Never for these types.
+    pub fn content(&self) -> serde_json::Result<String> {
+        serde_json::to_string(self)
     }
 }
 
@@ -54,21 +79,52 @@ impl Command {
 mod tests {
     use super::*;
 
+    fn read(content: &str) -> Option<Do> {
+        Command::read("outbox", content.as_bytes(), "orders", 0)
+    }
+
+    fn switch() -> Do {
+        Do::Switch { topic: "outbox.event.order".into(), partitions: NonZeroU32::new(24).unwrap() }
+    }
+
+    const SWITCH: &str =
+        r#"{"relay":"orders","lane":0,"do":{"switch":{"topic":"outbox.event.order","partitions":24}}}"#;
+
     #[test]
-    fn a_command_is_this_text() {
-        let text = r#"{"relay":"orders","lane":0,"do":{"release":{"position":"3/0000000000000016/7"}}}"#;
-        let command = Command::read("outbox", text.as_bytes()).unwrap();
-        assert_eq!(serde_json::to_string(&command).unwrap(), text);
-        let text = r#"{"relay":"orders","lane":0,"do":{"switch":{"topic":"t","partitions":24}}}"#;
-        let command = Command::read("outbox", text.as_bytes()).unwrap();
-        assert_eq!(command.r#do, Do::Switch { topic: "t".to_owned(), partitions: 24 });
+    fn a_command_is_read_as_it_was_written() {
+        let command = Command { relay: "orders".into(), lane: 0, r#do: switch() };
+        assert_eq!(command.content().unwrap(), SWITCH);
+        assert_eq!(read(SWITCH), Some(switch()));
+        let release = r#"{"relay":"orders","lane":0,"do":{"release":{"position":"1/0/0"}},"by":"somebody"}"#;
+        assert_eq!(read(release), Some(Do::Release { position: "1/0/0".into() }));
+        let discard = r#"{"do":{"discard":{"position":"1/0/0","why":"x"}},"lane":0,"relay":"orders"}"#;
+        assert_eq!(read(discard), Some(Do::Discard { position: "1/0/0".into() }));
     }
 
     #[test]
-    fn what_is_not_ours_is_nothing() {
-        assert_eq!(Command::read("other", b"{}"), None);
-        for content in [&b""[..], b"{}", b"\xff", br#"{"relay":"orders","lane":0,"do":{"dance":{}}}"#] {
-            assert_eq!(Command::read("outbox", content), None);
+    fn what_is_meant_for_another_is_nothing() {
+        assert_eq!(Command::read("outbox", SWITCH.as_bytes(), "billing", 0), None);
+        assert_eq!(Command::read("outbox", SWITCH.as_bytes(), "orders", 1), None);
+        assert_eq!(Command::read("outbox2", SWITCH.as_bytes(), "orders", 0), None);
+        assert_eq!(Command::read("", SWITCH.as_bytes(), "orders", 0), None);
+    }
+
+    #[test]
+    fn what_is_broken_is_nothing() {
+        for content in [
+            "",
+            "null",
+            "hello",
+            "{}",
+            r#"{"relay":"orders","lane":0}"#,
+            r#"{"relay":"orders","lane":0,"do":{}}"#,
+            r#"{"relay":"orders","lane":0,"do":{"explode":{}}}"#,
+            r#"{"relay":"orders","lane":0,"do":{"switch":{"topic":"t","partitions":0}}}"#,
+            r#"{"relay":"orders","lane":0,"do":{"switch":{"topic":"t","partitions":-1}}}"#,
+            r#"{"relay":"orders","lane":-1,"do":{"release":{"position":"1/0/0"}}}"#,
+        ] {
+            assert_eq!(read(content), None, "{content}");
         }
+        assert_eq!(Command::read("outbox", b"\xff\xfe", "orders", 0), None);
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{ColumnInfo, Plan, RelationShape, Value};
-use crate::config::{ColumnNames, KafkaSettings, OutboxSettings};
+use crate::config::{ColumnNames, KafkaSettings, OutboxSettings, TopicSettings};
 
 /// A version-7 id.
 pub(super) const V7: &str = "019aa3d1-2c5b-7000-8000-000000000001";
@@ -79,6 +79,19 @@ pub(super) fn kafka() -> KafkaSettings {
         max_record_bytes: 1_000_000,
         topic_prefix: "outbox.event.".to_owned(),
         options: Vec::new(),
+    }
+}
+
+/// Topics with the defaults.
+pub(super) fn topics() -> TopicSettings {
+    TopicSettings {
+        create: false,
+        partitions: 12,
+        replication: None,
+        min_insync_replicas: None,
+        retention: None,
+        options: Vec::new(),
+        look_interval: Duration::from_secs(60),
     }
 }
 

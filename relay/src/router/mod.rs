@@ -13,14 +13,15 @@
 //! | [`place`] | what can be read of such a row: who it is and where it belongs |
 //! | [`partition`] | the partition of a key, as Java's producer chooses it |
 //! | [`pins`] | the partition counts that this choice is made over |
-//! | [`topics`] | topics looked up, waited for and pinned before their first record |
-//! | [`command`] | what the relay is told by messages in the stream |
+//! | [`topics`] | topics looked up, waited for or made, and pinned before their first record |
+//! | [`command`] | what a person tells the running relay by a message in the stream |
 //! | [`outlet`] | a record on its way out: within the window, counted, handed over |
 //! | [`aside`] | a row on its way into the quarantine |
 //! | [`release`] | what was decided of the quarantine, carried out where the stream says so |
 //! | [`thread`] | the thread that walks the stream |
 //!
-//! All but the last five are pure: no I/O, no waiting, no allocation per row; payloads are passed on as
+//! Rows become records without I/O, without waiting and without allocation; what comes behind `pins` in this
+//! list is for the edges. Payloads are passed on as
 //! they are.
 
 pub mod aside;

@@ -84,6 +84,12 @@ pub enum RouteError {
     /// The topic cannot be published to.
     #[error("Kafka")]
     Topic(#[from] TopicError),
+    /// A topic takes less than a batch may hold.
+    #[error("a topic takes batches of {limit} bytes at most: going on with smaller ones")]
+    Batches {
+        /// What it takes.
+        limit: usize,
+    },
     /// The producer cannot go on; a new session may.
     #[error("{0}")]
     Producer(String),
@@ -94,6 +100,7 @@ impl RouteError {
     pub fn end(&self) -> End {
         match self {
             RouteError::Producer(_) => End::reconnect(self),
+            RouteError::Batches { .. } => End::Again(self.to_string()),
             RouteError::Decode(_)
             | RouteError::Plan(_)
             | RouteError::Row { .. }
@@ -132,6 +139,8 @@ pub struct Ways {
 /// The router's and the fill's way out.
 pub struct Outlet {
     pub(super) topics: Topics,
+    /// How many topics were in use when the size of batches was compared with them.
+    topics_seen: usize,
     /// The ledger's writing side.
     pub ledger: Writer,
     pub(super) settler: Settler,
@@ -161,6 +170,8 @@ pub(super) enum Sent {
     Refused {
         /// What the ledger counted it as.
         opaque: Option<usize>,
+        /// Why.
+        cause: Cause,
         /// In words.
         reason: String,
     },
@@ -171,7 +182,8 @@ impl Outlet {
     pub fn new(settings: &Settings, ways: Ways) -> Outlet {
         let Ways { topics, ledger, settler, publishers, window, holds, desk, observed, ending } = ways;
         let outlet = Outlet {
-            topics,
+            topics: topics.with_batches_of(publishers.batch_bytes()),
+            topics_seen: 0,
             ledger,
             settler,
             publisher: publishers.current(),
@@ -212,7 +224,7 @@ impl Outlet {
             }
             Ok(record) => match self.send(&record, at)? {
                 Sent::Gone => return Ok(()),
-                Sent::Refused { opaque, reason } => (opaque, Cause::Refused, reason),
+                Sent::Refused { opaque, cause, reason } => (opaque, cause, reason),
             },
             Err(why) => (None, Cause::of(&why), why.to_string()),
         };
@@ -247,7 +259,16 @@ impl Outlet {
     /// # Errors
     /// Its topic cannot be published to, or its time is refused.
     pub(super) fn send(&mut self, record: &Record<'_>, at: &RowPosition) -> Result<Sent, RouteError> {
-        let Some(count) = self.topics.partitions(record.topic)? else { return Ok(Sent::Gone) };
+        let count = match self.topics.partitions(record.topic, record.timestamp_ms) {
+            Ok(Some(count)) => count,
+            Ok(None) => return Ok(Sent::Gone),
+            Err(error @ TopicError::Illegal { .. }) => {
+                let (cause, reason) = (Cause::IllegalTopic, error.to_string());
+                return Ok(Sent::Refused { opaque: None, cause, reason });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.fit_batches()?;
         // A record without a key has no order to keep; its id spreads such records.
         let partition = partition(record.key.unwrap_or(record.id), count);
         let bytes = record.charge();
@@ -272,6 +293,20 @@ impl Outlet {
                     return self.refused(opaque, at, error.rdkafka_error_code(), &error);
                 }
             }
+        }
+    }
+
+    /// A topic that takes less than a batch of this producer would refuse whole batches, with records that are
+    /// small enough in them: the session begins anew with smaller ones (R17).
+    fn fit_batches(&mut self) -> Result<(), RouteError> {
+        let topics = self.topics.number_used();
+        if topics == self.topics_seen {
+            return Ok(());
+        }
+        self.topics_seen = topics;
+        match self.topics.batch_limit() {
+            Some(limit) if self.publishers.limit_batches(limit) => Err(RouteError::Batches { limit }),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -301,7 +336,10 @@ impl Outlet {
         said: &dyn std::fmt::Display,
     ) -> Result<Sent, RouteError> {
         match code.map_or(Refused::TheProducer, of_kafka) {
-            Refused::TheRecord => Ok(Sent::Refused { opaque: Some(opaque), reason: said.to_string() }),
+            Refused::TheRecord => {
+                let (opaque, cause, reason) = (Some(opaque), Cause::Refused, said.to_string());
+                Ok(Sent::Refused { opaque, cause, reason })
+            }
             Refused::ItsTime => Err(RouteError::Time { position: at.text(), reason: said.to_string() }),
             Refused::TheRight | Refused::TheProducer => Err(RouteError::Producer(said.to_string())),
         }

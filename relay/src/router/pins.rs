@@ -44,6 +44,13 @@ impl Pins {
         }
     }
 
+    /// Pins a topic that is pinned to another count.
+    pub fn switch(&mut self, topic: &str, count: NonZeroU32) {
+        if let Some(pinned) = self.0.get_mut(topic) {
+            *pinned = count;
+        }
+    }
+
     /// All pins in the order of the topics' names.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, NonZeroU32)> {
         self.0.iter().map(|(topic, count)| (topic.as_str(), *count))
@@ -110,6 +117,17 @@ mod tests {
         assert!(matches!(pins.pin("t", 24), Err(PinError::Differs { .. })));
         assert!(matches!(pins.pin("u", 0), Err(PinError::NoPartitions { .. })));
         assert_eq!(pins.iter().collect::<Vec<_>>(), [("t", NonZeroU32::new(12).unwrap())]);
+    }
+
+    #[test]
+    fn only_a_pinned_topic_is_switched() {
+        let mut pins = Pins::default();
+        let count = NonZeroU32::new(24).unwrap();
+        pins.switch("t", count);
+        assert_eq!(pins.get("t"), None);
+        pins.pin("t", 12).unwrap();
+        pins.switch("t", count);
+        assert_eq!(pins.get("t"), Some(count));
     }
 
     #[test]

@@ -89,12 +89,12 @@ impl Outlet {
         };
         match self.send(&record, &at)? {
             Sent::Gone => Ok(None),
-            Sent::Refused { opaque, reason } => {
+            Sent::Refused { opaque, cause, reason } => {
                 // Its row in the ledger is settled: the entry stands in the table.
                 if let Some(opaque) = opaque {
                     self.settler.settle(opaque);
                 }
-                stuck(Cause::Refused, reason)
+                stuck(cause, reason)
             }
         }
     }

@@ -199,21 +199,33 @@ impl Router {
     /// A message in a transaction may be a decision, which takes effect here in the order of events. Below the
     /// position it has taken effect.
     fn told(&mut self, message: &pgoutput::LogicalMessage<'_>) -> Result<(), RouteError> {
-        let command = Command::read(message.prefix, message.content).filter(|command| {
-            message.transactional
-                && command.relay == self.parts.settings.name
-                && command.lane == self.parts.lane
-        });
-        let (Some(command), Stage::Publishing { .. }) = (command, &self.transaction) else {
+        let RouterParts { settings, lane, .. } = &self.parts;
+        let told = Command::read(message.prefix, message.content, &settings.name, *lane);
+        let told = told.filter(|_| message.transactional);
+        let (Some(told), Stage::Publishing { .. }) = (told, &self.transaction) else {
             self.parts.observed.foreign_changes.add(1);
             return Ok(());
         };
-        match command.r#do {
+        match told {
             Do::Release { position } | Do::Discard { position } => {
                 let Some(id) = parse_position(&position) else { return Ok(()) };
                 self.parts.outlet.carry_out(id, &mut self.scratch)
             }
-            Do::Switch { .. } => Ok(()),
+            Do::Switch { topic, partitions } => {
+                self.come_to_rest();
+                Ok(self.parts.outlet.topics.switch(&topic, partitions)?)
+            }
+        }
+    }
+
+    /// Waits until everything before this transaction is published and recorded: what comes again after a
+    /// crash must not come on other partitions (R19).
+    fn come_to_rest(&self) {
+        let RouterParts { outlet, recorder, ending, .. } = &self.parts;
+        let target = outlet.ledger.newest_end();
+        while !ending.is_over() && !(outlet.window.records() == 0 && recorder.recorded_up_to(target)) {
+            recorder.flush();
+            ending.pause(LOOK);
         }
     }
 

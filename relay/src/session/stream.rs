@@ -42,6 +42,7 @@ pub(super) struct Pipeline {
     pub(super) router: JoinHandle<()>,
     poller: Poller,
     recording: JoinHandle<()>,
+    watching: JoinHandle<()>,
 }
 
 pub(super) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, start: Start) -> End {
@@ -164,8 +165,10 @@ fn begin(
         Poller::spawn(publishers.clone(), head, confirmations.clone(), observed.clone(), ending.clone())
             .map_err(thread)?;
     let draining = Arc::new(AtomicBool::new(false));
-    let topics =
-        Topics::new(pins, settings.kafka.clone(), recorder.clone(), observed.clone(), ending.clone());
+    let (recorded, seen, over) = (recorder.clone(), observed.clone(), ending.clone());
+    let topics = Topics::new(pins, &settings.kafka, &settings.topics, recorded, seen, over)
+        .map_err(|error| End::halt(&error))?;
+    let watching = topics.watch().map_err(thread)?;
     let desk = Arc::new(Desk::default());
     let ways = Ways {
         topics,
@@ -205,6 +208,7 @@ fn begin(
         router,
         poller,
         recording,
+        watching,
     })
 }
 
@@ -318,7 +322,8 @@ fn show(observed: &Observed, pipeline: &Pipeline) {
 impl Pipeline {
     /// Whether a thread other than the reader's has ended.
     fn has_lost_a_thread(&self) -> bool {
-        self.router.is_finished() || self.recording.is_finished() || self.poller.has_ended()
+        let ended = [&self.router, &self.recording, &self.watching].map(JoinHandle::is_finished);
+        ended.contains(&true) || self.poller.has_ended()
     }
 
     /// Waits for the threads, which end with the session. In the order of the data path, so that nothing
@@ -327,7 +332,7 @@ impl Pipeline {
         let end = if polite { self.reader.close() } else { self.reader.abort() };
         // Heard only where nobody has said why before.
         ending.end(reader_end(&end));
-        for thread in [self.router, self.recording] {
+        for thread in [self.router, self.recording, self.watching] {
             if thread.join().is_err() {
                 tracing::error!("a thread of the session panicked");
             }

@@ -13,9 +13,11 @@ pub use record::{
 };
 pub use ring::{Candidates, MAX_RING_ENTRIES, MAX_SNAPSHOT_BYTES, PublishedSnapshot, Ring};
 
+mod peek;
 mod recorder;
 mod store;
 pub mod topic;
 
+pub use peek::{PeekError, peek};
 pub use recorder::{Recorder, RecorderParts};
 pub use store::{Store, StoreError};
