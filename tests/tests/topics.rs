@@ -93,12 +93,8 @@ async fn replicas_that_the_cluster_cannot_give_are_waited_for_with_a_sentence() 
     scene.config = scene.config.clone().raw("topics.replication", "1").text(option, "5");
     let relay = scene.start();
     waits_for(&relay, "topics.options holds what the brokers do not take");
-    relay.kill();
-    let again = scene.config.clone().text("topics.options.\"cleanup.policy\"", "delete");
-    // A broken option cannot be taken back from a configuration: the topic is made by hand instead.
+    // Made by hand meanwhile, it is taken as it is.
     kafka.create_topic(&scene.topic(), PARTITIONS, &[]).await;
-    scene.config = again;
-    let relay = scene.start();
     scene.verdict().await.assert_pass();
     assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
     println!("proof: {waiting}");

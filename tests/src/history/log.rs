@@ -9,6 +9,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::{ClientConfig, Message};
 
 use super::judge::Published;
+use crate::wait::eventually;
 
 /// How long Kafka may be silent before a test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -88,8 +89,10 @@ impl Log {
     pub fn catch_up(&mut self) {
         let mut left: HashMap<(String, i32), i64> = HashMap::new();
         for (topic, partition) in &self.partitions {
-            let ends = self.asker.fetch_watermarks(topic, *partition, PATIENCE);
-            let (low, end) = ends.unwrap_or_else(|error| panic!("{topic}/{partition}: {error}"));
+            // A partition that was just made may not have been told to its leader yet.
+            let (low, end) = eventually(PATIENCE, &format!("the end of {topic}/{partition}"), || {
+                self.asker.fetch_watermarks(topic, *partition, PATIENCE).ok()
+            });
             if end > low {
                 left.insert((topic.clone(), *partition), end);
             }
