@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use outbox_relay::config::SourceFormat;
 use outbox_relay::observe::Observed;
 use outbox_relay::pgoutput::{CopyMessage, Message};
 use outbox_relay::reader::{self, Next, Positions, ReaderConfig};
@@ -77,7 +78,8 @@ fn ours(port: u16) -> Result<Vec<Event>> {
         connect_timeout: Duration::from_secs(10),
         wal_sender_timeout: Duration::from_secs(10),
     };
-    let stream = Connection::connect(&target)?.start_replication("slot", "publication")?;
+    let stream =
+        Connection::connect(&target)?.start_replication("slot", "publication", SourceFormat::Text)?;
     let config = ReaderConfig::new(64 * 1024, 1024 * 1024, target.wal_sender_timeout);
     let (reader, chunks) =
         reader::spawn(stream, config, Arc::new(Positions::default()), Arc::new(Observed::new()))?;

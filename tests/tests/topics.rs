@@ -261,3 +261,64 @@ async fn two_relays_that_make_the_same_topic_do_not_mind() {
         assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_moves_the_keys_between_two_transactions_and_only_then() {
+    let servers = cluster::shared();
+    let kafka = &servers.kafka;
+    let scene = Scene::prepare(&servers.postgres, kafka, "topics_switched")
+        .await
+        .configured(|config| config.text("topics.look_interval", "200ms"));
+    let relay = scene.start();
+    scene.insert(70).await;
+    scene.verdict().await.assert_pass();
+    let topic = scene.topic();
+    let grown = admin(kafka).create_partitions(&[NewPartitions::new(&topic, 8)], &AdminOptions::new()).await;
+    grown.unwrap().remove(0).unwrap();
+    relay.wait_status(LIMIT, "growth", |status| (status["topics"]["grown"][0]["found"] == 8).then_some(()));
+    // Grown, and not followed.
+    scene.insert(70).await;
+    scene.verdict().await.assert_pass();
+
+    let (status, said) = scene.config.command(&["topics", "switch", &topic, "--yes"]);
+    assert!(status.success() && said.contains("spread over 8 partitions"), "{said}");
+    assert_eq!(relay.status()["topics"]["grown"], serde_json::json!([]));
+    scene.insert(70).await;
+    let mut log = scene.log();
+    eventually(LIMIT, "all events", || {
+        log.catch_up();
+        (log.records().len() >= 210).then_some(())
+    });
+    // Every key: in order, the first 140 rows on its partition of 3, the others on its partition of 8.
+    let mut next: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
+    let mut records = log.records().to_vec();
+    records.sort_by_key(|record| record.header("position").unwrap().to_owned());
+    for record in &records {
+        let key = record.key.clone().unwrap();
+        let value: Value = serde_json::from_slice(record.value.as_deref().unwrap()).unwrap();
+        let n = value["n"].as_u64().unwrap();
+        let expected = next.entry(key.clone()).or_insert(1);
+        assert_eq!(n, *expected, "each once, in order");
+        *expected += 1;
+        let count = NonZeroU32::new(if n <= 20 { PARTITIONS as u32 } else { 8 }).unwrap();
+        assert_eq!(record.partition, partition(&key, count), "n = {n}");
+    }
+    assert!(records.iter().any(|record| record.partition >= PARTITIONS as i32), "some key moved");
+
+    // The pin outlives the relay, and the order, which the next session may read again, changes nothing.
+    relay.kill();
+    let relay = scene.start();
+    scene.insert(70).await;
+    eventually(LIMIT, "all events", || {
+        log.catch_up();
+        let last = log.records().iter().filter(|record| {
+            let value: Value = serde_json::from_slice(record.value.as_deref().unwrap()).unwrap();
+            value["n"] == 40
+        });
+        (last.count() >= 7).then_some(())
+    });
+    let (_, said) = scene.config.command(&["topics", "list", "--json"]);
+    let list: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(list["topics"][0]["pinned"], 8, "{said}");
+    assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
+}

@@ -7,12 +7,15 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::database_url::ParsedUrl;
 use super::given::{AllGiven, Form};
-use super::keys::{self, AnyKey, Fallback, KAFKA_OPTIONS, Key, QUARANTINE_TOPICS, TOPIC_OPTIONS};
-use super::kinds::{HIDDEN, Kind};
+use super::keys::{
+    self, AnyKey, Fallback, HEADERS, KAFKA_OPTIONS, Key, QUARANTINE_TOPICS, TOPIC_OPTIONS,
+};
+use super::kinds::{AnyTemplate, HIDDEN, Kind};
 use super::mistakes::{Mistake, Mistakes, Origin};
+use super::rules::{Rewrite, Rules, Template, TopicRule};
 use super::{
     AdminSettings, ColumnNames, Existing, KafkaSettings, LogSettings, OutboxSettings, QuarantineSettings,
-    Settings, SourceSettings, StateSettings, TopicSettings, kafka_options, topic_options,
+    RuleColumns, Settings, SourceSettings, StateSettings, TopicSettings, kafka_options, topic_options,
 };
 
 /// Reads every key. `None` where there is a mistake, which then stands in `mistakes`.
@@ -22,7 +25,7 @@ pub fn settings(given: &AllGiven, existing: Option<Existing>, mistakes: &mut Mis
     let source = reader.source(name.as_deref());
     let kafka = reader.kafka();
     let topics = reader.topics();
-    let outbox = reader.outbox();
+    let outbox = reader.outbox(kafka.as_ref().map(|kafka| kafka.topic_prefix.as_str()));
     let quarantine = reader.quarantine();
     let configured = reader.get(&keys::START_EXISTING);
     let state = reader.state();
@@ -247,11 +250,76 @@ impl Reader<'_> {
         })
     }
 
-    fn outbox(&mut self) -> Option<OutboxSettings> {
+    fn outbox(&mut self, topic_prefix: Option<&str>) -> Option<OutboxSettings> {
         let table = self.get(&keys::OUTBOX_TABLE);
         let columns = self.columns(table.as_ref().is_some_and(|(s, t)| s == "outbox" && t == "events"));
+        let rules = self.rules(columns.as_ref(), topic_prefix);
+        let format = self.get(&keys::SOURCE_FORMAT);
         let (schema, table) = table?;
-        Some(OutboxSettings { schema, table, columns: columns? })
+        let (columns, rules) = (columns?, rules?);
+        let columns = ColumnNames { rules: rules.columns(), ..columns };
+        Some(OutboxSettings { schema, table, columns, rules, format: format? })
+    }
+
+    /// How topic, key and headers are made, with columns by their names.
+    fn rules(&mut self, columns: Option<&ColumnNames>, topic_prefix: Option<&str>) -> Option<Rules> {
+        let template = self.get(&keys::ROUTE_TOPIC);
+        let rewrite = self.rewrite();
+        let key = self.get(&keys::ROUTE_KEY);
+        let headers = self.header_rules();
+        let given = |key: &dyn AnyKey| self.given.contains_key(key.path());
+        if given(&keys::ROUTE_TOPIC) && given(&keys::KAFKA_TOPIC_PREFIX) {
+            let problem =
+                "is given together with kafka.topic_prefix; keep one, a template holds its own prefix";
+            self.refuse(&keys::ROUTE_TOPIC, problem.into());
+        }
+        let columns = columns?;
+        let prefixed = || topic_prefix.map(Template::prefixed).filter(|_| rewrite.is_some());
+        let template = template.or_else(prefixed).map(|template| template.resolve(columns));
+        Some(Rules {
+            topic: template.map(|template| TopicRule { template, rewrite }),
+            key: key.map(|key| key.resolve(columns)),
+            headers: headers.into_iter().map(|(name, header)| (name, header.resolve(columns))).collect(),
+        })
+    }
+
+    fn rewrite(&mut self) -> Option<Rewrite> {
+        let regex = self.get(&keys::ROUTE_REGEX);
+        let replacement = self.get(&keys::ROUTE_REPLACEMENT);
+        let given = |key: &dyn AnyKey| self.given.contains_key(key.path());
+        let pair: [(&dyn AnyKey, &dyn AnyKey); 2] =
+            [(&keys::ROUTE_REGEX, &keys::ROUTE_REPLACEMENT), (&keys::ROUTE_REPLACEMENT, &keys::ROUTE_REGEX)];
+        let alone = pair.into_iter().find(|(one, other)| given(*one) && !given(*other));
+        if let Some((one, other)) = alone {
+            self.refuse(one, format!("is given without {}", other.path()));
+        }
+        let refused = |problem| self.refuse(&keys::ROUTE_REPLACEMENT, problem);
+        Rewrite::new(regex?, &replacement?).map_err(refused).ok()
+    }
+
+    fn header_rules(&mut self) -> Vec<(String, Template)> {
+        let mut rules = Vec::new();
+        for (path, given) in self.given {
+            let Some(name) = path.strip_prefix(HEADERS) else { continue };
+            let template = if name.is_empty() || name.contains('\0') {
+                Err("has no name that a header can have".into())
+            } else if outbox_schema::record::header::is_reserved(name) {
+                Err("has a name that is reserved for the relay's own headers".into())
+            } else if given.form != Form::Text {
+                Err(format!("expected {} (text, in quotes)", AnyTemplate.expectation()))
+            } else {
+                AnyTemplate.read(&given.text)
+            };
+            match template {
+                Ok(template) => rules.push((name.to_string(), template)),
+                Err(problem) => {
+                    let value = Some(format!("{:?}", given.text));
+                    let origin = given.origin.clone();
+                    self.mistakes.add(Mistake { key: path.clone(), value, origin, problem });
+                }
+            }
+        }
+        rules
     }
 
     /// Where the table is the contract's own, a column that is not named has the contract's name.
@@ -285,6 +353,7 @@ impl Reader<'_> {
             created_at,
             writer,
             seq,
+            rules: RuleColumns::default(),
         })
     }
 

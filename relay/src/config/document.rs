@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::assemble::show_option;
 use super::given::AllGiven;
 use super::kafka_options::REFUSED;
-use super::keys::{AnyKey, Fallback, KAFKA_OPTIONS, QUARANTINE_TOPICS, TABLE, TOPIC_OPTIONS};
+use super::keys::{AnyKey, Fallback, HEADERS, KAFKA_OPTIONS, QUARANTINE_TOPICS, TABLE, TOPIC_OPTIONS};
 use super::topic_options;
 
 const HEAD: &str = "\
@@ -74,6 +74,22 @@ The brokers judge names and values: what they refuse is said while the relay wai
 |---|---|
 ";
 
+const HEADER_RULES: &str = "
+## `headers`
+
+Further headers of every record, a template each; placeholders are those of `route.topic`, a brace of the text
+itself is doubled, a bytea counts as its bytes:
+
+```toml
+[headers]
+tenant = \"{tenant}\"
+\"x-source\" = \"shop/{region}\"
+```
+
+They come in the order of their names, after the relay's own headers and before those in the row's `headers`
+column. Where a column is NULL the header is left out. A name of the relay's own headers is refused. In the environment the name is in lower case: `OUTBOX_RELAY_HEADERS_TENANT` is `tenant`.
+";
+
 /// The reference document, Markdown.
 pub fn reference() -> String {
     let mut page = String::from(HEAD);
@@ -87,6 +103,7 @@ pub fn reference() -> String {
         }
         entry(&mut page, *key);
     }
+    page.push_str(HEADER_RULES);
     page.push_str(OPTIONS);
     for (name, reason) in REFUSED {
         let _ = writeln!(page, "| `{name}` | {reason} |");
@@ -133,6 +150,10 @@ pub fn in_force(given: &AllGiven) -> String {
             (None, Fallback::Unset(meaning)) => writeln!(page, "# {} is not set: {meaning}", key.path()),
             (None, Fallback::Required) => writeln!(page, "# {} is missing", key.path()),
         };
+    }
+    for (path, value) in given.iter().filter(|(path, _)| path.starts_with(HEADERS)) {
+        let name = path.strip_prefix(HEADERS).unwrap_or(path);
+        let _ = writeln!(page, "headers.{name:?} = {:?}  # {}", value.text, value.origin);
     }
     for (path, value) in given.iter().filter(|(path, _)| path.starts_with(KAFKA_OPTIONS)) {
         let name = path.strip_prefix(KAFKA_OPTIONS).unwrap_or(path);

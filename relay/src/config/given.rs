@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use config::{ConfigError, File, FileFormat, Source, Value, ValueKind};
 
-use super::keys::{FREE_SECTIONS, TABLE, VARIABLE_PREFIX, variable_of};
+use super::keys::{FREE_SECTIONS, HEADERS, TABLE, VARIABLE_PREFIX, variable_of};
 use super::known;
 use super::mistakes::{Mistake, Mistakes, Origin};
 
@@ -139,10 +139,14 @@ fn overlay(name: &str, text: &str, all: &mut AllGiven, mistakes: &mut Mistakes) 
     all.insert(path, Given { text: text.into(), form: Form::Text, origin, overrode });
 }
 
-/// The path a variable stands for. Options of librdkafka and of topics have dots only, no underscores.
+/// The path a variable stands for. Options of librdkafka and of topics have dots only, no underscores; a header's
+/// name is written in lower case, underscores are its own.
 fn path_of(name: &str) -> Option<String> {
     if let Some(key) = TABLE.iter().find(|key| key.variable() == name) {
         return Some(key.path().into());
+    }
+    if let Some(header) = name.strip_prefix(&variable_of(HEADERS)).filter(|header| !header.is_empty()) {
+        return Some(format!("{HEADERS}{}", header.to_ascii_lowercase()));
     }
     FREE_SECTIONS.iter().find_map(|section| {
         let option = name.strip_prefix(&variable_of(section))?;

@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use super::kinds::{
-    Brokers, Choice, ColumnName, Count, DatabaseUrl, FilePath, Flag, Kind, ListenAddress, LogFilter,
-    RelayName, Secret, Size, Span, TableName, TopicName, TopicPrefix,
+    AnyTemplate, Brokers, Choice, ColumnName, Count, DatabaseUrl, FilePath, Flag, Kind, ListenAddress,
+    LogFilter, RelayName, Secret, Size, Span, TableName, TopicName, TopicPrefix, TopicReplacement,
+    TopicTemplate, WholeRegex,
 };
-use super::{Existing, LogFormat, Policy};
+use super::{Existing, LogFormat, Policy, SourceFormat};
 
 /// What every environment variable of the relay begins with.
 pub const VARIABLE_PREFIX: &str = "OUTBOX_RELAY_";
@@ -16,7 +17,9 @@ pub const KAFKA_OPTIONS: &str = "kafka.options.";
 /// The section whose keys are Kafka's own, of topics that are made.
 pub const TOPIC_OPTIONS: &str = "topics.options.";
 /// Sections whose keys are another's: they are taken by their names, and have dots only, no underscores.
-pub const FREE_SECTIONS: [&str; 3] = [KAFKA_OPTIONS, TOPIC_OPTIONS, QUARANTINE_TOPICS];
+pub const FREE_SECTIONS: [&str; 4] = [KAFKA_OPTIONS, TOPIC_OPTIONS, QUARANTINE_TOPICS, HEADERS];
+/// The section whose keys are names of headers.
+pub const HEADERS: &str = "headers.";
 
 /// The section whose keys are topics, and their values what becomes of rows that cannot be published there.
 pub const QUARANTINE_TOPICS: &str = "quarantine.topics.";
@@ -165,6 +168,14 @@ keys! {
     /// before it gives the slot free. The relay reports at least three times as often.
     SOURCE_WAL_SENDER_TIMEOUT: Span = Span { min: seconds(1), max: seconds(3600) },
         "source.wal_sender_timeout", Text("10s"), "\"10s\"";
+    /// The form in which the server sends the values of a row. `binary` spares the server the making of text
+    /// (bytea comes at half the size, numbers and times as they are stored), and the records are the same byte
+    /// for byte: json and text are passed on untouched in both, jsonb is written by PostgreSQL in both, and
+    /// the relay writes numbers, times and uuids as PostgreSQL would. A column that is needed and whose type
+    /// the relay cannot write (enums, arrays, composites, money and others) halts it with the column's name.
+    SOURCE_FORMAT: Choice<SourceFormat> = Choice(&[
+        ("text", SourceFormat::Text), ("binary", SourceFormat::Binary),
+    ]), "source.format", Text("text"), "\"binary\"";
     /// The largest row that is held in memory; of a larger one only the beginning is kept and the relay
     /// halts. At most `source.read_ahead_bytes`.
     SOURCE_MAX_ROW_BYTES: Size = Size { min: 64 * KIB, max: GIB }, "source.max_row_bytes", Text("8MiB"),
@@ -193,7 +204,7 @@ keys! {
     /// `message.max.bytes` of brokers and topics, and at most `kafka.max_in_flight_bytes`.
     KAFKA_MAX_RECORD_BYTES: Size = Size { min: KIB, max: 256 * MIB }, "kafka.max_record_bytes",
         Text("1000000"), "\"1MB\"";
-    /// An event goes to the topic of this prefix and its aggregate type.
+    /// An event goes to the topic of this prefix and its aggregate type. Not together with `route.topic`.
     KAFKA_TOPIC_PREFIX: TopicPrefix = TopicPrefix, "kafka.topic_prefix", Text("outbox.event."),
         "\"outbox.event.\"";
 
@@ -253,6 +264,26 @@ keys! {
     COLUMN_WRITER: ColumnName = ColumnName, "outbox.columns.writer", NO_SUCH_COLUMN, "\"writer\"";
     /// Column of the order in which rows are published from the table.
     COLUMN_SEQ: ColumnName = ColumnName, "outbox.columns.seq", NO_SUCH_COLUMN, "\"seq\"";
+
+    /// The topic as a template such as `shop.{aggregatetype}.{region}`, in place of prefix and aggregate type.
+    /// A placeholder is a part of `outbox.columns` or any column of the table; `init` publishes the columns
+    /// that are named. A row whose column is NULL, or whose topic is not legal, cannot be published.
+    ROUTE_TOPIC: TopicTemplate = TopicTemplate, "route.topic",
+        Unset("`kafka.topic_prefix` and the aggregate type"), "\"shop.{aggregatetype}\"";
+    /// Rewrites a topic that it matches from its beginning to its end; one that does not match stays as it is.
+    /// It sees what `route.topic` makes (or prefix and aggregate type). Debezium's `route.by.field`,
+    /// `route.topic.regex` and `route.topic.replacement` are `route.topic = "{field}"`, `route.regex` and
+    /// `route.replacement`.
+    ROUTE_REGEX: WholeRegex = WholeRegex, "route.regex", Unset("no topic is rewritten"),
+        "'(?<team>[a-z]+)\\.(.+)'";
+    /// What a matching topic becomes, as in Java: `$1` and `${name}` are groups, `$0` is the whole, `\$` is a
+    /// plain dollar. Given together with `route.regex`.
+    ROUTE_REPLACEMENT: TopicReplacement = TopicReplacement, "route.replacement",
+        Unset("no topic is rewritten"), "\"${team}.events.$2\"";
+    /// The record's key as a template such as `{tenant}/{aggregateid}`. It takes the place of partition key
+    /// and aggregate id. A row whose column is NULL cannot be published. A bytea counts as its bytes.
+    ROUTE_KEY: AnyTemplate = AnyTemplate, "route.key", Unset("the partition key, else the aggregate's id"),
+        "\"{tenant}/{aggregateid}\"";
 
     /// What a start does with rows that stand in the table while there is neither slot nor memory:
     /// refuse and ask, publish them first, or never publish them. `--existing` overrides it.

@@ -1,7 +1,7 @@
 //! Keys that do not exist, and the one that was probably meant.
 
 use super::given::{AllGiven, Form};
-use super::keys::{AnyKey, FREE_SECTIONS, KAFKA_OPTIONS, TABLE, VARIABLE_PREFIX};
+use super::keys::{AnyKey, FREE_SECTIONS, HEADERS, KAFKA_OPTIONS, QUARANTINE_TOPICS, TABLE, VARIABLE_PREFIX};
 use super::mistakes::{Mistake, Mistakes, Origin};
 
 /// Takes out what no key is called, each as a mistake with the nearest known key. Its value is not told:
@@ -57,7 +57,12 @@ fn is_section(path: &str) -> bool {
 fn first_of(section: &str) -> String {
     let prefix = format!("{section}.");
     let first = TABLE.iter().map(|key| key.path()).find(|path| path.starts_with(&prefix));
-    let example = if prefix == KAFKA_OPTIONS { "socket.keepalive.enable" } else { "cleanup.policy" };
+    let example = match prefix.as_str() {
+        KAFKA_OPTIONS => "socket.keepalive.enable",
+        HEADERS => "tenant",
+        QUARANTINE_TOPICS => "outbox.event.order",
+        _ => "cleanup.policy",
+    };
     first.map_or_else(|| format!("{prefix}{example}"), str::to_string)
 }
 

@@ -9,6 +9,7 @@
 //! | [`mistakes`] | everything that is wrong, told in one run |
 //! | [`database_url`], [`transport`] | `postgres://` URLs, and whether they may go in the clear |
 //! | [`kafka_options`], [`topic_options`] | librdkafka's own options, and Kafka's for topics |
+//! | [`rules`] | templates of topics, keys and headers |
 //! | [`document`] | the reference document and the settings in force |
 
 mod assemble;
@@ -20,6 +21,7 @@ pub mod keys;
 pub mod kinds;
 mod known;
 pub mod mistakes;
+pub mod rules;
 mod settings;
 pub mod topic_options;
 pub mod transport;
@@ -30,6 +32,7 @@ mod tests;
 use std::path::Path;
 
 pub use mistakes::Mistakes;
+pub use rules::{RuleColumns, Rules};
 pub use settings::*;
 
 /// The environment variable that names the file.

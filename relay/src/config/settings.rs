@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::rules::{RuleColumns, Rules};
+
 /// Everything a relay runs with.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -141,6 +143,19 @@ pub struct OutboxSettings {
     pub table: String,
     /// Which column plays which part. `None`: the table has no such column.
     pub columns: ColumnNames,
+    /// What is made of a row by rule.
+    pub rules: Rules,
+    /// The form in which its rows are streamed.
+    pub format: SourceFormat,
+}
+
+/// The form in which the server sends values. The records are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceFormat {
+    /// As the types' output functions write them.
+    Text,
+    /// As the types' send functions write them.
+    Binary,
 }
 
 /// Names of the columns by the part they play. The defaults of a table other than `outbox.events` are
@@ -173,6 +188,8 @@ pub struct ColumnNames {
     pub writer: Option<String>,
     /// The order of a fill.
     pub seq: Option<String>,
+    /// The columns that rules name, and what they make superfluous.
+    pub rules: RuleColumns,
 }
 
 impl ColumnNames {
@@ -182,18 +199,44 @@ impl ColumnNames {
         self.published().any(|name| name == column)
     }
 
-    /// The columns that become part of a record; what a publication has to send.
+    /// The columns that become part of a record; what a publication has to send. One that plays several
+    /// parts comes several times.
     pub fn published(&self) -> impl Iterator<Item = &str> {
-        let required = [&self.id, &self.aggregatetype, &self.aggregateid, &self.r#type, &self.payload];
-        let optional = [
-            &self.schema_version,
-            &self.version,
-            &self.partition_key,
-            &self.headers,
-            &self.traceparent,
-            &self.created_at,
+        let parts = [
+            Some(&self.id),
+            Some(&self.aggregatetype).filter(|_| !self.rules.topic),
+            Some(&self.aggregateid).filter(|_| !self.rules.key),
+            Some(&self.r#type),
+            Some(&self.payload),
+            self.schema_version.as_ref(),
+            self.version.as_ref(),
+            self.partition_key.as_ref().filter(|_| !self.rules.key),
+            self.headers.as_ref(),
+            self.traceparent.as_ref(),
+            self.created_at.as_ref(),
         ];
-        required.into_iter().chain(optional.into_iter().flatten()).map(String::as_str)
+        parts.into_iter().flatten().chain(&self.rules.named).map(String::as_str)
+    }
+
+    /// The column that plays a part, by the part's name in the configuration.
+    pub fn of_part(&self, part: &str) -> Option<&str> {
+        let column = match part {
+            "id" => Some(&self.id),
+            "aggregatetype" => Some(&self.aggregatetype),
+            "aggregateid" => Some(&self.aggregateid),
+            "type" => Some(&self.r#type),
+            "payload" => Some(&self.payload),
+            "schema_version" => self.schema_version.as_ref(),
+            "version" => self.version.as_ref(),
+            "partition_key" => self.partition_key.as_ref(),
+            "headers" => self.headers.as_ref(),
+            "traceparent" => self.traceparent.as_ref(),
+            "created_at" => self.created_at.as_ref(),
+            "writer" => self.writer.as_ref(),
+            "seq" => self.seq.as_ref(),
+            _ => None,
+        };
+        column.map(String::as_str)
     }
 }
 

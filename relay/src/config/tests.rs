@@ -275,3 +275,52 @@ fn text_has_to_be_text() {
     assert!(told.contains("is a section"), "{told}");
     assert_eq!(keys, ["source", "name", "source.url", "kafka.brokers"], "{told}");
 }
+
+#[test]
+fn rules_name_columns_by_part_or_by_name() {
+    let text = format!(
+        "{THREE_KEYS}[outbox]\ntable = \"public.outbox\"\ncolumns.aggregatetype = \"Entity\"\n\
+         [route]\ntopic = \"shop.{{aggregatetype}}.{{region}}\"\nregex = '(.*)\\.eu'\nreplacement = \"$1\"\nkey = \"{{tenant}}\"\n\
+         [headers]\n\"X-Type\" = \"{{type}}\"\nnested.name = \"{{{{\"\n"
+    );
+    let outbox = Trial::toml(&text).with("OUTBOX_RELAY_HEADERS_TENANT_ID", "{tenant}").load().unwrap().outbox;
+    let published: Vec<&str> = outbox.columns.published().collect();
+    assert_eq!(published, ["id", "type", "payload", "Entity", "region", "tenant", "type", "tenant"]);
+    assert!(outbox.columns.publishes("region") && !outbox.columns.publishes("aggregateid"));
+    let names: Vec<&str> = outbox.rules.headers.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["X-Type", "nested.name", "tenant_id"]);
+    assert!(outbox.rules.topic.unwrap().rewrite.is_some());
+}
+
+#[test]
+fn a_rewrite_alone_sees_prefix_and_aggregate_type() {
+    let text = format!("{THREE_KEYS}[route]\nregex = \"(.*)\"\nreplacement = \"$1\"\n");
+    let rule = Trial::toml(&text).load().unwrap().outbox.rules.topic.unwrap();
+    assert_eq!(rule.template, rules::Template::prefixed("outbox.event."));
+    assert!(Trial::toml(THREE_KEYS).load().unwrap().outbox.rules == Rules::default());
+}
+
+#[test]
+fn all_mistakes_in_rules_are_told_in_one_run() {
+    let text = format!(
+        "{THREE_KEYS}topic_prefix = \"a.\"\n[route]\ntopic = \"a/{{b}}\"\nregex = \"(\"\nkey = \"{{\"\n\
+         [headers]\nposition = \"x\"\nn = 5\nopen = \"{{x\"\n"
+    );
+    let (told, keys) = Trial::toml(&text).refused();
+    let expected = [
+        "route.topic",
+        "route.regex",
+        "route.regex",
+        "route.key",
+        "headers.n",
+        "headers.open",
+        "headers.position",
+        "route.topic",
+    ];
+    assert_eq!(keys, expected, "{told}");
+    assert!(told.contains("reserved") && told.contains("given without route.replacement"), "{told}");
+    let text = format!("{THREE_KEYS}[route]\nregex = \"(.*)\"\nreplacement = \"a$2\"\n");
+    let (told, keys) = Trial::toml(&text).refused();
+    assert_eq!(keys, ["route.replacement"]);
+    assert!(told.contains("group 2"), "{told}");
+}

@@ -204,9 +204,15 @@ fn into_row(message: SimpleQueryMessage) -> Option<SimpleQueryRow> {
     }
 }
 
-/// The mapped columns that the table has, with their types.
+/// The mapped columns that the table has, with their types; of a domain that of the type it is made from, as in
+/// the stream.
 async fn shape(client: &Client, outbox: &OutboxSettings, table: &str) -> Result<RelationShape, RowsError> {
-    let sql = "SELECT attname::text, atttypid FROM pg_attribute
+    let sql = "SELECT attname::text, (
+                   WITH RECURSIVE made_from AS (
+                       SELECT t.oid, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
+                       UNION ALL SELECT t.oid, t.typbasetype FROM made_from m JOIN pg_type t ON t.oid = m.typbasetype)
+                   SELECT oid FROM made_from WHERE typbasetype = 0)
+                 FROM pg_attribute a
                 WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
     let rows = client
         .query(sql, &[&table])

@@ -85,7 +85,7 @@ pub struct RawRow {
     pub columns: Vec<ColumnInfo>,
     /// Their values; `None` is SQL NULL.
     pub values: Vec<Option<Vec<u8>>>,
-    /// A letter a column, as in the stream: `t` text, `n` NULL.
+    /// A letter a column, as in the stream: `t` text, `b` binary, `n` NULL.
     pub formats: String,
 }
 
@@ -95,6 +95,7 @@ impl RawRow {
         let part = |value: &Value<'_>| match *value {
             Value::Null => Some((None, 'n')),
             Value::Text(text) => Some((Some(text.to_vec()), 't')),
+            Value::Binary(value) => Some((Some(value.to_vec()), 'b')),
             Value::Unchanged => None,
         };
         let parts: Option<Vec<_>> = row.iter().map(part).collect();
@@ -113,6 +114,7 @@ impl RawRow {
             .zip(formats)
             .map(|(stored, format)| match (stored, format) {
                 (Some(bytes), b't') => Some(Value::Text(bytes)),
+                (Some(bytes), b'b') => Some(Value::Binary(bytes)),
                 (None, b'n') => Some(Value::Null),
                 (Some(_) | None, _) => None,
             })
@@ -182,7 +184,7 @@ mod tests {
         assert_eq!(raw.formats, "tn");
         assert_eq!(raw.row().unwrap(), row);
         assert_eq!(raw.bytes(), 1);
-        for formats in ["t", "tt", "nn", "tnn", "bn"] {
+        for formats in ["t", "tt", "nn", "tnn", "xn"] {
             assert_eq!(RawRow { formats: formats.to_owned(), ..raw.clone() }.row(), None, "{formats}");
         }
     }

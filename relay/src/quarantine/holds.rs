@@ -68,13 +68,13 @@ impl Holds {
     /// Meets a row: whether it is settled by an entry, by the same place in the log and, as far as both are
     /// known, the same event. (On another history another transaction may stand at the same place.) From here
     /// on its key is held, if it is held.
-    pub fn meet(&mut self, at: &RowPosition, event_id: Option<&[u8]>) -> bool {
+    pub fn meet(&mut self, at: &RowPosition, event_id: impl FnOnce() -> Option<String>) -> bool {
         if self.known.is_empty() {
             return false;
         }
         let Some(known) = self.known.get(&(at.commit_lsn, at.ordinal)) else { return false };
-        let same = match (&known.event_id, event_id) {
-            (Some(known), Some(met)) => known.as_bytes() == met,
+        let same = match (&known.event_id, event_id()) {
+            (Some(known), Some(met)) => *known == met,
             (None, _) | (_, None) => true,
         };
         if let (true, Some((held_by, key))) = (same, known.holds.clone()) {
@@ -135,10 +135,10 @@ mod tests {
         let mut holds = Holds::default();
         holds.know(Lsn(9), 2, known(Some("id-1")));
         holds.know(Lsn(9), 3, known(None));
-        assert!(holds.meet(&at(9, 2, 1), Some(b"id-1")) && holds.meet(&at(9, 2, 7), Some(b"id-1")));
-        assert!(!holds.meet(&at(9, 2, 1), Some(b"id-2")), "another history");
-        assert!(holds.meet(&at(9, 3, 1), None) && holds.meet(&at(9, 3, 1), Some(b"x")));
-        assert!(!holds.meet(&at(9, 4, 1), Some(b"id-1")) && !holds.meet(&at(8, 2, 1), Some(b"id-1")));
+        assert!(holds.meet(&at(9, 2, 1), || Some("id-1".to_owned())) && holds.meet(&at(9, 2, 7), || Some("id-1".to_owned())));
+        assert!(!holds.meet(&at(9, 2, 1), || Some("id-2".to_owned())), "another history");
+        assert!(holds.meet(&at(9, 3, 1), || None) && holds.meet(&at(9, 3, 1), || Some("x".to_owned())));
+        assert!(!holds.meet(&at(9, 4, 1), || Some("id-1".to_owned())) && !holds.meet(&at(8, 2, 1), || Some("id-1".to_owned())));
     }
 
     #[test]
@@ -146,8 +146,8 @@ mod tests {
         let mut holds = Holds::default();
         let queue = Some(("t".to_owned(), b"k".to_vec()));
         holds.know(Lsn(9), 2, Known { event_id: None, holds: queue });
-        assert!(!holds.meet(&at(8, 0, 1), None) && !holds.holds("t", b"k"), "an earlier event passes");
-        assert!(holds.meet(&at(9, 2, 1), None) && holds.holds("t", b"k"));
+        assert!(!holds.meet(&at(8, 0, 1), || None) && !holds.holds("t", b"k"), "an earlier event passes");
+        assert!(holds.meet(&at(9, 2, 1), || None) && holds.holds("t", b"k"));
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl Outlet {
         limit: usize,
     ) -> Result<(), RouteError> {
         let place = plan.place(row);
-        if self.holds.meet(at, plan.event_id(row)) {
+        if self.holds.meet(at, || plan.event_id(row)) {
             let opaque = self.ledger.row();
             self.settler.settle(opaque);
             return Ok(());

@@ -20,10 +20,9 @@ pub fn decoded_len(text: &[u8]) -> usize {
     text.len().saturating_sub(2) / 2
 }
 
-/// Puts the bytes in place of what `out` holds. `None` if the text is not `\x` and pairs of hex digits
+/// Appends the bytes. `None` if the text is not `\x` and pairs of hex digits
 /// (the server was asked for `bytea_output` hex; the older escape form is not read).
 pub fn decode(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
-    out.clear();
     let (pairs, rest) = text.strip_prefix(b"\\x")?.as_chunks::<2>();
     if !rest.is_empty() {
         return None;
@@ -48,10 +47,10 @@ mod tests {
         fn every_byte_string_comes_back(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
             let text = format!("\\x{hex}");
-            let mut out = b"left over".to_vec();
+            let mut out = b"before".to_vec();
             prop_assert_eq!(decode(text.as_bytes(), &mut out), Some(()));
             prop_assert_eq!(decoded_len(text.as_bytes()), bytes.len());
-            prop_assert_eq!(out, bytes);
+            prop_assert_eq!(out, [b"before", bytes.as_slice()].concat());
         }
 
         #[test]

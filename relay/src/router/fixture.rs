@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::{ColumnInfo, Plan, RelationShape, Value};
-use crate::config::{ColumnNames, KafkaSettings, OutboxSettings, TopicSettings};
+use crate::config::{
+    ColumnNames, KafkaSettings, OutboxSettings, RuleColumns, Rules, SourceFormat, TopicSettings,
+};
 
 /// A version-7 id.
 pub(super) const V7: &str = "019aa3d1-2c5b-7000-8000-000000000001";
@@ -64,7 +66,10 @@ pub(super) fn native_outbox() -> OutboxSettings {
             created_at: some("created_at"),
             writer: some("writer"),
             seq: some("seq"),
+            rules: RuleColumns::default(),
         },
+        rules: Rules::default(),
+        format: SourceFormat::Text,
     }
 }
 

@@ -41,7 +41,7 @@ impl<'a> Headers<'a> {
 #[derive(Debug, Default)]
 pub(super) struct HeaderBuffer {
     spans: Vec<Span>,
-    /// Names of the row's own headers, one after the other.
+    /// Names of the headers by rule and of the row's own, one after the other.
     names: String,
     /// All values, one after the other.
     values: Vec<u8>,
@@ -87,6 +87,18 @@ impl HeaderBuffer {
         write(&mut self.values)?;
         self.spans.push(Span { name: Name::Own(name), value: start..self.values.len() });
         Some(())
+    }
+
+    /// Adds a header of any name whose value `write` appends; none if it has nothing to write.
+    pub(super) fn push_named(&mut self, name: &str, write: impl FnOnce(&mut Vec<u8>) -> Option<()>) {
+        let (name_start, start) = (self.names.len(), self.values.len());
+        if write(&mut self.values).is_none() {
+            self.values.truncate(start);
+            return;
+        }
+        self.names.push_str(name);
+        let name = Name::Row(name_start..self.names.len());
+        self.spans.push(Span { name, value: start..self.values.len() });
     }
 
     /// Adds the members of a JSON object in its order: strings as their characters, other scalars as their

@@ -3,8 +3,11 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`row`] | what this module needs to know of a table and a row |
+//! | [`column`] | a column's value as text, as bytes, as an instant |
+//! | [`binary`] | values in binary form, written as their text |
 //! | [`plan`] | which column plays which part, compiled from each Relation message |
 //! | [`record`] | the record that a row makes by its plan |
+//! | [`rules`] | topic, key and headers by rule |
 //! | [`topic`] | Kafka's rules for a topic's name |
 //! | [`headers`] | the record's headers, and the row's own among them |
 //! | [`created_at`] | PostgreSQL's time text as RFC 3339 |
@@ -25,7 +28,9 @@
 //! they are.
 
 pub mod aside;
+pub mod binary;
 pub mod bytea;
+mod column;
 pub mod command;
 pub mod created_at;
 pub mod headers;
@@ -37,6 +42,7 @@ pub mod plan;
 pub mod record;
 pub mod release;
 pub mod row;
+mod rules;
 pub mod thread;
 pub mod topic;
 pub mod topics;

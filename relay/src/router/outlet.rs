@@ -213,7 +213,7 @@ impl Outlet {
         at: &RowPosition,
         scratch: &mut Scratch,
     ) -> Result<(), RouteError> {
-        if self.holds.meet(at, plan.event_id(row)) {
+        if self.holds.meet(at, || plan.event_id(row)) {
             let opaque = self.ledger.row();
             self.settler.settle(opaque);
             return Ok(());

@@ -1,8 +1,9 @@
 //! What can be read of a row that may make no record: who it is and where it belongs.
 
-use super::plan::{Column, Plan};
+use super::column::Column;
+use super::plan::{Plan, Topic};
 use super::row::Value;
-use super::{bytea, topic};
+use super::unpublishable::Unpublishable;
 
 /// Who a row is and where it belongs, as far as that could be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,52 +39,41 @@ impl Place {
 impl Plan {
     /// Reads what can be read; `row` may be shorter than the plan, its end then is unknown.
     pub fn place(&self, row: &[Value<'_>]) -> Place {
-        let mut place = Place {
-            event_id: text(&self.id, row),
-            aggregatetype: text(&self.aggregatetype, row),
-            event_type: text(&self.r#type, row),
-            ..Place::default()
-        };
-        let mut name = String::new();
-        if let Some(Some(route)) = self.aggregatetype.known(row)
-            && topic::route(&self.topic_prefix, route, &mut name).is_ok()
-        {
-            place.topic = Some(name);
+        // A value that is not there is as one that the server left out.
+        let mut row = row.to_vec();
+        row.resize(self.width, Value::Unchanged);
+        let (mut text, mut name, mut key) = (Vec::new(), String::new(), Vec::new());
+        let topic = self.route(&row, &mut text, &mut name);
+        let bytes = self.key(&row, &mut key);
+        let cut = |why: &Unpublishable| matches!(why, Unpublishable::Unchanged { .. });
+        let whole = !topic.as_ref().is_err_and(cut) && !bytes.as_ref().is_err_and(cut);
+        Place {
+            event_id: self.event_id(&row),
+            aggregatetype: self.routing_text(&row),
+            event_type: text_of(&self.r#type, &row),
+            topic: topic.is_ok().then_some(name),
+            key: bytes.ok().map(|bytes| bytes.within(&key).to_vec()),
+            whole,
         }
-        let own = self.partition_key.as_ref().map_or(Some(None), |column| column.known(row));
-        let aggregate = self.aggregateid.known(row);
-        place.whole = own.is_some() && aggregate.is_some() && self.aggregatetype.known(row).is_some();
-        place.key = match (own, aggregate) {
-            (Some(Some(bytes)), _) => self.partition_key.as_ref().and_then(|column| column.raw(bytes)),
-            (Some(None), Some(Some(bytes))) => self.aggregateid.raw(bytes),
-            (Some(None), Some(None) | None) | (None, _) => None,
-        };
-        place
+    }
+
+    /// What the topic is made of, for a row that makes none.
+    fn routing_text(&self, row: &[Value<'_>]) -> Option<String> {
+        match &self.topic {
+            Topic::Prefixed { aggregatetype, .. } => text_of(aggregatetype, row),
+            Topic::ByRule(rule) => {
+                let mut buffer = Vec::new();
+                let bytes = rule.template.bytes(row, self.max_record_bytes, &mut buffer).ok()?;
+                Some(String::from_utf8_lossy(bytes.within(&buffer)).into_owned())
+            }
+        }
     }
 }
 
-fn text(column: &Column, row: &[Value<'_>]) -> Option<String> {
-    column.known(row).flatten().map(|text| String::from_utf8_lossy(text).into_owned())
-}
-
-impl Column {
-    /// The column's text, `Some(None)` for NULL; `None` where the row ends before it or it was left out.
-    fn known<'a>(&self, row: &[Value<'a>]) -> Option<Option<&'a [u8]>> {
-        match self.value(row)? {
-            Value::Null => Some(None),
-            Value::Text(text) => Some(Some(text)),
-            Value::Unchanged => None,
-        }
-    }
-
-    /// The bytes that a text stands for.
-    fn raw(&self, text: &[u8]) -> Option<Vec<u8>> {
-        if !self.bytea {
-            return Some(text.to_vec());
-        }
-        let mut bytes = Vec::new();
-        bytea::decode(text, &mut bytes).map(|()| bytes)
-    }
+fn text_of(column: &Column, row: &[Value<'_>]) -> Option<String> {
+    let mut buffer = Vec::new();
+    let text = column.text(row, &mut buffer).ok()??;
+    Some(String::from_utf8_lossy(text.within(&buffer)).into_owned())
 }
 
 #[cfg(test)]

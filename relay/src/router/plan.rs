@@ -2,12 +2,11 @@
 
 use std::fmt;
 
+use super::binary::Binary;
+use super::column::Column;
 use super::row::{ColumnInfo, RelationShape, Value};
-use super::unpublishable::Unpublishable;
-use crate::config::{KafkaSettings, OutboxSettings};
-
-/// OID of `bytea` in `pg_type`; fixed in every PostgreSQL.
-const BYTEA: u32 = 17;
+use super::rules::{Piece, Template, TopicRule};
+use crate::config::{KafkaSettings, OutboxSettings, SourceFormat, rules};
 
 /// How rows of one table become records. Compiled from the table's Relation message and good until the
 /// next one for the table: PostgreSQL sends a new one before the first row of a changed shape.
@@ -17,19 +16,32 @@ pub struct Plan {
     pub(super) columns: Vec<ColumnInfo>,
     /// Their number.
     pub(super) width: usize,
-    pub(super) topic_prefix: String,
     pub(super) max_record_bytes: usize,
     pub(super) id: Column,
-    pub(super) aggregatetype: Column,
-    pub(super) aggregateid: Column,
+    pub(super) topic: Topic,
+    pub(super) key: Key,
     pub(super) r#type: Column,
     pub(super) payload: Column,
     pub(super) schema_version: Option<Column>,
     pub(super) version: Option<Column>,
-    pub(super) partition_key: Option<Column>,
     pub(super) headers: Option<Column>,
     pub(super) traceparent: Option<Column>,
     pub(super) created_at: Option<Column>,
+    pub(super) header_rules: Vec<(String, Template)>,
+}
+
+/// How the topic of a row is made.
+#[derive(Debug, Clone)]
+pub(super) enum Topic {
+    Prefixed { prefix: String, aggregatetype: Column },
+    ByRule(TopicRule),
+}
+
+/// How the key of a row is made.
+#[derive(Debug, Clone)]
+pub(super) enum Key {
+    OfTheRow { partition_key: Option<Column>, aggregateid: Column },
+    ByRule(Template),
 }
 
 impl Plan {
@@ -40,51 +52,52 @@ impl Plan {
     ///
     /// A configured column that the stream lacks is an error even where the part is optional: the
     /// configuration says that the table has it, so the records would silently lose what it holds (a
-    /// publication's column list, or a column dropped or renamed while streaming). All of them are named
-    /// at once.
+    /// publication's column list, or a column dropped or renamed while streaming). So is a column whose
+    /// values the relay could not write, where the stream is binary. All of them are named at once.
     pub fn compile(
         shape: &RelationShape,
         outbox: &OutboxSettings,
         kafka: &KafkaSettings,
     ) -> Result<Plan, PlanError> {
         let names = &outbox.columns;
-        let mut search = Search { shape, missing: Vec::new() };
+        let mut search = Search { shape, format: outbox.format, missing: Vec::new(), unwritable: Vec::new() };
         let id = search.column(Part::Id, &names.id);
-        let aggregatetype = search.column(Part::AggregateType, &names.aggregatetype);
-        let aggregateid = search.column(Part::AggregateId, &names.aggregateid);
+        let topic = search.topic(outbox, kafka);
+        let key = search.key(outbox);
         let r#type = search.column(Part::Type, &names.r#type);
         let payload = search.column(Part::Payload, &names.payload);
         let schema_version = search.mapped(Part::SchemaVersion, &names.schema_version);
         let version = search.mapped(Part::Version, &names.version);
-        let partition_key = search.mapped(Part::PartitionKey, &names.partition_key);
         let headers = search.mapped(Part::Headers, &names.headers);
         let traceparent = search.mapped(Part::Traceparent, &names.traceparent);
         let created_at = search.mapped(Part::CreatedAt, &names.created_at);
+        let rules = &outbox.rules.headers;
+        let header_rules: Option<Vec<_>> = rules
+            .iter()
+            .map(|(name, rule)| Some((name.clone(), search.template(Part::HeaderRule, rule)?)))
+            .collect();
 
-        let missing = search.missing;
-        match (id, aggregatetype, aggregateid, r#type, payload) {
-            (Some(id), Some(aggregatetype), Some(aggregateid), Some(r#type), Some(payload))
-                if missing.is_empty() =>
-            {
+        let whole = search.missing.is_empty() && search.unwritable.is_empty();
+        match (id, topic, key, r#type, payload, header_rules) {
+            (Some(id), Some(topic), Some(key), Some(r#type), Some(payload), Some(header_rules)) if whole => {
                 Ok(Plan {
                     columns: shape.columns.clone(),
                     width: shape.columns.len(),
-                    topic_prefix: kafka.topic_prefix.clone(),
                     max_record_bytes: kafka.max_record_bytes,
                     id,
-                    aggregatetype,
-                    aggregateid,
+                    topic,
+                    key,
                     r#type,
                     payload,
                     schema_version,
                     version,
-                    partition_key,
                     headers,
                     traceparent,
                     created_at,
+                    header_rules,
                 })
             }
-            _ => Err(PlanError::new(shape, missing)),
+            _ => Err(search.error()),
         }
     }
 }
@@ -96,78 +109,78 @@ impl Plan {
     }
 
     /// The event's id as its text; `None` where there is none to be read.
-    pub fn event_id<'a>(&self, row: &[Value<'a>]) -> Option<&'a [u8]> {
-        match self.id.value(row)? {
-            Value::Text(text) => Some(text),
-            Value::Null | Value::Unchanged => None,
-        }
+    pub fn event_id(&self, row: &[Value<'_>]) -> Option<String> {
+        let mut buffer = Vec::new();
+        let id = if row.len() > self.id.index { self.id.text(row, &mut buffer).ok()?? } else { return None };
+        Some(String::from_utf8_lossy(id.within(&buffer)).into_owned())
     }
 }
 
 /// Looks columns up and keeps what was not found, so that one error names it all.
 struct Search<'s> {
     shape: &'s RelationShape,
+    format: SourceFormat,
     missing: Vec<(Part, String)>,
+    unwritable: Vec<(Part, String, u32)>,
 }
 
 impl Search<'_> {
     fn column(&mut self, part: Part, name: &str) -> Option<Column> {
         let found = self.shape.columns.iter().position(|column| column.name == name);
-        match found {
-            Some(index) => {
-                let bytea = self.shape.columns[index].type_oid == BYTEA;
-                Some(Column { part, name: name.to_owned(), index, bytea })
-            }
-            None => {
-                self.missing.push((part, name.to_owned()));
-                None
-            }
+        let Some(index) = found else {
+            self.missing.push((part, name.to_owned()));
+            return None;
+        };
+        let type_oid = self.shape.columns[index].type_oid;
+        let form = Binary::of(type_oid);
+        if form.is_none() && self.format == SourceFormat::Binary {
+            self.unwritable.push((part, name.to_owned(), type_oid));
         }
+        Some(Column { part, name: name.to_owned(), index, form })
     }
 
     fn mapped(&mut self, part: Part, name: &Option<String>) -> Option<Column> {
         name.as_ref().and_then(|name| self.column(part, name))
     }
-}
 
-/// A column of the plan: where it is and what it is for.
-#[derive(Debug, Clone)]
-pub(super) struct Column {
-    pub(super) part: Part,
-    pub(super) name: String,
-    index: usize,
-    /// The text is hex and stands for raw bytes.
-    pub(super) bytea: bool,
-}
-
-impl Column {
-    /// The column's value; `None` where the row ends before it.
-    pub(super) fn value<'a>(&self, row: &[Value<'a>]) -> Option<Value<'a>> {
-        row.get(self.index).copied()
+    fn topic(&mut self, outbox: &OutboxSettings, kafka: &KafkaSettings) -> Option<Topic> {
+        let Some(rule) = &outbox.rules.topic else {
+            let aggregatetype = self.column(Part::AggregateType, &outbox.columns.aggregatetype)?;
+            return Some(Topic::Prefixed { prefix: kafka.topic_prefix.clone(), aggregatetype });
+        };
+        let template = self.template(Part::TopicRule, &rule.template)?;
+        Some(Topic::ByRule(TopicRule { template, rewrite: rule.rewrite.clone() }))
     }
 
-    /// The column's text; `None` for SQL NULL. The row must be as wide as the plan.
-    pub(super) fn text<'a>(&self, row: &[Value<'a>]) -> Result<Option<&'a [u8]>, Unpublishable> {
-        match row[self.index] {
-            Value::Null => Ok(None),
-            Value::Text(text) => Ok(Some(text)),
-            Value::Unchanged => Err(Unpublishable::Unchanged { column: self.name.clone() }),
+    fn key(&mut self, outbox: &OutboxSettings) -> Option<Key> {
+        if let Some(rule) = &outbox.rules.key {
+            return Some(Key::ByRule(self.template(Part::KeyRule, rule)?));
         }
+        let aggregateid = self.column(Part::AggregateId, &outbox.columns.aggregateid);
+        let partition_key = self.mapped(Part::PartitionKey, &outbox.columns.partition_key);
+        Some(Key::OfTheRow { partition_key, aggregateid: aggregateid? })
     }
 
-    /// The column's text, which no record can do without.
-    pub(super) fn required<'a>(&self, row: &[Value<'a>]) -> Result<&'a [u8], Unpublishable> {
-        self.text(row)?.ok_or_else(|| self.null())
+    fn template(&mut self, part: Part, rule: &rules::Template) -> Option<Template> {
+        // All of them are looked up before one that is missing makes the whole useless.
+        let pieces: Vec<Option<Piece>> = rule
+            .pieces
+            .iter()
+            .map(|piece| match piece {
+                rules::Piece::Literal(text) => Some(Piece::Literal(text.clone())),
+                rules::Piece::Column(name) => self.column(part, name).map(Piece::Column),
+            })
+            .collect();
+        pieces.into_iter().collect::<Option<_>>().map(Template)
     }
 
-    /// The column is NULL and must not be.
-    pub(super) fn null(&self) -> Unpublishable {
-        Unpublishable::Null { column: self.name.clone(), part: self.part }
-    }
-
-    /// The column's text is not what it has to be.
-    pub(super) fn undecodable(&self, expected: &'static str) -> Unpublishable {
-        Unpublishable::Undecodable { column: self.name.clone(), part: self.part, expected }
+    fn error(self) -> PlanError {
+        let (schema, table) = (self.shape.schema.clone(), self.shape.table.clone());
+        if self.missing.is_empty() {
+            return PlanError::Unwritable { schema, table, columns: self.unwritable };
+        }
+        let present = self.shape.columns.iter().map(|column| column.name.clone()).collect();
+        PlanError::Missing { schema, table, missing: self.missing, present }
     }
 }
 
@@ -196,10 +209,16 @@ pub enum Part {
     Traceparent,
     /// When the event was made.
     CreatedAt,
+    /// Named by the topic's rule.
+    TopicRule,
+    /// Named by the key's rule.
+    KeyRule,
+    /// Named by a header's rule.
+    HeaderRule,
 }
 
 impl Part {
-    /// The part's name in the configuration, under `outbox.columns`.
+    /// The part's name in the configuration, under `outbox.columns`; of a rule its own key.
     pub fn name(self) -> &'static str {
         match self {
             Part::Id => "id",
@@ -213,6 +232,9 @@ impl Part {
             Part::Headers => "headers",
             Part::Traceparent => "traceparent",
             Part::CreatedAt => "created_at",
+            Part::TopicRule => "route.topic",
+            Part::KeyRule => "route.key",
+            Part::HeaderRule => "headers.*",
         }
     }
 }
@@ -223,34 +245,56 @@ impl fmt::Display for Part {
     }
 }
 
-/// The stream does not carry the columns that records are made of. Nothing of the table can be published
-/// until it does, so the relay halts.
+/// No record can be made of the table as the stream shows it, so the relay halts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the stream of table \"{schema}\".\"{table}\" lacks {}; it carries {}. If the publication has a column \
-     list, add the missing columns to it; if the table was changed, restore them or name the new ones under \
-     `outbox.columns` (an optional part that the table never had is removed there)",
-    Parts(.missing), Names(.present)
-)]
-pub struct PlanError {
-    /// Schema of the table.
-    pub schema: String,
-    /// Name of the table.
-    pub table: String,
-    /// The missing columns by the part they should play.
-    pub missing: Vec<(Part, String)>,
-    /// The columns that the stream carries.
-    pub present: Vec<String>,
+pub enum PlanError {
+    /// The stream does not carry the columns that records are made of.
+    #[error(
+        "the stream of table \"{schema}\".\"{table}\" lacks {}; it carries {}. If the publication has a column \
+         list, add the missing columns to it; if the table was changed, restore them or name the new ones under \
+         `outbox.columns` and in the rules (an optional part that the table never had is removed there). A \
+         generated column is not streamed before PostgreSQL 18",
+        Parts(.missing), Names(.present)
+    )]
+    Missing {
+        /// Schema of the table.
+        schema: String,
+        /// Name of the table.
+        table: String,
+        /// The missing columns by the part they should play.
+        missing: Vec<(Part, String)>,
+        /// The columns that the stream carries.
+        present: Vec<String>,
+    },
+    /// The stream is binary and the relay cannot write values of these types as PostgreSQL would.
+    #[error(
+        "table \"{schema}\".\"{table}\" has {}, which the relay cannot read in binary form: set \
+         source.format = \"text\"",
+        Types(.columns)
+    )]
+    Unwritable {
+        /// Schema of the table.
+        schema: String,
+        /// Name of the table.
+        table: String,
+        /// Part, name and type of each such column.
+        columns: Vec<(Part, String, u32)>,
+    },
 }
 
-impl PlanError {
-    fn new(shape: &RelationShape, missing: Vec<(Part, String)>) -> Self {
-        PlanError {
-            schema: shape.schema.clone(),
-            table: shape.table.clone(),
-            missing,
-            present: shape.columns.iter().map(|column| column.name.clone()).collect(),
+struct Types<'e>(&'e [(Part, String, u32)]);
+
+impl fmt::Display for Types<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, (part, name, oid)) in self.0.iter().enumerate() {
+            let comma = if n == 0 { "" } else { ", " };
+            write!(f, "{comma}column \"{name}\" ({part}) of type ")?;
+            match tokio_postgres::types::Type::from_oid(*oid) {
+                Some(built_in) => write!(f, "{built_in}")?,
+                None => write!(f, "{oid} (`SELECT {oid}::regtype` says its name)")?,
+            }
         }
+        Ok(())
     }
 }
 
@@ -286,6 +330,35 @@ mod tests {
     use super::super::fixture;
     use super::*;
 
+    fn missing(error: &PlanError) -> Vec<Part> {
+        match error {
+            PlanError::Missing { missing, .. } => missing.iter().map(|(part, _)| *part).collect(),
+            PlanError::Unwritable { .. } => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn types_that_cannot_be_written_are_named_where_they_matter() {
+        let mut outbox = fixture::native_outbox();
+        outbox.format = SourceFormat::Binary;
+        let mut shape = fixture::native_shape();
+        // A column that is no part of a record may be of any type.
+        shape.columns.push(super::super::ColumnInfo { name: "tags".into(), type_oid: 1009 });
+        Plan::compile(&shape, &outbox, &fixture::kafka()).unwrap();
+        for (name, type_oid) in [("payload", 1009), ("type", 16_712)] {
+            shape.columns.iter_mut().find(|column| column.name == name).unwrap().type_oid = type_oid;
+        }
+        let error = Plan::compile(&shape, &outbox, &fixture::kafka()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "table \"outbox\".\"events\" has column \"type\" (type) of type 16712 (`SELECT 16712::regtype` says its \
+             name), column \"payload\" (payload) of type _text, which the relay cannot read in binary form: set \
+             source.format = \"text\""
+        );
+        outbox.format = SourceFormat::Text;
+        Plan::compile(&shape, &outbox, &fixture::kafka()).unwrap();
+    }
+
     #[test]
     fn columns_are_found_by_name_wherever_they_stand() {
         let mut shape = fixture::native_shape();
@@ -303,8 +376,7 @@ mod tests {
             .columns
             .retain(|column| !["payload", "aggregateid", "traceparent"].contains(&column.name.as_str()));
         let error = Plan::compile(&shape, &fixture::native_outbox(), &fixture::kafka()).unwrap_err();
-        let parts: Vec<Part> = error.missing.iter().map(|(part, _)| *part).collect();
-        assert_eq!(parts, [Part::AggregateId, Part::Payload, Part::Traceparent]);
+        assert_eq!(missing(&error), [Part::AggregateId, Part::Payload, Part::Traceparent]);
         let text = error.to_string();
         assert!(text.starts_with(
             "the stream of table \"outbox\".\"events\" lacks column \"aggregateid\" (aggregateid), column \
@@ -318,7 +390,7 @@ mod tests {
         let mut outbox = fixture::native_outbox();
         shape.columns.retain(|column| column.name != "headers");
         let error = Plan::compile(&shape, &outbox, &fixture::kafka()).unwrap_err();
-        assert_eq!(error.missing, [(Part::Headers, "headers".to_owned())]);
+        assert_eq!(missing(&error), [Part::Headers]);
         outbox.columns.headers = None;
         Plan::compile(&shape, &outbox, &fixture::kafka()).unwrap();
     }
@@ -344,7 +416,7 @@ mod tests {
     fn a_stream_without_columns_is_said() {
         let shape = RelationShape { columns: Vec::new(), ..fixture::native_shape() };
         let error = Plan::compile(&shape, &fixture::native_outbox(), &fixture::kafka()).unwrap_err();
-        assert_eq!(error.missing.len(), 11);
+        assert_eq!(missing(&error).len(), 11);
         assert!(error.to_string().contains("it carries no columns."), "{error}");
     }
 }

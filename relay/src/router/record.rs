@@ -4,11 +4,12 @@ use std::io::Write;
 
 use outbox_schema::record::{Position, header};
 
+use super::column::{Bytes, Column};
 use super::headers::{HeaderBuffer, Headers, ObjectFault};
-use super::plan::{Column, Plan};
+use super::plan::{Key, Plan, Topic};
 use super::row::Value;
 use super::unpublishable::Unpublishable;
-use super::{bytea, created_at, topic};
+use super::{binary, created_at, rules, topic};
 use crate::lsn::Lsn;
 
 /// Microseconds from the Unix epoch to PostgreSQL's, 2000-01-01 00:00 UTC.
@@ -96,6 +97,9 @@ impl Record<'_> {
 #[derive(Debug, Default)]
 pub struct Scratch {
     topic: String,
+    id: Vec<u8>,
+    /// What is read once and copied elsewhere.
+    text: Vec<u8>,
     key: Vec<u8>,
     value: Vec<u8>,
     headers: HeaderBuffer,
@@ -116,13 +120,12 @@ impl Plan {
         if row.len() != self.width {
             return Err(Unpublishable::ColumnCount { expected: self.width, found: row.len() });
         }
-        let id = self.id.required(row)?;
-        let aggregatetype = self.aggregatetype.required(row)?;
-        topic::route(&self.topic_prefix, aggregatetype, &mut scratch.topic)
-            .map_err(|fault| Unpublishable::Topic { column: self.aggregatetype.name.clone(), fault })?;
+        scratch.clear();
+        let id = self.id.required(row, &mut scratch.id)?;
+        self.route(row, &mut scratch.text, &mut scratch.topic)?;
         let key = self.key(row, &mut scratch.key)?;
-        let value = self.bytes(&self.payload, row, &mut scratch.value)?;
-        self.fill_headers(row, at, id, &mut scratch.headers)?;
+        let value = self.payload.bytes(row, self.max_record_bytes, &mut scratch.value)?;
+        self.fill_headers(row, at, id.within(&scratch.id), &mut scratch.text, &mut scratch.headers)?;
 
         let scratch: &'a Scratch = scratch;
         let record = Record {
@@ -131,7 +134,7 @@ impl Plan {
             value: value.map(|value| value.within(&scratch.value)),
             headers: scratch.headers.headers(),
             timestamp_ms: at.commit_unix_millis,
-            id,
+            id: id.within(&scratch.id),
         };
         let bytes = record.size_bytes();
         if bytes > self.max_record_bytes {
@@ -140,33 +143,30 @@ impl Plan {
         Ok(record)
     }
 
-    fn key<'a>(&self, row: &[Value<'a>], decoded: &mut Vec<u8>) -> Result<Bytes<'a>, Unpublishable> {
-        if let Some(column) = &self.partition_key
-            && let Some(key) = self.bytes(column, row, decoded)?
-        {
-            return Ok(key);
+    fn route(&self, row: &[Value<'_>], text: &mut Vec<u8>, topic: &mut String) -> Result<(), Unpublishable> {
+        match &self.topic {
+            Topic::ByRule(rule) => rule.route(row, self.max_record_bytes, text, topic),
+            Topic::Prefixed { prefix, aggregatetype } => {
+                let suffix = aggregatetype.required(row, text)?;
+                topic::route(prefix, suffix.within(text), topic)
+                    .map_err(|fault| Unpublishable::Topic { column: aggregatetype.name.clone(), fault })
+            }
         }
-        self.bytes(&self.aggregateid, row, decoded)?.ok_or_else(|| self.aggregateid.null())
     }
 
-    /// The bytes that a column stands for: those of a `bytea`, the text of everything else.
-    fn bytes<'a>(
-        &self,
-        column: &Column,
-        row: &[Value<'a>],
-        decoded: &mut Vec<u8>,
-    ) -> Result<Option<Bytes<'a>>, Unpublishable> {
-        let Some(text) = column.text(row)? else { return Ok(None) };
-        if !column.bytea {
-            return Ok(Some(Bytes::Row(text)));
+    fn key<'a>(&self, row: &[Value<'a>], buffer: &mut Vec<u8>) -> Result<Bytes<'a>, Unpublishable> {
+        let limit = self.max_record_bytes;
+        match &self.key {
+            Key::ByRule(template) => template.bytes(row, limit, buffer),
+            Key::OfTheRow { partition_key, aggregateid } => {
+                if let Some(column) = partition_key
+                    && let Some(key) = column.bytes(row, limit, buffer)?
+                {
+                    return Ok(key);
+                }
+                aggregateid.bytes(row, limit, buffer)?.ok_or_else(|| aggregateid.null())
+            }
         }
-        // Before decoding, so that the buffer never outgrows the limit.
-        let bytes = bytea::decoded_len(text);
-        if bytes > self.max_record_bytes {
-            return Err(Unpublishable::RecordTooLarge { bytes, limit: self.max_record_bytes });
-        }
-        bytea::decode(text, decoded).ok_or_else(|| column.undecodable("bytea in hex form (`\\x00ff`)"))?;
-        Ok(Some(Bytes::Decoded))
     }
 
     fn fill_headers(
@@ -174,30 +174,24 @@ impl Plan {
         row: &[Value<'_>],
         at: &RowPosition,
         id: &[u8],
+        buffer: &mut Vec<u8>,
         out: &mut HeaderBuffer,
     ) -> Result<(), Unpublishable> {
-        out.clear();
         out.push(header::ID, id);
-        out.push(header::TYPE, self.r#type.required(row)?);
+        out.push(header::TYPE, self.r#type.required(row, empty(buffer))?.within(buffer));
         out.push_with(header::POSITION, |value| at.append(value));
-        if let Some((text, _)) = integer(self.version.as_ref(), row)? {
+        if let Some((text, _)) = integer(self.version.as_ref(), row, buffer)? {
             out.push(header::VERSION, text);
         }
-        if let Some((text, 2..)) = integer(self.schema_version.as_ref(), row)? {
+        if let Some((text, 2..)) = integer(self.schema_version.as_ref(), row, buffer)? {
             out.push(header::SCHEMA_VERSION, text);
         }
-        if let Some((_, text)) = mapped(self.traceparent.as_ref(), row)? {
+        if let Some((_, text)) = mapped(self.traceparent.as_ref(), row, buffer)? {
             out.push(header::TRACEPARENT, text);
         }
-        // A version-7 id says when the event was made; a header would say it twice.
-        if let Some((column, text)) = mapped(self.created_at.as_ref(), row)?
-            && !is_version_7(id)
-        {
-            out.push_with(header::CREATED_AT, |value| created_at::append_rfc3339(text, value)).ok_or_else(
-                || column.undecodable("a finite time such as `2026-11-21 02:35:50.123456+00` up to 9999"),
-            )?;
-        }
-        if let Some((column, json)) = mapped(self.headers.as_ref(), row)? {
+        self.created_at(row, id, buffer, out)?;
+        rules::push_headers(&self.header_rules, row, self.max_record_bytes, out)?;
+        if let Some((column, json)) = mapped(self.headers.as_ref(), row, buffer)? {
             out.push_object(json).map_err(|fault| match fault {
                 ObjectFault::NotAnObject => column.undecodable("a JSON object"),
                 ObjectFault::Header(name, fault) => {
@@ -207,35 +201,60 @@ impl Plan {
         }
         Ok(())
     }
-}
 
-/// Bytes of the row itself, or decoded into the buffer that goes with the part.
-enum Bytes<'a> {
-    Row(&'a [u8]),
-    Decoded,
-}
-
-impl<'a> Bytes<'a> {
-    fn within(self, decoded: &'a [u8]) -> &'a [u8] {
-        match self {
-            Bytes::Row(bytes) => bytes,
-            Bytes::Decoded => decoded,
+    /// A version-7 id says when the event was made; a header would say it twice.
+    fn created_at(
+        &self,
+        row: &[Value<'_>],
+        id: &[u8],
+        buffer: &mut Vec<u8>,
+        out: &mut HeaderBuffer,
+    ) -> Result<(), Unpublishable> {
+        let Some((column, text)) = mapped(self.created_at.as_ref(), row, buffer)? else { return Ok(()) };
+        if is_version_7(id) {
+            return Ok(());
         }
+        out.push_with(header::CREATED_AT, |value| match column.instant(row) {
+            Some(micros) => binary::append_rfc3339(micros, value),
+            None => created_at::append_rfc3339(text, value),
+        })
+        .ok_or_else(|| column.undecodable("a finite time such as `2026-11-21 02:35:50.123456+00` up to 9999"))
     }
+}
+
+impl Scratch {
+    fn clear(&mut self) {
+        self.id.clear();
+        self.text.clear();
+        self.key.clear();
+        self.value.clear();
+        self.headers.clear();
+    }
+}
+
+fn empty(buffer: &mut Vec<u8>) -> &mut Vec<u8> {
+    buffer.clear();
+    buffer
 }
 
 /// A mapped column that is not NULL, with its text.
 fn mapped<'p, 'a>(
     column: Option<&'p Column>,
     row: &[Value<'a>],
+    buffer: &'a mut Vec<u8>,
 ) -> Result<Option<(&'p Column, &'a [u8])>, Unpublishable> {
     let Some(column) = column else { return Ok(None) };
-    Ok(column.text(row)?.map(|text| (column, text)))
+    let text = column.text(row, empty(buffer))?;
+    Ok(text.map(|text| (column, text.within(buffer))))
 }
 
 /// A mapped column that is not NULL and must be an integer: its text and what it says.
-fn integer<'a>(column: Option<&Column>, row: &[Value<'a>]) -> Result<Option<(&'a [u8], i64)>, Unpublishable> {
-    let Some((column, text)) = mapped(column, row)? else { return Ok(None) };
+fn integer<'a>(
+    column: Option<&Column>,
+    row: &[Value<'a>],
+    buffer: &'a mut Vec<u8>,
+) -> Result<Option<(&'a [u8], i64)>, Unpublishable> {
+    let Some((column, text)) = mapped(column, row, buffer)? else { return Ok(None) };
     let number = str::from_utf8(text)
         .ok()
         .filter(|text| !text.starts_with('+'))

@@ -1,7 +1,7 @@
 //! What routing needs to know of a table and of a row, apart from how the stream encodes them.
 
-/// One column value of a row, as PostgreSQL's text output under the replication session's settings
-/// (`DateStyle` ISO, `TimeZone` UTC, `bytea_output` hex).
+/// One column value of a row under the replication session's settings (`DateStyle` ISO, `TimeZone` UTC,
+/// `bytea_output` hex). Where the stream is binary a type without a send function still comes as text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value<'a> {
     /// SQL NULL.
@@ -9,8 +9,10 @@ pub enum Value<'a> {
     /// A TOASTed value that the server left out because the row's change did not touch it. It comes with
     /// updates only; an insert that carries one cannot be published.
     Unchanged,
-    /// The value's text.
+    /// What the type's output function writes.
     Text(&'a [u8]),
+    /// What the type's send function writes.
+    Binary(&'a [u8]),
 }
 
 /// A column as the Relation message describes it.
@@ -18,7 +20,7 @@ pub enum Value<'a> {
 pub struct ColumnInfo {
     /// The column's name.
     pub name: String,
-    /// OID of its type in `pg_type`.
+    /// OID of its type in `pg_type`; of a domain that of the type it is made from, where that is built in.
     pub type_oid: u32,
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::command::{Command, Do};
 use super::outlet::{Outlet, RouteError};
-use super::{ColumnInfo, Plan, RelationShape, RowPosition, Scratch, Value};
+use super::{ColumnInfo, Plan, RelationShape, RowPosition, Scratch, Value, binary};
 use crate::config::Settings;
 use crate::ledger::Transaction;
 use crate::lsn::Lsn;
@@ -67,6 +67,7 @@ pub fn spawn(parts: RouterParts, chunks: Chunks) -> std::io::Result<JoinHandle<(
         let mut router = Router {
             parts,
             relations: HashMap::new(),
+            domains: HashMap::new(),
             scratch: Scratch::default(),
             transaction: Stage::Between,
             believed,
@@ -102,6 +103,8 @@ enum Relation {
 struct Router {
     parts: RouterParts,
     relations: HashMap<u32, Relation>,
+    /// Built-in types under the OIDs of the domains that are made from them.
+    domains: HashMap<u32, u32>,
     scratch: Scratch,
     transaction: Stage,
     /// Whether what is skipped is known to be what was published.
@@ -192,7 +195,14 @@ impl Router {
                 Ok(())
             }
             Message::Logical(message) => self.told(&message),
-            Message::Origin { .. } | Message::Type { .. } => Ok(()),
+            Message::Type { id, namespace, name } => {
+                // A domain comes with the name of its base type; an empty schema is `pg_catalog`.
+                if let Some(base) = binary::built_in(name).filter(|_| namespace.is_empty()) {
+                    self.domains.insert(id, base);
+                }
+                Ok(())
+            }
+            Message::Origin { .. } => Ok(()),
         }
     }
 
@@ -312,7 +322,10 @@ impl Router {
             table: relation.name.to_owned(),
             columns: relation
                 .columns()
-                .map(|column| ColumnInfo { name: column.name.to_owned(), type_oid: column.type_oid })
+                .map(|column| ColumnInfo {
+                    name: column.name.to_owned(),
+                    type_oid: self.domains.get(&column.type_oid).copied().unwrap_or(column.type_oid),
+                })
                 .collect(),
         };
         let outbox = &self.parts.settings.outbox;
@@ -369,6 +382,7 @@ fn value<'a>(column: Column<'a>) -> Value<'a> {
     match column {
         Column::Null => Value::Null,
         Column::Unchanged => Value::Unchanged,
-        Column::Text(bytes) | Column::Binary(bytes) => Value::Text(bytes),
+        Column::Text(text) => Value::Text(text),
+        Column::Binary(value) => Value::Binary(value),
     }
 }

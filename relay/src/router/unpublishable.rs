@@ -33,6 +33,12 @@ pub enum Unpublishable {
         /// What is wrong with the name.
         fault: TopicFault,
     },
+    /// The topic that the rule makes is not one that Kafka takes.
+    #[error("the topic that route.topic and route.regex make of the row is not legal: {fault}")]
+    RuledTopic {
+        /// What is wrong with the name.
+        fault: TopicFault,
+    },
     /// One of the row's own headers cannot be sent.
     #[error("header {name:?} in column \"{column}\" {fault}")]
     Header {

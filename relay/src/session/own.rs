@@ -201,7 +201,7 @@ async fn replicate(context: &Context, usable: bool) -> Result<Replication, End> 
         }
         let pid = connection.backend_pid();
         let stream = connection
-            .start_replication(&settings.slot(), &settings.publication())
+            .start_replication(&settings.slot(), &settings.publication(), settings.outbox.format)
             .map_err(|error| wire_end(&error))?;
         let source = &settings.source;
         let config =

@@ -10,6 +10,7 @@ use super::query::Row;
 use super::quote::{identifier, literal};
 use super::stream::ReplicationStream;
 use super::timeline::TimelineHistory;
+use crate::config::SourceFormat;
 use crate::lsn::Lsn;
 
 /// How long a command that waits for nothing but the server may take.
@@ -109,6 +110,8 @@ impl Connection {
     /// other position would be moved forward silently if it lay before that, and could skip if it lay
     /// behind.
     ///
+    /// In binary form values come as their types' send functions write them, as far as they have any.
+    ///
     /// # Errors
     ///
     /// The connection fails, there is no such slot (`42704`), another connection streams from it (`55006`),
@@ -117,11 +120,16 @@ impl Connection {
         mut self,
         slot: &str,
         publication: &str,
+        format: SourceFormat,
     ) -> Result<ReplicationStream, WireError> {
         const DOING: &str = "starting the replication";
         const COPY_BOTH_RESPONSE: u8 = b'W';
+        let binary = match format {
+            SourceFormat::Text => "",
+            SourceFormat::Binary => ", binary 'true'",
+        };
         let command = format!(
-            "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {}, messages 'true')",
+            "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {}, messages 'true'{binary})",
             identifier(slot),
             literal(&identifier(publication))
         );
@@ -272,7 +280,7 @@ mod tests {
             let notice = fake::message(b'N', b"SLOG\0MHello\0\0");
             peer.send(&[notice, begin, b"early".to_vec()].concat());
         });
-        let mut stream = connection.start_replication("s", "p'\"q").unwrap();
+        let mut stream = connection.start_replication("s", "p'\"q", SourceFormat::Text).unwrap();
         server.join();
         assert_eq!(stream.backend_pid(), 4711);
         let mut bytes: Vec<u8> = Vec::new();
@@ -288,11 +296,13 @@ mod tests {
     #[test]
     fn a_slot_in_use_is_said() {
         let (connection, server) = connected(|peer| {
-            peer.request(b'Q');
+            peer.query(
+                "START_REPLICATION SLOT \"s\" LOGICAL 0/0 (proto_version '1', publication_names '\"p\"', binary 'true')",
+            );
             peer.send(&fake::error("ERROR", "55006", "replication slot is active for PID 1"));
             peer.send(&fake::ready());
         });
-        let error = connection.start_replication("s", "p").unwrap_err();
+        let error = connection.start_replication("s", "p", SourceFormat::Binary).unwrap_err();
         server.join();
         assert_eq!(error.sqlstate(), Some("55006"));
     }

@@ -123,19 +123,9 @@ pub fn is_contract(settings: &Settings) -> bool {
 
 /// The columns that become part of a record, each once; nothing else is published.
 pub fn published_columns(settings: &Settings) -> Vec<&str> {
-    let names = &settings.outbox.columns;
-    let plain = [&names.id, &names.aggregatetype, &names.aggregateid, &names.r#type, &names.payload];
-    let optional = [
-        &names.schema_version,
-        &names.version,
-        &names.partition_key,
-        &names.headers,
-        &names.traceparent,
-        &names.created_at,
-    ];
     let mut columns: Vec<&str> = Vec::new();
-    for column in plain.into_iter().chain(optional.into_iter().flatten()) {
-        if !columns.contains(&column.as_str()) {
+    for column in settings.outbox.columns.published() {
+        if !columns.contains(&column) {
             columns.push(column);
         }
     }

@@ -5,10 +5,12 @@
 mod amounts;
 mod names;
 mod places;
+mod rules;
 
 pub use amounts::{Count, Size, Span};
 pub use names::{ColumnName, RelayName, TableName, TopicName, TopicPrefix};
 pub use places::{Brokers, DatabaseUrl, FilePath, ListenAddress, LogFilter};
+pub use rules::{AnyTemplate, TopicReplacement, TopicTemplate, WholeRegex};
 
 use secrecy::SecretString;
 

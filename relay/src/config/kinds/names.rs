@@ -137,7 +137,7 @@ impl Kind for TopicPrefix {
     }
 }
 
-fn legal_in_topic(text: &str) -> bool {
+pub(super) fn legal_in_topic(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
