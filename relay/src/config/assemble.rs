@@ -220,6 +220,15 @@ impl Reader<'_> {
             }
             options.push((name.to_string(), given.text.clone()));
         }
+        // What is wrong alone would be told twice.
+        let told = |mistake: &Mistake| mistake.key.starts_with(KAFKA_OPTIONS);
+        if !options.is_empty()
+            && !self.mistakes.iter().any(told)
+            && let Err(problem) = kafka_options::check_together(&options)
+        {
+            let key = KAFKA_OPTIONS.trim_end_matches('.').to_string();
+            self.mistakes.add(Mistake { key, value: None, origin: Origin::Several, problem });
+        }
         options
     }
 

@@ -1,8 +1,10 @@
 //! librdkafka's own options, passed through: all but those that would break what the relay promises.
 
-use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
 use rdkafka::types::RDKafkaConfRes;
+use rdkafka::{ClientConfig, ClientContext};
 
 const ACKS: &str = "a record is published when every in-sync replica has it (acks=all)";
 const IDEMPOTENCE: &str = "idempotence keeps repeated requests from doubling or reordering records";
@@ -15,54 +17,98 @@ const REPORTS: &str =
     "the relay confirms a position only after the delivery report of every record before it";
 const BOUND: &str = "it is bounded by kafka.max_in_flight_records and kafka.max_in_flight_bytes";
 const RECORD_SIZE: &str = "its key is kafka.max_record_bytes, from which the relay computes it";
-const STATE_READER: &str = "the relay reads its state record in one exact way";
+const CONSUMER: &str =
+    "it belongs to consumers, and the relay's only one reads its state record in one exact way";
 const AUTO_CREATE: &str =
     "a topic made by a misspelled type would have the wrong partitions; the relay waits for it";
+const PROPAGATION: &str =
+    "a topic that was just made is not known to every broker at once; with less its records would be refused";
+const HIDDEN_TOPICS: &str = "a topic that it hides would be waited for for ever";
+const FEATURES: &str =
+    "idempotence and headers need what the brokers say of themselves; records would be refused without";
+const PLUGIN: &str = "code from outside could change, double or drop records";
+const LOG_QUEUE: &str = "nobody reads that queue: log lines would gather in memory";
+const SIGNALS: &str = "signals belong to the relay, which drains on them";
 const FAKE: &str = "it belongs to librdkafka's tests";
 
-/// Options that are refused, each with the reason. Aliases stand beside the name they mean.
+/// Options that are refused, each with the reason. Aliases stand beside the name they mean. Options whose
+/// values are functions and other pointers are not here: librdkafka takes none of them as text.
 pub const REFUSED: &[(&str, &str)] = &[
     ("acks", ACKS),
     ("request.required.acks", ACKS),
     ("allow.auto.create.topics", AUTO_CREATE),
-    ("auto.offset.reset", STATE_READER),
+    ("api.version.fallback.ms", FEATURES),
+    ("api.version.request", FEATURES),
+    ("broker.version.fallback", FEATURES),
+    ("auto.commit.enable", CONSUMER),
+    ("auto.commit.interval.ms", CONSUMER),
+    ("auto.offset.reset", CONSUMER),
     ("batch.size", RECORD_SIZE),
     ("bootstrap.servers", "its key is kafka.brokers"),
     ("metadata.broker.list", "its key is kafka.brokers"),
+    ("check.crcs", CONSUMER),
     ("compression.codec", "its key is kafka.compression"),
     ("compression.type", "its key is kafka.compression"),
+    ("consume.callback.max.messages", CONSUMER),
+    ("coordinator.query.interval.ms", CONSUMER),
     ("delivery.report.only.error", REPORTS),
     ("delivery.timeout.ms", NO_TIMEOUT),
     ("message.timeout.ms", NO_TIMEOUT),
-    ("enable.auto.commit", STATE_READER),
-    ("enable.auto.offset.store", STATE_READER),
+    ("enable.auto.commit", CONSUMER),
+    ("enable.auto.offset.store", CONSUMER),
     ("enable.gapless.guarantee", GAPLESS),
     ("enable.idempotence", IDEMPOTENCE),
-    ("enable.partition.eof", STATE_READER),
-    ("group.id", STATE_READER),
-    ("group.instance.id", STATE_READER),
-    ("isolation.level", STATE_READER),
+    ("enable.partition.eof", CONSUMER),
+    ("enabled_events", REPORTS),
+    ("fetch.error.backoff.ms", CONSUMER),
+    ("fetch.max.bytes", CONSUMER),
+    ("fetch.message.max.bytes", CONSUMER),
+    ("max.partition.fetch.bytes", CONSUMER),
+    ("fetch.min.bytes", CONSUMER),
+    ("fetch.queue.backoff.ms", CONSUMER),
+    ("fetch.wait.max.ms", CONSUMER),
+    ("group.id", CONSUMER),
+    ("group.instance.id", CONSUMER),
+    ("group.protocol", CONSUMER),
+    ("group.protocol.type", CONSUMER),
+    ("group.remote.assignor", CONSUMER),
+    ("heartbeat.interval.ms", CONSUMER),
+    ("internal.termination.signal", SIGNALS),
+    ("isolation.level", CONSUMER),
     ("linger.ms", "its key is kafka.linger"),
     ("queue.buffering.max.ms", "its key is kafka.linger"),
+    ("log.queue", LOG_QUEUE),
     ("max.in.flight", ORDER),
     ("max.in.flight.requests.per.connection", ORDER),
+    ("max.poll.interval.ms", CONSUMER),
     ("message.max.bytes", RECORD_SIZE),
     ("message.send.max.retries", NO_TIMEOUT),
     ("retries", NO_TIMEOUT),
+    ("offset.store.method", CONSUMER),
+    ("offset.store.path", CONSUMER),
+    ("offset.store.sync.interval.ms", CONSUMER),
+    ("partition.assignment.strategy", CONSUMER),
     ("partitioner", PARTITION),
+    ("plugin.library.paths", PLUGIN),
     ("produce.offset.report", REPORTS),
     ("queue.buffering.max.kbytes", BOUND),
     ("queue.buffering.max.messages", BOUND),
+    ("queued.max.messages.kbytes", CONSUMER),
+    ("queued.min.messages", CONSUMER),
     ("queuing.strategy", ORDER),
+    ("session.timeout.ms", CONSUMER),
     ("test.mock.broker.rtt", FAKE),
     ("test.mock.num.brokers", FAKE),
+    ("topic.blacklist", HIDDEN_TOPICS),
+    ("topic.metadata.propagation.max.ms", PROPAGATION),
     ("transaction.timeout.ms", TRANSACTION),
     ("transactional.id", TRANSACTION),
 ];
 
 /// Whether an option's value must never be printed.
 pub fn is_secret(name: &str) -> bool {
-    const PARTS: [&str; 6] = ["password", "secret", "sasl.oauthbearer.config", "key.pem", "jaas", "token"];
+    const PARTS: [&str; 7] =
+        ["password", "passphrase", "secret", "sasl.oauthbearer.config", "key.pem", "jaas", "token"];
     let name = name.to_ascii_lowercase();
     PARTS.iter().any(|part| name.contains(part)) && !name.ends_with(".url") && !name.ends_with(".location")
 }
@@ -78,6 +124,47 @@ pub fn may_show(name: &str) -> bool {
 
 fn is_unknown(error: &KafkaError) -> bool {
     matches!(error, KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..))
+}
+
+/// Checks what options say together, and the files that they name: makes a producer like the relay's, which
+/// has no broker to connect to, and lets it go.
+///
+/// # Errors
+///
+/// What librdkafka says of it. It names options and files, never a secret.
+pub fn check_together(options: &[(String, String)]) -> Result<(), String> {
+    let mut config = ClientConfig::new();
+    // What the relay sets for its clients and librdkafka compares with the user's.
+    config.set("reconnect.backoff.max.ms", "1000");
+    for (name, value) in options {
+        config.set(name, value);
+    }
+    config
+        .set("transactional.id", "outbox-relay-check")
+        .set("transaction.timeout.ms", "60000")
+        .set("message.timeout.ms", "50000");
+    match config.create_with_context::<_, BaseProducer<Silent>>(Silent) {
+        Ok(_) => Ok(()),
+        Err(KafkaError::ClientCreation(said)) => {
+            Err(format!("librdkafka does not take these options: {said}"))
+        }
+        Err(error) => Err(format!("librdkafka does not take these options: {error}")),
+    }
+}
+
+/// What a client without brokers has to say is no news.
+struct Silent;
+
+impl ClientContext for Silent {
+    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+    fn error(&self, _: KafkaError, _: &str) {}
+}
+
+impl ProducerContext for Silent {
+    type DeliveryOpaque = ();
+
+    /// Nothing is sent.
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
 }
 
 /// Checks one option: that it breaks no promise, that librdkafka knows it and takes the value.
@@ -113,6 +200,71 @@ mod tests {
         }
     }
 
+    /// A misspelled name in the list would let the option through.
+    #[test]
+    fn the_list_names_options_that_librdkafka_has() {
+        for (name, _) in REFUSED {
+            let known = ClientConfig::new().set(*name, "").create_native_config();
+            assert!(!known.is_err_and(|error| is_unknown(&error)), "{name}");
+        }
+        let mut names: Vec<&str> = REFUSED.iter().map(|(name, _)| *name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), REFUSED.len());
+    }
+
+    /// They would be addresses in memory.
+    #[test]
+    fn functions_cannot_be_given_as_text() {
+        for name in [
+            "background_event_cb",
+            "closesocket_cb",
+            "connect_cb",
+            "consume_cb",
+            "default_topic_conf",
+            "dr_cb",
+            "dr_msg_cb",
+            "error_cb",
+            "interceptors",
+            "log_cb",
+            "msg_order_cmp",
+            "oauthbearer_token_refresh_cb",
+            "offset_commit_cb",
+            "opaque",
+            "open_cb",
+            "partitioner_cb",
+            "rebalance_cb",
+            "resolve_cb",
+            "socket_cb",
+            "ssl.certificate.verify_cb",
+            "ssl_ca",
+            "ssl_certificate",
+            "ssl_engine_callback_data",
+            "ssl_key",
+            "stats_cb",
+            "throttle_cb",
+        ] {
+            assert!(check(name, "1").is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_found_without_a_broker() {
+        let together = |options: &[(&str, &str)]| {
+            let options: Vec<_> = options.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
+            check_together(&options)
+        };
+        assert_eq!(together(&[("socket.timeout.ms", "30000"), ("client.id", "x")]), Ok(()));
+        for (options, word) in [
+            (&[("socket.timeout.ms", "120000")][..], "socket.timeout.ms"),
+            (&[("reconnect.backoff.ms", "5000")], "reconnect.backoff.ms"),
+            (&[("security.protocol", "ssl"), ("ssl.ca.location", "/nowhere/ca.pem")], "ssl.ca.location"),
+        ] {
+            let refused = together(options).unwrap_err();
+            assert!(refused.contains(word), "{refused}");
+        }
+    }
+
     #[test]
     fn librdkafka_is_asked_about_the_rest() {
         assert_eq!(check("socket.keepalive.enable", "true"), Ok(()));
@@ -130,6 +282,7 @@ mod tests {
             "ssl.keystore.password",
             "ssl.key.pem",
             "sasl.oauthbearer.client.secret",
+            "sasl.oauthbearer.assertion.private.key.passphrase",
             "sasl.oauthbearer.config",
         ] {
             assert!(is_secret(name), "{name}");

@@ -12,6 +12,8 @@ pub enum Origin {
     Variable(String),
     /// Nowhere: the key was not given.
     Nowhere,
+    /// In more than one place, or in any of them.
+    Several,
 }
 
 impl fmt::Display for Origin {
@@ -20,6 +22,7 @@ impl fmt::Display for Origin {
             Origin::File(path) => write!(f, "file {}", path.display()),
             Origin::Variable(name) => write!(f, "environment variable {name}"),
             Origin::Nowhere => f.write_str("not set"),
+            Origin::Several => f.write_str("taken together"),
         }
     }
 }

@@ -324,3 +324,11 @@ fn all_mistakes_in_rules_are_told_in_one_run() {
     assert_eq!(keys, ["route.replacement"]);
     assert!(told.contains("group 2"), "{told}");
 }
+
+#[test]
+fn options_that_do_not_fit_together_are_a_mistake() {
+    let text = format!("{THREE_KEYS}[kafka.options]\n\"socket.timeout.ms\" = 120000\n");
+    let (told, keys) = Trial::toml(&text).refused();
+    assert_eq!(keys, ["kafka.options"]);
+    assert!(told.contains("socket.timeout.ms"), "{told}");
+}
