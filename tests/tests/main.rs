@@ -8,6 +8,7 @@ mod decoder_differential;
 mod demo;
 mod enqueue;
 mod existing;
+mod formats;
 mod history;
 mod idle;
 mod memory;
