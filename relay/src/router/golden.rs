@@ -1,8 +1,11 @@
 //! Every golden row through plan and record, byte for byte.
 
+use std::collections::HashMap;
+
 use outbox_schema::golden::{self, Case};
 
 use super::{ColumnInfo, Plan, RelationShape, RowPosition, Scratch, Value, fixture};
+use crate::config::{OutboxSettings, SourceFormat};
 use crate::lsn::Lsn;
 
 /// PostgreSQL's epoch, 2000-01-01 00:00 UTC, in Unix microseconds.
@@ -28,17 +31,36 @@ fn position(case: &Case) -> RowPosition {
     }
 }
 
-#[test]
-fn rows_become_the_golden_records() {
+/// The value as the column's send function writes it, from its text.
+fn binary(name: &str, text: &str) -> Vec<u8> {
+    match name {
+        "id" => text.parse::<uuid::Uuid>().unwrap().as_bytes().to_vec(),
+        "seq" | "writer" | "version" => text.parse::<i64>().unwrap().to_be_bytes().to_vec(),
+        "schema_version" => text.parse::<i32>().unwrap().to_be_bytes().to_vec(),
+        "headers" => [b"\x01", text.as_bytes()].concat(),
+        "created_at" => {
+            let time: jiff::Timestamp = text.parse().unwrap();
+            (time.as_microsecond() - POSTGRES_EPOCH_MICROS).to_be_bytes().to_vec()
+        }
+        _ => text.as_bytes().to_vec(),
+    }
+}
+
+/// Makes every golden row's record from the values that `value` gives of a column and its text.
+fn assert_golden<'a>(
+    format: SourceFormat,
+    value: impl Fn(usize, &'a str, &'a str) -> Value<'a>,
+    cases: &'a [Case],
+) {
     // One scratch for all, as in the relay: nothing of one row may be seen in the next.
     let mut scratch = Scratch::default();
-    for case in golden::cases() {
-        let plan = Plan::compile(&shape(&case), &fixture::native_outbox(), &fixture::kafka()).unwrap();
-        let row: Vec<Value<'_>> = case
-            .columns()
-            .map(|(_, text)| text.map_or(Value::Null, |text| Value::Text(text.as_bytes())))
-            .collect();
-        let made = plan.record(&row, &position(&case), &mut scratch).unwrap();
+    let outbox = OutboxSettings { format, ..fixture::native_outbox() };
+    for (at, case) in cases.iter().enumerate() {
+        let plan = Plan::compile(&shape(case), &outbox, &fixture::kafka()).unwrap();
+        let value =
+            |(name, text): (&'a str, Option<&'a str>)| text.map_or(Value::Null, |text| value(at, name, text));
+        let row: Vec<Value<'_>> = case.columns().map(value).collect();
+        let made = plan.record(&row, &position(case), &mut scratch).unwrap();
 
         let expected = &case.record;
         let name = &case.name;
@@ -50,4 +72,19 @@ fn rows_become_the_golden_records() {
         assert_eq!(made.headers.iter().collect::<Vec<_>>(), headers, "{name}");
         assert_eq!(made.timestamp_ms, expected.timestamp_ms, "{name}");
     }
+}
+
+#[test]
+fn rows_become_the_golden_records() {
+    assert_golden(SourceFormat::Text, |_, _, text| Value::Text(text.as_bytes()), &golden::cases());
+}
+
+#[test]
+fn rows_in_binary_form_become_the_golden_records() {
+    let cases = golden::cases();
+    let sent: Vec<HashMap<&str, Vec<u8>>> = cases
+        .iter()
+        .map(|case| case.columns().filter_map(|(name, text)| Some((name, binary(name, text?)))).collect())
+        .collect();
+    assert_golden(SourceFormat::Binary, |at, name, _| Value::Binary(&sent[at][name]), &cases);
 }
