@@ -133,6 +133,10 @@ fn is_unknown(error: &KafkaError) -> bool {
 ///
 /// What librdkafka says of it. It names options and files, never a secret.
 pub fn check_together(options: &[(String, String)]) -> Result<(), String> {
+    // Such a client asks for a token at once; nothing is to be started here.
+    if options.iter().any(|(name, _)| name == "sasl.oauthbearer.method") {
+        return Ok(());
+    }
     let mut config = ClientConfig::new();
     // What the relay sets for its clients and librdkafka compares with the user's.
     config.set("reconnect.backoff.max.ms", "1000");

@@ -273,7 +273,7 @@ keys! {
     /// Rewrites a topic that it matches from its beginning to its end; one that does not match stays as it is.
     /// It sees what `route.topic` makes (or prefix and aggregate type). Debezium's `route.by.field`,
     /// `route.topic.regex` and `route.topic.replacement` are `route.topic = "{field}"`, `route.regex` and
-    /// `route.replacement`.
+    /// `route.replacement`; its regex is `(?<routedByValue>.*)` where none is given.
     ROUTE_REGEX: WholeRegex = WholeRegex, "route.regex", Unset("no topic is rewritten"),
         "'(?<team>[a-z]+)\\.(.+)'";
     /// What a matching topic becomes, as in Java: `$1` and `${name}` are groups, `$0` is the whole, `\$` is a

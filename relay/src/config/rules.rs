@@ -179,19 +179,15 @@ impl Rewrite {
         Ok(Rewrite { regex, replacement })
     }
 
-    /// Appends what becomes of a text. `None`, with `out` as it was, where the text as a whole does not
-    /// match: then it stays as it is.
-    pub fn apply(&self, text: &str, out: &mut Vec<u8>) -> Option<()> {
+    /// What becomes of a text. `None` where the text as a whole does not match: then it stays as it is.
+    pub fn apply(&self, text: &str) -> Option<String> {
         let found = self.regex.captures(text)?;
-        for insert in &self.replacement {
-            let text = match insert {
-                Insert::Literal(text) => text.as_str(),
-                // A group that took no part is empty.
-                Insert::Group(number) => found.get(*number).map_or("", |group| group.as_str()),
-            };
-            out.extend_from_slice(text.as_bytes());
-        }
-        Some(())
+        let insert = |insert: &'_ Insert| match insert {
+            Insert::Literal(text) => text.clone(),
+            // A group that took no part is empty.
+            Insert::Group(number) => found.get(*number).map_or("", |group| group.as_str()).to_owned(),
+        };
+        Some(self.replacement.iter().map(insert).collect())
     }
 }
 
@@ -281,9 +277,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn rewritten(regex: &str, replacement: &str, text: &str) -> Option<String> {
-        let mut out = Vec::new();
-        let rewrite = Rewrite::new(whole(regex).unwrap(), replacement).unwrap();
-        rewrite.apply(text, &mut out).map(|()| String::from_utf8(out).unwrap())
+        Rewrite::new(whole(regex).unwrap(), replacement).unwrap().apply(text)
     }
 
     #[test]

@@ -71,15 +71,9 @@ impl TopicRule {
         topic: &mut String,
     ) -> Result<(), Unpublishable> {
         self.template.append(row, limit, buffer)?.map_err(Column::null)?;
-        let end = buffer.len();
-        if let Some(rewrite) = &self.rewrite {
-            let made = str::from_utf8(buffer).ok().and_then(|text| {
-                let mut made = Vec::new();
-                rewrite.apply(text, &mut made).map(|()| made)
-            });
-            buffer.extend(made.unwrap_or_else(|| buffer.clone()));
-        }
-        let made = if self.rewrite.is_some() { &buffer[end..] } else { &buffer[..] };
+        let text = str::from_utf8(buffer).ok();
+        let rewritten = self.rewrite.as_ref().zip(text).and_then(|(rewrite, text)| rewrite.apply(text));
+        let made = rewritten.as_deref().map_or(buffer.as_slice(), str::as_bytes);
         topic::route("", made, topic).map_err(|fault| Unpublishable::RuledTopic { fault })
     }
 }
