@@ -6,11 +6,12 @@ use std::process::ExitCode;
 pub const HELP: &str = "\
 Exit codes:
    0  done; `run`: drained, everything that was read is published and confirmed
-   1  failed; the reason was printed
+   1  failed; the reason was printed. `check`: there are errors (with --strict: or warnings)
    2  the command line cannot be understood
-   3  halted: what was found does not agree, and going on could lose events; the reason was printed
+   3  halted: what was found does not agree, and going on could lose events; the reason was printed. `plan`: a
+      start would halt
    4  not drained before the deadline; what is left comes again at the next start
-   5  another relay owns the lane (only with --no-wait)
+   5  another relay owns the lane (only with --no-wait, `plan` and `forget`)
   64  mistakes in the configuration; all of them were printed";
 
 /// How the program ends.

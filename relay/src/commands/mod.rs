@@ -1,16 +1,20 @@
 //! The command line: one file per command, and what they share: exit codes, logging, output.
 
+mod check;
 mod config;
 mod demo;
 mod exit;
 mod forget;
 mod init;
 mod logging;
+mod outlook;
 mod output;
+mod plan;
 mod quarantine;
 mod run;
 mod status;
 mod topics;
+mod words;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,6 +40,10 @@ enum Command {
     Run(run::RunArgs),
     /// Print, or with --admin-url apply, the SQL a relay needs: table, publication, roles, slot.
     Init(init::InitArgs),
+    /// Look at everything that a relay needs, and say what to do where something is not as it should be.
+    Check(check::CheckArgs),
+    /// Say what a start would do now, without doing it.
+    Plan(plan::PlanArgs),
     /// Ask a running relay how it is.
     Status(status::StatusArgs),
     /// Show the topics, make them, or move their keys to more partitions.
@@ -95,6 +103,8 @@ pub fn main() -> ExitCode {
     let exit = match Cli::parse().command {
         Command::Run(args) => run::execute(args),
         Command::Init(args) => init::execute(args),
+        Command::Check(args) => check::execute(args),
+        Command::Plan(args) => plan::execute(args),
         Command::Status(args) => status::execute(args),
         Command::Topics(args) => topics::execute(args),
         Command::Demo(args) => demo::execute(args),
@@ -122,6 +132,8 @@ mod tests {
             "outbox-relay run --config relay.toml --existing publish --no-wait",
             "outbox-relay init --admin-url postgres://postgres@localhost/orders --existing skip",
             "outbox-relay init --print",
+            "outbox-relay check --json --strict --config relay.toml",
+            "outbox-relay plan --existing publish --json",
             "outbox-relay status --url http://127.0.0.1:9464 --json",
             "outbox-relay topics list --json",
             "outbox-relay topics create outbox.event.order outbox.event.payment",

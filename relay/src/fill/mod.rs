@@ -10,6 +10,8 @@
 
 mod rows;
 
+pub(crate) use rows::order;
+
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;

@@ -25,7 +25,7 @@ mod stream;
 
 pub use disposition::{Disposition, Refused, end_of_state, of_kafka, of_sqlstate};
 pub use end::{End, Ending, chain};
-pub use sql::{Sql, SqlError, config as sql_config};
+pub use sql::{Sql, SqlError, config as sql_config, server_facts};
 
 use std::future::Future;
 use std::sync::Arc;

@@ -14,7 +14,7 @@ use crate::lsn::Lsn;
 use crate::observe::Phase;
 use crate::reader::{self, Positions, ReaderConfig, ReaderEnd};
 use crate::state::{RecordedPhase, StateRecord, Store, StoreError, topic};
-use crate::wire::{Connection, Target, TimelineHistory, WireError};
+use crate::wire::{Connection, SystemIdentity, Target, TimelineHistory, WireError};
 
 /// How often a relay in line looks whether the lane is free.
 const IN_LINE: Duration = Duration::from_secs(1);
@@ -186,15 +186,7 @@ async fn replicate(context: &Context, usable: bool) -> Result<Replication, End> 
     blocking(move || {
         let target = target(&settings);
         let mut connection = Connection::connect(&target).map_err(|error| wire_end(&error))?;
-        let identity = connection.identify_system().map_err(|error| wire_end(&error))?;
-        let history = match identity.timeline {
-            0 | 1 => Vec::new(),
-            timeline => known_history(connection.timeline_history(timeline))?
-                .switches
-                .iter()
-                .map(|switch| (switch.timeline, switch.switch_point))
-                .collect(),
-        };
+        let (identity, history) = identify(&mut connection)?;
         let (timeline, system_id) = (identity.timeline, identity.system_id);
         if !usable {
             return Ok(Replication { timeline, system_id, history, reading: None });
@@ -213,6 +205,20 @@ async fn replicate(context: &Context, usable: bool) -> Result<Replication, End> 
         Ok(Replication { timeline, system_id, history, reading })
     })
     .await
+}
+
+/// Which server this is, and by which switches it came to its timeline.
+pub(crate) fn identify(connection: &mut Connection) -> Result<(SystemIdentity, Vec<(u32, Lsn)>), End> {
+    let identity = connection.identify_system().map_err(|error| wire_end(&error))?;
+    let history = match identity.timeline {
+        0 | 1 => Vec::new(),
+        timeline => known_history(connection.timeline_history(timeline))?
+            .switches
+            .iter()
+            .map(|switch| (switch.timeline, switch.switch_point))
+            .collect(),
+    };
+    Ok((identity, history))
 }
 
 /// A history file that is gone matters only where the timelines differ, and the comparison says so then.

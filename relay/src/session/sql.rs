@@ -119,6 +119,11 @@ impl Sql {
         Ok(Sql { client })
     }
 
+    /// The connection itself, for questions that only `check` and `plan` ask.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Tries to own the lane for the life of this connection.
     ///
     /// # Errors
@@ -128,18 +133,26 @@ impl Sql {
         Ok(self.one("owning the lane", sql, &[&lane]).await?.get(0))
     }
 
-    /// Who owns the lane, in words.
+    /// Who owns the lane, in words, for one who was refused it.
     ///
     /// # Errors
     /// As for every question.
     pub async fn lane_owner(&self, lane: &str) -> Result<String, SqlError> {
+        Ok(self.owned_by(lane).await?.unwrap_or_else(|| "a process that just left".into()))
+    }
+
+    /// Who owns the lane, in words; `None` while nobody does.
+    ///
+    /// # Errors
+    /// As for every question.
+    pub async fn owned_by(&self, lane: &str) -> Result<Option<String>, SqlError> {
         let sql = "WITH k AS (SELECT hashtextextended('outbox-relay:' || $1, 0) AS key)
-             SELECT coalesce((SELECT format('process %s from %s, since %s', l.pid,
+             SELECT (SELECT format('process %s from %s, since %s', l.pid,
                      coalesce(host(a.client_addr), 'a local socket'), to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SSOF'))
                FROM k, pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
               WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
                 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                AND ((l.classid::bigint << 32) | l.objid::bigint) = k.key LIMIT 1), 'a process that just left')";
+                AND ((l.classid::bigint << 32) | l.objid::bigint) = k.key LIMIT 1)";
         Ok(self.one("who owns the lane", sql, &[&lane]).await?.get(0))
     }
 

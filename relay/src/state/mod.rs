@@ -15,9 +15,11 @@ pub use ring::{Candidates, MAX_RING_ENTRIES, MAX_SNAPSHOT_BYTES, PublishedSnapsh
 
 mod peek;
 mod recorder;
+mod shelf;
 mod store;
 pub mod topic;
 
 pub use peek::{PeekError, peek};
 pub use recorder::{Recorder, RecorderParts};
+pub use shelf::glance;
 pub use store::{Store, StoreError};

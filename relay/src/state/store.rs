@@ -6,20 +6,18 @@
 
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::RDKafkaErrorCode;
-use rdkafka::{Offset, TopicPartitionList};
 
+use super::shelf::Shelf;
 use super::{StateError, StateRecord};
 use crate::config::{KafkaSettings, Settings};
 use crate::publisher::{Quiet, base_config};
 use crate::session::{Ending, Refused, of_kafka};
 
 /// One slice of a blocking call; between two the session is asked whether it is over.
-const SLICE: Duration = Duration::from_millis(500);
+pub(super) const SLICE: Duration = Duration::from_millis(500);
 
 /// Why the state record could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -105,32 +103,8 @@ impl Store {
     }
 
     fn newest(&self, ending: &Ending) -> Result<Option<StateRecord>, StoreError> {
-        let uncommitted = self.consumer("read_uncommitted")?;
-        let end = self.retry(ending, || Ok(self.watermarks(&uncommitted)?.1))?;
-        let committed = self.consumer("read_committed")?;
-        // With read_committed the upper watermark is the last stable offset.
-        self.retry(ending, || match self.watermarks(&committed)?.1 >= end {
-            true => Ok(()),
-            false => Err(KafkaError::NoMessageReceived),
-        })?;
-        let mut from = TopicPartitionList::new();
-        from.add_partition_offset(&self.topic, self.partition, Offset::Beginning)?;
-        committed.assign(&from)?;
-        let mut newest = None;
-        loop {
-            over(ending)?;
-            match committed.poll(SLICE) {
-                None => {}
-                Some(Ok(message)) if message.key() == Some(self.key.as_bytes()) => {
-                    newest = message.payload().map(<[u8]>::to_vec);
-                }
-                // Another lane's, or another relay's.
-                Some(Ok(_)) => {}
-                Some(Err(KafkaError::PartitionEOF(_))) => break,
-                Some(Err(error)) => tracing::warn!(%error, "reading the state record; trying again"),
-            }
-        }
-        newest.map(|bytes| StateRecord::decode(&bytes)).transpose().map_err(|source| self.broken(source))
+        Shelf { kafka: &self.kafka, topic: &self.topic, partition: self.partition, key: &self.key }
+            .newest(ending)
     }
 
     /// Writes the record and returns once its transaction is committed. Broker trouble is waited for. A
@@ -187,37 +161,6 @@ impl Store {
                 Err(StoreError::Fenced { writer: found.writer, epoch: found.epoch })
             }
             _ => Ok(()),
-        }
-    }
-
-    fn consumer(&self, isolation: &str) -> KafkaResult<BaseConsumer<Quiet>> {
-        base_config(&self.kafka)
-            .set("group.id", format!("outbox-relay-state-{}", self.key.replace('/', "-")))
-            .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "true")
-            .set("auto.offset.reset", "earliest")
-            .set("isolation.level", isolation)
-            .create_with_context(Quiet)
-    }
-
-    fn watermarks(&self, consumer: &BaseConsumer<Quiet>) -> KafkaResult<(i64, i64)> {
-        consumer.fetch_watermarks(&self.topic, self.partition, SLICE * 4)
-    }
-
-    /// Asks again until there is an answer; the topic was seen before, so an error is broker trouble.
-    fn retry<T>(&self, ending: &Ending, ask: impl Fn() -> KafkaResult<T>) -> Result<T, StoreError> {
-        let mut said = false;
-        loop {
-            over(ending)?;
-            match ask() {
-                Ok(answer) => return Ok(answer),
-                Err(error) => {
-                    if !std::mem::replace(&mut said, true) {
-                        tracing::warn!(%error, topic = self.topic, "waiting for the end of the state topic");
-                    }
-                    ending.pause(SLICE / 5);
-                }
-            }
         }
     }
 
@@ -279,6 +222,6 @@ fn step(error: &KafkaError) -> Step {
     }
 }
 
-fn over(ending: &Ending) -> Result<(), StoreError> {
+pub(super) fn over(ending: &Ending) -> Result<(), StoreError> {
     if ending.is_over() { Err(StoreError::Over) } else { Ok(()) }
 }

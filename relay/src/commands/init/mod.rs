@@ -7,7 +7,7 @@
 mod apply;
 mod plan;
 mod script;
-mod survey;
+pub(super) mod survey;
 #[cfg(test)]
 mod tests;
 

@@ -166,7 +166,12 @@ async fn server(client: &Client) -> Result<Server, InitError> {
     Ok(Server { version: row.get(0), wal_level: row.get(1), in_recovery: row.get(2), database: row.get(3) })
 }
 
-async fn quarantine(client: &Client) -> Result<Option<Vec<String>>, InitError> {
+/// The columns of the quarantine; `None` if it is not there.
+///
+/// # Errors
+///
+/// [`InitError::Look`].
+pub async fn quarantine(client: &Client) -> Result<Option<Vec<String>>, InitError> {
     const SQL: &str = "SELECT array(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a
                                   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
                        FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -175,8 +180,13 @@ async fn quarantine(client: &Client) -> Result<Option<Vec<String>>, InitError> {
     Ok(row.map(|row| row.get(0)))
 }
 
-/// A schema with a quarantine in it belongs to a relay on a table of another shape and may take the contract.
-async fn contract(client: &Client, quarantine: bool) -> Result<Contract, InitError> {
+/// Whether the contract is there, and in which version. A schema with a quarantine in it belongs to a relay on a
+/// table of another shape and may take the contract.
+///
+/// # Errors
+///
+/// [`InitError::Look`].
+pub async fn contract(client: &Client, quarantine: bool) -> Result<Contract, InitError> {
     const SQL: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_proc AS p WHERE p.pronamespace = n.oid
                                       AND p.proname = 'contract_version' AND p.pronargs = 0)
                        FROM pg_catalog.pg_namespace AS n WHERE n.nspname = $1";
@@ -207,7 +217,12 @@ async fn table(client: &Client, settings: &Settings) -> Result<Option<Table>, In
     Ok(Some(Table { partitioned: row.get(0), columns: row.get(1), has_rows }))
 }
 
-async fn producers_let_in(client: &Client) -> Result<bool, InitError> {
+/// Whether producers may use the contract's schema; it follows the slot.
+///
+/// # Errors
+///
+/// [`InitError::Look`].
+pub async fn producers_let_in(client: &Client) -> Result<bool, InitError> {
     const SQL: &str = "SELECT pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE')
                        FROM pg_catalog.pg_roles AS r CROSS JOIN pg_catalog.pg_namespace AS n
                        WHERE r.rolname = $1 AND n.nspname = 'outbox'";
