@@ -1,6 +1,7 @@
 //! Every test that needs real servers, in one program: it is linked once, and its tests share a PostgreSQL
 //! and a Kafka where they do not stop them.
 
+mod check;
 mod cluster;
 mod contract;
 mod crash;

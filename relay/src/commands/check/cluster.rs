@@ -17,6 +17,8 @@ use crate::publisher::base_config;
 /// How long the first answer may take; later ones come from brokers that have answered.
 const FIRST: Duration = Duration::from_secs(10);
 const REQUEST: Duration = Duration::from_secs(5);
+/// How long is waited for the reasons why nobody answers.
+const REASONS: Duration = Duration::from_secs(2);
 /// Brokers whose settings are asked for.
 const BROKERS: usize = 9;
 
@@ -34,16 +36,24 @@ impl ClientContext for Listener {
                 | RDKafkaLogLevel::Critical
                 | RDKafkaLogLevel::Error
         ) {
-            let mut heard = self.0.lock();
-            // `[thrd:broker]: what`
-            let said = message.split_once("]: ").map_or(message, |(_, said)| said).to_owned();
-            if heard.len() < 4 && !heard.contains(&said) {
-                heard.push(said);
-            }
+            self.hear(message);
         }
     }
 
-    fn error(&self, _: KafkaError, _: &str) {}
+    fn error(&self, _: KafkaError, reason: &str) {
+        self.hear(reason);
+    }
+}
+
+impl Listener {
+    fn hear(&self, message: &str) {
+        let mut heard = self.0.lock();
+        // `[thrd:broker]: what`
+        let said = message.split_once("]: ").map_or(message, |(_, said)| said).to_owned();
+        if heard.len() < 4 && !heard.contains(&said) {
+            heard.push(said);
+        }
+    }
 }
 
 impl ConsumerContext for Listener {}
@@ -111,6 +121,9 @@ impl Cluster {
         let brokers = match found {
             Ok(found) => found.brokers().iter().map(|broker| broker.id()).collect(),
             Err(error) => {
+                // A consumer keeps the reasons from its log; the other client, asked for nothing, tells them.
+                let reasons = blocking(move || admin.inner().fetch_metadata(None, REASONS).map(drop));
+                reasons.await.ok();
                 let mut heard = listener.0.lock().clone();
                 heard.insert(0, error.to_string());
                 return Err(heard.join("; "));

@@ -70,11 +70,12 @@ const SQL: &str = "
                       ELSE pg_current_wal_flush_lsn() END AS lsn) e
     WHERE s.slot_name = $1";
 
-// The start of another role's transaction is shown to members of pg_read_all_stats only.
+// The start of another role's transaction is shown to members of pg_read_all_stats only. What has no user is the
+// server's own and ends by itself.
 const OPEN: &str = "
     SELECT coalesce(jsonb_agg(t), '[]')::text FROM (
         SELECT a.pid, NULL AS gid, extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS seconds
-          FROM pg_stat_activity a WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_backend_pid()
+          FROM pg_stat_activity a WHERE a.backend_xid IS NOT NULL AND a.usesysid IS NOT NULL AND a.pid <> pg_backend_pid()
         UNION ALL
         SELECT NULL, p.gid, extract(epoch FROM clock_timestamp() - p.prepared)::float8 FROM pg_prepared_xacts p
         ORDER BY seconds DESC NULLS LAST LIMIT 20) t";

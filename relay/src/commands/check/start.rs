@@ -109,16 +109,16 @@ fn halt(reason: &HaltReason, settings: &Settings, slot_is_there: bool) -> Findin
     Finding::error(Area::Slot, code, name, reason.to_string()).mend(advice, command)
 }
 
-/// The slot's state where the record is not known, because Kafka does not answer.
+/// The slot where a start cannot be judged: the state record or the server's history could not be read.
 pub fn judge_without_record(settings: &Settings, slot_is_there: bool) -> Option<Finding> {
     (!slot_is_there).then(|| {
         Finding::error(
             Area::Slot,
             "slot-missing",
             settings.slot(),
-            "does not exist; whether it did before cannot be told, since the state record cannot be read",
+            "does not exist; whether it did before, and what a start would do, cannot be told while something else is wrong",
         )
-        .mend("mend Kafka first, then look again", "outbox-relay check")
+        .mend("mend the other errors first, then look again", "outbox-relay check")
     })
 }
 
