@@ -13,12 +13,12 @@ use super::outlook::{self, Outlook};
 use super::{ConfigFile, ExistingChoice, Exit, output};
 use crate::config::Settings;
 use crate::lsn::Lsn;
-use crate::publisher::metadata_client;
+use crate::publisher::{Quiet, base_config};
 use crate::session::compare::{Decision, SlotFacts};
 use crate::session::{Sql, lane_name};
 use crate::state::StateRecord;
 use outbox_schema::sql::{quote_identifier, quote_literal, quote_qualified};
-use rdkafka::consumer::Consumer;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 
 const EXAMPLES: &str = "\
@@ -296,7 +296,8 @@ async fn state_topic_exists(settings: &Arc<Settings>) -> anyhow::Result<bool> {
     let settings = settings.clone();
     let look = tokio::task::spawn_blocking(move || {
         let topic = &settings.state.topic;
-        let client = metadata_client(&settings.kafka)?;
+        // Without a group: a consumer of one looks for its coordinator, for which brokers make a topic.
+        let client: BaseConsumer<Quiet> = base_config(&settings.kafka).create_with_context(Quiet)?;
         let metadata = client.fetch_metadata(Some(topic), Duration::from_secs(10))?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         match found.and_then(|found| found.error()).map(RDKafkaErrorCode::from) {

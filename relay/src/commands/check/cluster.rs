@@ -1,68 +1,34 @@
 //! The Kafka cluster, asked and not changed: who answers, how topics and brokers are set up.
 
 use std::collections::HashMap;
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier};
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::config::KafkaSettings;
-use crate::publisher::base_config;
+use crate::publisher::{Quiet, base_config};
 
 /// How long the first answer may take; later ones come from brokers that have answered.
 const FIRST: Duration = Duration::from_secs(10);
 const REQUEST: Duration = Duration::from_secs(5);
-/// How long is waited for the reasons why nobody answers.
-const REASONS: Duration = Duration::from_secs(2);
+/// How long a broker that does not answer is given to accept a connection.
+const KNOCK: Duration = Duration::from_secs(2);
+/// A topic to ask for where any will do.
+const NOBODYS: &str = "outbox-relay-check";
 /// Brokers whose settings are asked for.
 const BROKERS: usize = 9;
-
-/// Keeps what librdkafka says of brokers that do not answer: the error of a request only says that it timed
-/// out. It names brokers and topics, never payloads or passwords.
-#[derive(Debug, Clone, Default)]
-struct Listener(Arc<Mutex<Vec<String>>>);
-
-impl ClientContext for Listener {
-    fn log(&self, level: RDKafkaLogLevel, _: &str, message: &str) {
-        if matches!(
-            level,
-            RDKafkaLogLevel::Emerg
-                | RDKafkaLogLevel::Alert
-                | RDKafkaLogLevel::Critical
-                | RDKafkaLogLevel::Error
-        ) {
-            self.hear(message);
-        }
-    }
-
-    fn error(&self, _: KafkaError, reason: &str) {
-        self.hear(reason);
-    }
-}
-
-impl Listener {
-    fn hear(&self, message: &str) {
-        let mut heard = self.0.lock();
-        // `[thrd:broker]: what`
-        let said = message.split_once("]: ").map_or(message, |(_, said)| said).to_owned();
-        if heard.len() < 4 && !heard.contains(&said) {
-            heard.push(said);
-        }
-    }
-}
-
-impl ConsumerContext for Listener {}
 
 /// A cluster that has answered.
 pub struct Cluster {
     /// A consumer, since a producer that asks for a topic may make it (R40).
-    metadata: Arc<BaseConsumer<Listener>>,
-    admin: AdminClient<Listener>,
+    metadata: Arc<BaseConsumer<Quiet>>,
+    admin: AdminClient<Quiet>,
     /// Ids of its brokers.
     pub brokers: Vec<i32>,
 }
@@ -105,28 +71,21 @@ impl Cluster {
     /// # Errors
     /// A sentence with what librdkafka said.
     pub async fn connect(kafka: &KafkaSettings) -> Result<Cluster, String> {
-        let listener = Listener::default();
-        let config = {
-            let mut config = base_config(kafka);
-            config.set("group.id", "outbox-relay-check").set("enable.auto.commit", "false");
-            config
-        };
-        let metadata = BaseConsumer::from_config_and_context(&config, listener.clone());
-        let metadata = Arc::new(metadata.map_err(|error| error.to_string())?);
-        let admin = AdminClient::from_config_and_context(&base_config(kafka), listener.clone());
+        // Without a group: a consumer of one looks for its coordinator, for which brokers make a topic.
+        let metadata = base_config(kafka).create_with_context(Quiet);
+        let metadata: Arc<BaseConsumer<Quiet>> =
+            Arc::new(metadata.map_err(|error: KafkaError| error.to_string())?);
+        let admin = AdminClient::from_config_and_context(&base_config(kafka), Quiet);
         let admin = admin.map_err(|error| error.to_string())?;
         let asked = metadata.clone();
         // Of one topic, which need not exist: without one the cluster lists all, and there may be many.
-        let found = blocking(move || asked.fetch_metadata(Some("__consumer_offsets"), FIRST)).await;
+        let found = blocking(move || asked.fetch_metadata(Some(NOBODYS), FIRST)).await;
         let brokers = match found {
             Ok(found) => found.brokers().iter().map(|broker| broker.id()).collect(),
             Err(error) => {
-                // A consumer keeps the reasons from its log; the other client, asked for nothing, tells them.
-                let reasons = blocking(move || admin.inner().fetch_metadata(None, REASONS).map(drop));
-                reasons.await.ok();
-                let mut heard = listener.0.lock().clone();
-                heard.insert(0, error.to_string());
-                return Err(heard.join("; "));
+                let brokers = kafka.brokers.clone();
+                let tried = blocking(move || Ok(knock(&brokers))).await.unwrap_or_default();
+                return Err(format!("{error}; {tried}"));
             }
         };
         Ok(Cluster { metadata, admin, brokers })
@@ -199,6 +158,25 @@ impl Cluster {
             Err(error) => names.into_iter().map(|name| (name, Err(error.to_string()))).collect(),
         }
     }
+}
+
+/// Whether the bootstrap servers take connections: librdkafka only says that nobody answered, and of one that
+/// accepts and is silent the usual reason is the security protocol.
+fn knock(brokers: &str) -> String {
+    let tried = brokers.split(',').map(str::trim).take(3).map(|broker| {
+        let place = broker.split_once("://").map_or(broker, |(_, place)| place);
+        let connected = place.to_socket_addrs().and_then(|mut found| {
+            let address = found.next().ok_or(io::ErrorKind::NotFound)?;
+            TcpStream::connect_timeout(&address, KNOCK).map(drop)
+        });
+        match connected {
+            Ok(()) => format!(
+                "{place} accepts connections: does it speak this security.protocol, does it know the user?"
+            ),
+            Err(error) => format!("{place}: {error}"),
+        }
+    });
+    tried.collect::<Vec<_>>().join("; ")
 }
 
 fn name_of(resource: &ResourceSpecifier<'_>) -> String {
