@@ -2,6 +2,7 @@
 
 use outbox_relay::pgoutput::Message;
 use outbox_relay::router::command::{Command, Do};
+use outbox_relay::router::partition;
 use outbox_tests::cluster::{self, Kafka};
 use outbox_tests::relay::Relay;
 use outbox_tests::scene::{LIMIT, PARTITIONS, Scene};
@@ -10,6 +11,8 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use serde_json::Value;
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 fn admin(kafka: &Kafka) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", kafka.brokers()).create().unwrap()

@@ -7,9 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::database_url::ParsedUrl;
 use super::given::{AllGiven, Form};
-use super::keys::{
-    self, AnyKey, Fallback, HEADERS, KAFKA_OPTIONS, Key, QUARANTINE_TOPICS, TOPIC_OPTIONS,
-};
+use super::keys::{self, AnyKey, Fallback, HEADERS, KAFKA_OPTIONS, Key, QUARANTINE_TOPICS, TOPIC_OPTIONS};
 use super::kinds::{AnyTemplate, HIDDEN, Kind};
 use super::mistakes::{Mistake, Mistakes, Origin};
 use super::rules::{Rewrite, Rules, Template, TopicRule};

@@ -48,7 +48,7 @@ impl Cause {
             Unpublishable::Undecodable { .. }
             | Unpublishable::Unchanged { .. }
             | Unpublishable::ColumnCount { .. } => Cause::Undecodable,
-            Unpublishable::Topic { .. } => Cause::IllegalTopic,
+            Unpublishable::Topic { .. } | Unpublishable::RuledTopic { .. } => Cause::IllegalTopic,
             Unpublishable::Header { .. } => Cause::Header,
             Unpublishable::RecordTooLarge { .. } => Cause::TooLarge,
             Unpublishable::RowTooLarge { .. } => Cause::RowTooLarge,

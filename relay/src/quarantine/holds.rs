@@ -135,10 +135,16 @@ mod tests {
         let mut holds = Holds::default();
         holds.know(Lsn(9), 2, known(Some("id-1")));
         holds.know(Lsn(9), 3, known(None));
-        assert!(holds.meet(&at(9, 2, 1), || Some("id-1".to_owned())) && holds.meet(&at(9, 2, 7), || Some("id-1".to_owned())));
+        assert!(
+            holds.meet(&at(9, 2, 1), || Some("id-1".to_owned()))
+                && holds.meet(&at(9, 2, 7), || Some("id-1".to_owned()))
+        );
         assert!(!holds.meet(&at(9, 2, 1), || Some("id-2".to_owned())), "another history");
         assert!(holds.meet(&at(9, 3, 1), || None) && holds.meet(&at(9, 3, 1), || Some("x".to_owned())));
-        assert!(!holds.meet(&at(9, 4, 1), || Some("id-1".to_owned())) && !holds.meet(&at(8, 2, 1), || Some("id-1".to_owned())));
+        assert!(
+            !holds.meet(&at(9, 4, 1), || Some("id-1".to_owned()))
+                && !holds.meet(&at(8, 2, 1), || Some("id-1".to_owned()))
+        );
     }
 
     #[test]

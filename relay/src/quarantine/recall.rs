@@ -178,7 +178,10 @@ mod tests {
         assert!(holds.holds("t", b"k"), "the position has passed the head");
         assert_eq!(holds.open(), 2);
         assert!(!holds.meet(&at(90, 0), || None), "does not come again");
-        assert!(holds.meet(&at(100, 0), || Some("e100.0".to_owned())) && holds.meet(&at(120, 1), || Some("e120.1".to_owned())));
+        assert!(
+            holds.meet(&at(100, 0), || Some("e100.0".to_owned()))
+                && holds.meet(&at(120, 1), || Some("e120.1".to_owned()))
+        );
     }
 
     #[test]

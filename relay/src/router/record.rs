@@ -143,7 +143,12 @@ impl Plan {
         Ok(record)
     }
 
-    pub(super) fn route(&self, row: &[Value<'_>], text: &mut Vec<u8>, topic: &mut String) -> Result<(), Unpublishable> {
+    pub(super) fn route(
+        &self,
+        row: &[Value<'_>],
+        text: &mut Vec<u8>,
+        topic: &mut String,
+    ) -> Result<(), Unpublishable> {
         match &self.topic {
             Topic::ByRule(rule) => rule.route(row, self.max_record_bytes, text, topic),
             Topic::Prefixed { prefix, aggregatetype } => {
@@ -154,7 +159,11 @@ impl Plan {
         }
     }
 
-    pub(super) fn key<'a>(&self, row: &[Value<'a>], buffer: &mut Vec<u8>) -> Result<Bytes<'a>, Unpublishable> {
+    pub(super) fn key<'a>(
+        &self,
+        row: &[Value<'a>],
+        buffer: &mut Vec<u8>,
+    ) -> Result<Bytes<'a>, Unpublishable> {
         let limit = self.max_record_bytes;
         match &self.key {
             Key::ByRule(template) => template.bytes(row, limit, buffer),
