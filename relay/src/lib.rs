@@ -5,6 +5,7 @@
 //!
 //! | module | what it owns |
 //! |---|---|
+//! | [`tls`] | TLS to PostgreSQL, for both connections |
 //! | [`wire`] | the thin replication connection: start-up, SCRAM, framing |
 //! | [`reader`] | the thread that reads frames in chunks, and feedback on its own clock |
 //! | [`pgoutput`] | the decoder, in place |
@@ -36,4 +37,5 @@ pub mod reader;
 pub mod router;
 pub mod session;
 pub mod state;
+pub mod tls;
 pub mod wire;

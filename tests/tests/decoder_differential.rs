@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use outbox_relay::config::SourceFormat;
+use outbox_relay::config::transport::Transport;
 use outbox_relay::observe::Observed;
 use outbox_relay::pgoutput::{CopyMessage, Message};
 use outbox_relay::reader::{self, Next, Positions, ReaderConfig};
@@ -74,6 +75,7 @@ fn ours(port: u16) -> Result<Vec<Event>> {
         user: "relay".to_owned(),
         password: None,
         database: "orders".to_owned(),
+        transport: Transport::clear(),
         application_name: "differential".to_owned(),
         connect_timeout: Duration::from_secs(10),
         wal_sender_timeout: Duration::from_secs(10),

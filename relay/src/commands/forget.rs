@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::{ConfigFile, Exit, logging, output};
 use crate::config::Settings;
+use crate::publisher::Contact;
 use crate::session::{End, Ending, Sql, blocking, lane_name};
 use crate::state::{RecordedPhase, StateRecord, Store, topic};
 
@@ -74,9 +75,10 @@ async fn forget(settings: Arc<Settings>, ending: Arc<Ending>, yes: bool) -> anyh
         eprintln!("outbox-relay forget: lane {lane} is owned by {owner}; stop that relay first");
         return Ok(Exit::LaneOwned);
     }
-    topic::ensure(&settings.kafka, &settings.state.topic).await.context("the state topic")?;
+    let contact = Contact::default();
+    topic::ensure(&settings.kafka, &settings.state.topic, &contact).await.context("the state topic")?;
     let found = blocking(move || {
-        let mut store = Store::fence(&settings, 0, &ending).map_err(|error| End::halt(&error))?;
+        let mut store = Store::fence(&settings, 0, contact, &ending).map_err(|error| End::halt(&error))?;
         let found = store.read(&ending).map_err(|error| End::halt(&error))?;
         if let Some(record) = found.clone().filter(|_| yes) {
             let forgotten = StateRecord { phase: RecordedPhase::Forgotten, ..record };

@@ -13,7 +13,7 @@ use super::outlook::{self, Outlook};
 use super::{ConfigFile, ExistingChoice, Exit, output};
 use crate::config::Settings;
 use crate::lsn::Lsn;
-use crate::publisher::{Quiet, base_config};
+use crate::publisher::{Contact, base_config};
 use crate::session::compare::{Decision, SlotFacts};
 use crate::session::{Sql, lane_name};
 use crate::state::StateRecord;
@@ -297,13 +297,19 @@ async fn state_topic_exists(settings: &Arc<Settings>) -> anyhow::Result<bool> {
     let look = tokio::task::spawn_blocking(move || {
         let topic = &settings.state.topic;
         // Without a group: a consumer of one looks for its coordinator, for which brokers make a topic.
-        let client: BaseConsumer<Quiet> = base_config(&settings.kafka).create_with_context(Quiet)?;
-        let metadata = client.fetch_metadata(Some(topic), Duration::from_secs(10))?;
+        let contact = Contact::default();
+        let client: BaseConsumer<Contact> =
+            base_config(&settings.kafka).create_with_context(contact.clone())?;
+        let metadata = client.fetch_metadata(Some(topic), Duration::from_secs(10));
+        let metadata = metadata.map_err(|error| match contact.trouble(&client) {
+            Some(trouble) => anyhow::Error::new(error).context(trouble),
+            None => error.into(),
+        })?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         match found.and_then(|found| found.error()).map(RDKafkaErrorCode::from) {
-            None => Ok(found.is_some()),
+            None => anyhow::Ok(found.is_some()),
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(false),
-            Some(code) => Err(rdkafka::error::KafkaError::MetadataFetch(code)),
+            Some(code) => Err(rdkafka::error::KafkaError::MetadataFetch(code).into()),
         }
     });
     let found = look.await.map_err(io::Error::other)?;

@@ -7,14 +7,17 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::database_url::ParsedUrl;
 use super::given::{AllGiven, Form};
+use super::kafka_security::PROTOCOL;
 use super::keys::{self, AnyKey, Fallback, HEADERS, KAFKA_OPTIONS, Key, QUARANTINE_TOPICS, TOPIC_OPTIONS};
 use super::kinds::{AnyTemplate, HIDDEN, Kind};
 use super::mistakes::{Mistake, Mistakes, Origin};
 use super::rules::{Rewrite, Rules, Template, TopicRule};
 use super::{
     AdminSettings, ColumnNames, Existing, KafkaSettings, LogSettings, OutboxSettings, QuarantineSettings,
-    RuleColumns, Settings, SourceSettings, StateSettings, TopicSettings, kafka_options, topic_options,
+    RuleColumns, Settings, SourceSettings, StateSettings, TopicSettings, kafka_options, kafka_security,
+    topic_options,
 };
+use crate::tls;
 
 /// Reads every key. `None` where there is a mistake, which then stands in `mistakes`.
 pub fn settings(given: &AllGiven, existing: Option<Existing>, mistakes: &mut Mistakes) -> Option<Settings> {
@@ -104,12 +107,16 @@ impl Reader<'_> {
             self.refuse(&keys::SOURCE_CONNECT_TIMEOUT, problem.into());
         }
         let url = url?;
+        for problem in tls::check(&url.transport, &url.host) {
+            self.refuse(&keys::SOURCE_URL, problem);
+        }
         Some(SourceSettings {
             host: url.host,
             port: url.port,
             user: url.user,
             password,
             database: url.database,
+            transport: url.transport,
             application_name: url.application_name.unwrap_or(format!("outbox_{}", name?)),
             connect_timeout: in_url.or(connect_timeout)?,
             wal_sender_timeout: wal_sender_timeout?,
@@ -181,6 +188,7 @@ impl Reader<'_> {
             let problem = "is more than kafka.max_in_flight_bytes: such a record would never be handed over";
             self.refuse(&keys::KAFKA_MAX_RECORD_BYTES, problem.into());
         }
+        let protocol = self.kafka_protocol(brokers.as_deref().unwrap_or_default(), &options);
         Some(KafkaSettings {
             brokers: brokers?,
             compression: compression?.into(),
@@ -189,8 +197,22 @@ impl Reader<'_> {
             max_in_flight_bytes: max_in_flight_bytes?,
             max_record_bytes: max_record_bytes?,
             topic_prefix: topic_prefix?,
+            protocol: protocol?,
             options,
         })
+    }
+
+    fn kafka_protocol(&mut self, brokers: &str, options: &[(String, String)]) -> Option<String> {
+        let problem = match kafka_security::protocol(brokers, options) {
+            Ok(protocol) => return Some(protocol),
+            Err(problem) => problem,
+        };
+        let key = format!("{KAFKA_OPTIONS}{PROTOCOL}");
+        let given = self.given.get(&key);
+        let value = given.map(|given| show_option(PROTOCOL, &given.text));
+        let origin = given.map_or(Origin::Nowhere, |given| given.origin.clone());
+        self.mistakes.add(Mistake { key, value, origin, problem });
+        None
     }
 
     fn kafka_options(&mut self) -> Vec<(String, String)> {

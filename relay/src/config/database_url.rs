@@ -5,7 +5,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tokio_postgres::config::Host;
 
-use super::transport;
+use super::transport::{Asked, Transport};
 
 /// What a URL says. `Debug` hides the password.
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ pub struct ParsedUrl {
     pub password: Option<SecretString>,
     /// Database (the role's name if the URL has none, as everywhere in PostgreSQL).
     pub database: String,
+    /// How the connection is protected, from `sslmode` and its companions.
+    pub transport: Transport,
     /// Parameter `connect_timeout`, given in whole seconds.
     pub connect_timeout: Option<Duration>,
     /// Parameter `application_name`.
@@ -28,7 +30,7 @@ pub struct ParsedUrl {
 
 const SPECIAL: &str =
     "in a password the characters @ : / ? # % have to be percent-encoded (@ is %40, / is %2F)";
-const EXPECTED: &str = "expected a URL such as postgres://relay@db.example.com:5432/orders?sslmode=disable";
+const EXPECTED: &str = "expected a URL such as postgres://relay@db.example.com:5432/orders";
 
 impl ParsedUrl {
     /// Takes a URL apart and checks that the relay can use it.
@@ -60,11 +62,12 @@ impl ParsedUrl {
         if port == 0 {
             wrong.push("port 0 is none to connect to".into());
         }
-        if !host.is_empty()
-            && let Err(problem) = transport::plain_text_allowed(&host, params.sslmode.as_deref())
-        {
-            wrong.push(problem);
-        }
+        // Without a host as if it were this machine: what is wrong with the parameters is told nevertheless.
+        let judged = if host.is_empty() { "localhost" } else { &host };
+        let transport = Transport::decide(judged, &params.asked).unwrap_or_else(|problems| {
+            wrong.extend(problems);
+            Transport::clear()
+        });
         let password = match parsed.get_password().map(std::str::from_utf8).transpose() {
             Ok(password) => password.filter(|p| !p.is_empty()).map(SecretString::from),
             Err(_) => {
@@ -77,7 +80,7 @@ impl ParsedUrl {
         }
         let database = parsed.get_dbname().unwrap_or(&user).to_string();
         let Params { connect_timeout, application_name, .. } = params;
-        Ok(ParsedUrl { host, port, user, password, database, connect_timeout, application_name })
+        Ok(ParsedUrl { host, port, user, password, database, transport, connect_timeout, application_name })
     }
 }
 
@@ -124,17 +127,13 @@ impl<'a> Parts<'a> {
 
 /// A parameter whose value must not be shown, were it only in a refusal.
 fn holds_secret(query: &str) -> bool {
-    let known = ["sslmode", "connect_timeout", "application_name"];
-    query.split('&').any(|pair| {
-        let name = pair.split('=').next().unwrap_or_default();
-        name.contains("password") && !known.contains(&name)
-    })
+    query.split('&').any(|pair| pair.split('=').next().unwrap_or_default().contains("password"))
 }
 
 /// The parameters the relay knows.
 #[derive(Default)]
 struct Params {
-    sslmode: Option<String>,
+    asked: Asked,
     connect_timeout: Option<Duration>,
     application_name: Option<String>,
 }
@@ -145,7 +144,11 @@ impl Params {
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             match name {
-                "sslmode" => params.sslmode = Some(value.into()),
+                "sslmode" => params.asked.sslmode = Some(value.into()),
+                "sslrootcert" => params.asked.sslrootcert = decoded(name, value, wrong),
+                "sslcert" => params.asked.sslcert = decoded(name, value, wrong),
+                "sslkey" => params.asked.sslkey = decoded(name, value, wrong),
+                "channel_binding" => params.asked.channel_binding = Some(value.into()),
                 "connect_timeout" => match value.parse() {
                     Ok(seconds) if (1..=300).contains(&seconds) => {
                         params.connect_timeout = Some(Duration::from_secs(seconds));
@@ -157,13 +160,23 @@ impl Params {
                     wrong.push("parameter application_name: expected 1 to 63 of A-Z a-z 0-9 . _ -".into());
                 }
                 _ if is_plain(name) => wrong.push(format!(
-                    "parameter {name} is not known; known are sslmode, connect_timeout and application_name"
+                    "parameter {name} is not known; known are sslmode, sslrootcert, sslcert, sslkey, \
+                     channel_binding, connect_timeout and application_name"
                 )),
                 _ => wrong.push("its parameters cannot be read".into()),
             }
         }
         params
     }
+}
+
+/// A path, percent-encoded where it holds what a URL gives a meaning.
+fn decoded(name: &str, value: &str, wrong: &mut Vec<String>) -> Option<String> {
+    let decoded = percent_encoding::percent_decode_str(value).decode_utf8();
+    if decoded.is_err() {
+        wrong.push(format!("parameter {name}: its percent-encoding is not UTF-8"));
+    }
+    decoded.ok().map(String::from)
 }
 
 /// Short enough for `application_name` and free of anything that would need decoding.
@@ -192,9 +205,12 @@ fn single_host(parsed: &tokio_postgres::Config) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use secrecy::ExposeSecret;
 
     use super::*;
+    use crate::config::transport::{ChannelBinding, Roots, SslMode};
 
     #[test]
     fn a_full_url_is_taken_apart() {
@@ -208,6 +224,20 @@ mod tests {
         assert_eq!(url.connect_timeout, Some(Duration::from_secs(3)));
         assert_eq!(url.application_name.as_deref(), Some("x-1"));
         assert!(!format!("{url:?}").contains("p@ss"));
+    }
+
+    #[test]
+    fn tls_is_asked_for_by_libpqs_names() {
+        let url = ParsedUrl::parse(
+            "postgres://relay@db?sslrootcert=%2Fetc/a%20b.pem&sslcert=c.pem&sslkey=k.pem&channel_binding=require",
+        )
+        .unwrap();
+        assert_eq!(url.transport.mode, SslMode::VerifyFull);
+        assert_eq!(url.transport.roots, Roots::File("/etc/a b.pem".into()));
+        assert_eq!(url.transport.identity.unwrap().key, PathBuf::from("k.pem"));
+        assert_eq!(url.transport.channel_binding, ChannelBinding::Require);
+        let url = ParsedUrl::parse("postgres://relay@127.0.0.1").unwrap();
+        assert_eq!(url.transport, Transport::clear());
     }
 
     #[test]
@@ -226,13 +256,15 @@ mod tests {
             ("postgres://relay@/orders", "names no host"),
             ("postgres://relay@localhost:x", "cannot be read"),
             ("postgres://relay@localhost:0", "port 0"),
-            ("postgres://relay@a,b/orders?sslmode=disable", "several hosts"),
+            ("postgres://relay@a,b/orders", "several hosts"),
             ("postgres://relay@%2Fvar%2Frun/orders", "Unix sockets"),
             ("postgres://relay@localhost?options=-csearch_path", "parameter options is not known"),
             ("postgres://relay@localhost?connect_timeout=0", "connect_timeout"),
             ("postgres://relay@localhost?application_name=a%20b", "application_name"),
-            ("postgres://relay@db/orders", "verify-full"),
-            ("postgres://relay@db/orders?sslmode=require", "TLS"),
+            ("postgres://relay@db/orders?sslmode=allow", "sslmode=allow"),
+            ("postgres://relay@db/orders?sslmode=on", "verify-full"),
+            ("postgres://relay@db/orders?sslcert=a.pem", "without sslkey"),
+            ("postgres://relay@db/orders?sslkey=%FF", "sslkey: its percent-encoding"),
         ] {
             let problem = ParsedUrl::parse(text).expect_err(text);
             assert!(problem.contains(part), "{text}: {problem}");
@@ -241,8 +273,9 @@ mod tests {
 
     #[test]
     fn all_that_is_wrong_is_told_at_once() {
-        let problem = ParsedUrl::parse("postgres://@a,b?options=x&connect_timeout=y").unwrap_err();
-        for part in ["options", "connect_timeout", "no user", "several hosts"] {
+        let problem =
+            ParsedUrl::parse("postgres://@a,b?options=x&connect_timeout=y&sslmode=allow").unwrap_err();
+        for part in ["options", "connect_timeout", "no user", "several hosts", "sslmode"] {
             assert!(problem.contains(part), "{part}: {problem}");
         }
     }
@@ -250,7 +283,7 @@ mod tests {
     #[test]
     fn a_password_is_never_shown() {
         for text in [
-            "postgres://relay:hunter2@db/orders",
+            "postgres://relay:hunter2@db/orders?sslmode=allow",
             "postgres://relay:hunter2@db:x/orders?a=b",
             "postgres://relay:hun@hunter2@db/orders",
             "postgres://relay:x/hunter2@db/orders",

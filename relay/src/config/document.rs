@@ -36,6 +36,40 @@ Sizes are plain bytes or have a unit (`kB` `MB` `GB` of 1000, `KiB` `MiB` `GiB` 
 one (`ms` `s` `m` `h`); both are whole numbers.
 ";
 
+const TLS: &str = "
+## TLS to PostgreSQL
+
+Both of the relay's connections, and the one of `init --admin-url`, are protected by what the URL says, in libpq's
+words:
+
+| `sslmode` | what it means |
+|---|---|
+| none | `verify-full`; on loopback `disable`, unless a parameter below asks for TLS |
+| `disable` | in the clear |
+| `prefer` | TLS if the server offers it, else in the clear; with whom is not looked at |
+| `require` | TLS; with whom is not looked at |
+| `verify-ca` | TLS with a server that an authority in `sslrootcert` has signed, whatever its name |
+| `verify-full` | TLS with the server of this name |
+
+With `sslrootcert` `prefer` and `require` become `verify-full`. `allow` is refused.
+
+| parameter | what it means |
+|---|---|
+| `sslrootcert` | PEM file of the authorities that may sign the server's certificate, or `system` (the default): those the system trusts, where `SSL_CERT_FILE` and `SSL_CERT_DIR` name others |
+| `sslcert`, `sslkey` | PEM files of the relay's own certificate and its key, without a passphrase, for a server that asks for them |
+| `channel_binding` | `prefer` (the default), `require` or `disable`: whether the password's proof is bound to the server's certificate (SCRAM-SHA-256-PLUS), so that nobody between can pass it on |
+
+```toml
+[source]
+url = \"postgres://relay@db.example.com/orders?sslrootcert=/etc/relay/ca.pem&channel_binding=require\"
+```
+
+A path in the URL is percent-encoded where it holds `%`, `&` or `#`. TLS 1.2 and 1.3 are spoken. The name has to be
+in the certificate's subjectAltName. Files are looked at when the relay starts and read again for every connection.
+A certificate that one side does not accept halts the relay, as a password does that the server refuses. A password
+is never sent in clear text, not even over TLS.
+";
+
 const OPTIONS: &str = "
 ## `kafka.options`
 
@@ -43,10 +77,20 @@ Every other option of librdkafka's producer, under its own name and taken as it 
 
 ```toml
 [kafka.options]
-\"security.protocol\" = \"sasl_ssl\"
+\"ssl.ca.location\" = \"/etc/relay/kafka-ca.pem\"
 \"sasl.mechanisms\" = \"SCRAM-SHA-512\"
 \"sasl.username\" = \"relay\"
 ```
+
+Without `security.protocol` it follows from the rest: `plaintext` where every broker in `kafka.brokers` is on
+loopback, else `ssl`; `sasl_plaintext` and `sasl_ssl` where a login is configured (`sasl.mechanisms`, `sasl.username`
+and their like); TLS on loopback, too, where an `ssl.` option is given. To speak in the clear over a network you
+trust, write `\"security.protocol\" = \"plaintext\"` (or `sasl_plaintext`). Options that the protocol would leave out are
+refused. The brokers' certificates are checked against `ssl.ca.location`, or the system's authorities, by name.
+
+Logins: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512`, and `OAUTHBEARER` with unsecured tokens
+(`\"enable.sasl.oauthbearer.unsecure.jwt\" = true`), which are for tests; fetching tokens over HTTP
+(`sasl.oauthbearer.method = oidc`) and Kerberos are not built in.
 
 In the environment dots become underscores: `OUTBOX_RELAY_KAFKA_OPTIONS_SASL_PASSWORD`. A name or a value that
 librdkafka does not take is a mistake. Refused are the options that would break a promise or have a key of their
@@ -104,6 +148,7 @@ pub fn reference() -> String {
         entry(&mut page, *key);
     }
     page.push_str(HEADER_RULES);
+    page.push_str(TLS);
     page.push_str(OPTIONS);
     for (name, reason) in REFUSED {
         let _ = writeln!(page, "| `{name}` | {reason} |");

@@ -150,11 +150,11 @@ keys! {
     /// code 4. Kubernetes grants 30 s before it kills.
     DRAIN_TIMEOUT: Span = Span { min: millis(100), max: seconds(3600) }, "drain_timeout", Text("25s"), "\"25s\"";
 
-    /// The PostgreSQL server, role and database. Parameters: `sslmode`, `connect_timeout` (seconds) and
-    /// `application_name`. TLS is not in this release: `sslmode=disable` has to be written unless the
-    /// server is on loopback. A password in it has to be percent-encoded.
+    /// The PostgreSQL server, role and database. Parameters: `sslmode`, `sslrootcert`, `sslcert`, `sslkey` and
+    /// `channel_binding` (see [TLS to PostgreSQL](#tls-to-postgresql)), `connect_timeout` (seconds) and
+    /// `application_name`. A password in it has to be percent-encoded.
     SOURCE_URL: DatabaseUrl = DatabaseUrl, "source.url", Required,
-        "\"postgres://relay@db.example.com/orders?sslmode=disable\"";
+        "\"postgres://relay@db.example.com/orders\"";
     /// The role's password. Better given by its environment variable or by `source.password_file`; one
     /// source of the password only.
     SOURCE_PASSWORD: Secret = Secret, "source.password", Unset("none"), "\"…\"";

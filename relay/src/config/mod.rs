@@ -7,8 +7,9 @@
 //! | `given`, `known` | what file and environment give; names that do not exist |
 //! | `assemble` | from there to [`Settings`], and what has to fit together |
 //! | [`mistakes`] | everything that is wrong, told in one run |
-//! | [`database_url`], [`transport`] | `postgres://` URLs, and whether they may go in the clear |
+//! | [`database_url`], [`transport`] | `postgres://` URLs, and how the connection is protected |
 //! | [`kafka_options`], [`topic_options`] | librdkafka's own options, and Kafka's for topics |
+//! | [`kafka_security`] | whether librdkafka speaks TLS |
 //! | [`rules`] | templates of topics, keys and headers |
 //! | [`document`] | the reference document and the settings in force |
 
@@ -17,6 +18,7 @@ pub mod database_url;
 pub mod document;
 mod given;
 pub mod kafka_options;
+pub mod kafka_security;
 pub mod keys;
 pub mod kinds;
 mod known;

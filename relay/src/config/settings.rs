@@ -9,6 +9,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::rules::{RuleColumns, Rules};
+use super::transport::Transport;
 
 /// Everything a relay runs with.
 #[derive(Debug, Clone)]
@@ -63,6 +64,8 @@ pub struct SourceSettings {
     pub password: Option<SecretString>,
     /// Database of the outbox.
     pub database: String,
+    /// How its connections are protected.
+    pub transport: Transport,
     /// `application_name` of the relay's sessions (default `outbox_<name>`).
     pub application_name: String,
     /// Limit of one connection attempt (default 10 s).
@@ -94,6 +97,8 @@ pub struct KafkaSettings {
     pub max_record_bytes: usize,
     /// Routed topics are this prefix and the aggregate type (default `outbox.event.`).
     pub topic_prefix: String,
+    /// `security.protocol`: what the options say, or what follows from where the brokers are.
+    pub protocol: String,
     /// Further librdkafka options, taken as they are; what would break a promise was refused.
     pub options: Vec<(String, String)>,
 }
@@ -110,6 +115,7 @@ impl fmt::Debug for KafkaSettings {
             .field("max_in_flight_bytes", &self.max_in_flight_bytes)
             .field("max_record_bytes", &self.max_record_bytes)
             .field("topic_prefix", &self.topic_prefix)
+            .field("protocol", &self.protocol)
             .field("options", &options)
             .finish()
     }

@@ -117,7 +117,7 @@ fn another_table_has_debeziums_five_columns() {
 
 #[test]
 fn all_mistakes_are_told_in_one_run() {
-    let text = "name = \"Orders\"\nkafak = 1\n[source]\nurl = \"postgres://relay@db/orders\"\nwal_sender_timeout = 10\n\
+    let text = "name = \"Orders\"\nkafak = 1\n[source]\nurl = \"postgres://relay@db/orders?sslmode=allow\"\nwal_sender_timeout = 10\n\
                 [kafka]\nbrokers = \"k1\"\nlinger = \"5 parsecs\"\nmax_record_bytes = \"64MiB\"\n\
                 [kafka.options]\nacks = 1\n[admin]\nlisten = \"0.0.0.0:9464\"\n";
     let (told, keys) =

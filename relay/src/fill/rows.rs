@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use outbox_schema::sql::{quote_identifier, quote_literal, quote_qualified};
 use tokio::sync::mpsc;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::config::{OutboxSettings, Settings};
 use crate::router::{ColumnInfo, RelationShape, Value};
 use crate::session::{End, end_of_state, sql_config};
+use crate::tls::Connector;
 
 /// Rows of one FETCH, which are held until they are handed over.
 const FETCH: u32 = 16;
@@ -104,8 +105,10 @@ impl Rows {
         let server = |source| RowsError::Server { doing, source };
         let options = "-c idle_in_transaction_session_timeout=10s -c datestyle=ISO -c timezone=UTC \
                        -c intervalstyle=postgres -c extra_float_digits=3 -c bytea_output=hex -c statement_timeout=0";
-        let config = sql_config(&settings.source, &format!("outbox-relay {} fill", settings.name), options);
-        let (client, connection) = config.connect(NoTls).await.map_err(server)?;
+        let source = &settings.source;
+        let mut config = sql_config(source, &format!("outbox-relay {} fill", settings.name), options);
+        let tls = Connector::new(&source.transport, &source.host, &mut config);
+        let (client, connection) = config.connect(tls).await.map_err(server)?;
         // Its errors come back with the next statement.
         tokio::spawn(async move {
             if let Err(error) = connection.await {

@@ -1,16 +1,22 @@
 //! librdkafka's configuration: what every client shares, and what keeps the promises.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
+use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, ClientContext};
 
 use super::Flow;
 use super::delivery::Delivery;
+use super::trouble::sentence;
 use crate::config::KafkaSettings;
+use crate::config::kafka_security::PROTOCOL;
+use crate::observe::Observed;
 
 /// What every client of the relay is made with: brokers, the user's own options, quick reconnects.
 pub fn base_config(kafka: &KafkaSettings) -> ClientConfig {
@@ -18,6 +24,7 @@ pub fn base_config(kafka: &KafkaSettings) -> ClientConfig {
     config
         .set("bootstrap.servers", &kafka.brokers)
         .set("client.id", "outbox-relay")
+        .set(PROTOCOL, &kafka.protocol)
         // A typo in a topic's name must not make a topic (R40).
         .set("allow.auto.create.topics", "false")
         // A broker that is back should be seen within a second or two, not within ten.
@@ -34,30 +41,70 @@ pub fn base_config(kafka: &KafkaSettings) -> ClientConfig {
 ///
 /// # Errors
 /// librdkafka refuses the configuration.
-pub fn metadata_client(kafka: &KafkaSettings) -> Result<BaseConsumer<Quiet>, KafkaError> {
+pub fn metadata_client(
+    kafka: &KafkaSettings,
+    contact: &Contact,
+) -> Result<BaseConsumer<Contact>, KafkaError> {
     base_config(kafka)
         .set("group.id", "outbox-relay-metadata")
         .set("enable.auto.commit", "false")
-        .create_with_context(Quiet)
+        .create_with_context(contact.clone())
 }
 
-/// The context of a client whose callers see every error themselves and try again.
-#[derive(Debug, Clone, Copy)]
-pub struct Quiet;
+/// The context of a client whose callers see every error themselves and try again. What they see is that
+/// no broker was reached; why, librdkafka says here, when it is [asked](Contact::trouble).
+#[derive(Debug, Clone, Default)]
+pub struct Contact {
+    observed: Option<Arc<Observed>>,
+    newest: Arc<Mutex<Option<String>>>,
+}
 
-impl ClientContext for Quiet {
+impl Contact {
+    /// Trouble is seen from outside, too.
+    pub fn seen_in(observed: &Arc<Observed>) -> Contact {
+        Contact { observed: Some(observed.clone()), newest: Arc::default() }
+    }
+
+    /// Why no broker was reached, after a consumer's call has failed; `None` where nothing was said.
+    pub fn trouble(&self, consumer: &BaseConsumer<Contact>) -> Option<String> {
+        // One call serves what has come up to an error; the bound is there because a broker may go on.
+        for _ in 0..20 {
+            if consumer.poll(SAYS).is_none() {
+                break;
+            }
+        }
+        self.newest.lock().take()
+    }
+
+    /// Hears what a producer whose call has failed has to say.
+    pub fn listen(producer: &BaseProducer<Contact>) {
+        producer.poll(SAYS);
+    }
+}
+
+/// How long a client is listened to after a call has failed.
+const SAYS: Duration = Duration::from_millis(20);
+
+impl ClientContext for Contact {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "Kafka");
+        let Some(sentence) = trouble(&error, reason) else { return };
+        let known = self.newest.lock().replace(sentence.clone());
+        if let Some(observed) = &self.observed {
+            observed.error(sentence.clone());
+        }
+        if known.as_ref() != Some(&sentence) {
+            tracing::warn!("{sentence}");
+        }
     }
 }
 
-impl ConsumerContext for Quiet {}
+impl ConsumerContext for Contact {}
 
-impl ProducerContext for Quiet {
+impl ProducerContext for Contact {
     type DeliveryOpaque = ();
 
     /// The transaction that a record is part of fails with it.
@@ -70,6 +117,13 @@ impl ProducerContext for Quiet {
 pub fn batch_bytes(kafka: &KafkaSettings, limit: Option<usize>) -> usize {
     let usual = (kafka.max_record_bytes * 9 / 10).clamp(1, 1_000_000);
     limit.map_or(usual, |limit| usual.min(limit))
+}
+
+/// An error of librdkafka in a sentence; `None` where another has said more: that all brokers are down follows
+/// what made each of them unreachable.
+pub(super) fn trouble(error: &KafkaError, reason: &str) -> Option<String> {
+    let echo = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
+    (!echo).then(|| sentence(reason))
 }
 
 /// The producer of events. Every line that keeps a promise says which.

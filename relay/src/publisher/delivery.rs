@@ -102,8 +102,13 @@ impl ClientContext for Delivery {
 
     fn error(&self, error: KafkaError, reason: &str) {
         // Broker trouble: librdkafka goes on by itself; said so that a person can see why it waits.
-        self.observed.error(format!("Kafka: {reason}"));
-        tracing::warn!(%error, reason, "Kafka connection trouble; waiting for the broker");
+        match super::client::trouble(&error, reason) {
+            Some(sentence) => {
+                tracing::warn!("waiting for the broker: {sentence}");
+                self.observed.error(sentence);
+            }
+            None => tracing::warn!(%error, reason, "waiting for the brokers"),
+        }
     }
 }
 

@@ -8,9 +8,10 @@ mod client;
 mod delivery;
 mod poller;
 mod refusals;
+mod trouble;
 mod window;
 
-pub use client::{Quiet, base_config, batch_bytes, metadata_client};
+pub use client::{Contact, base_config, batch_bytes, metadata_client};
 pub use delivery::Refusal;
 pub use poller::{Confirmations, Poller};
 pub use refusals::{Reach, Refusals};

@@ -157,7 +157,7 @@ impl Reading {
         }
     }
 
-    fn send_status(&self, reply_requested: bool) -> Result<(), ReaderEnd> {
+    fn send_status(&mut self, reply_requested: bool) -> Result<(), ReaderEnd> {
         let recorded = self.positions.recorded();
         let status = Status {
             // A server whose write position stands still sends a keepalive for every step it makes, so

@@ -83,6 +83,7 @@ pub(super) fn kafka() -> KafkaSettings {
         max_in_flight_bytes: 32 << 20,
         max_record_bytes: 1_000_000,
         topic_prefix: "outbox.event.".to_owned(),
+        protocol: "plaintext".to_owned(),
         options: Vec::new(),
     }
 }

@@ -1,8 +1,11 @@
 //! Two tables: what the relay does about an error of PostgreSQL, and about a record that Kafka refused.
 
+use std::error::Error;
+
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::{End, end::chain};
+use crate::tls::error::TlsError;
 
 /// What an SQLSTATE asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +86,11 @@ pub fn of_kafka(code: RDKafkaErrorCode) -> Refused {
 /// What to do besides reading the server's own words.
 fn advice(code: &str) -> &'static str {
     match code {
-        "28P01" | "28000" => "; check user and password of source.url, and pg_hba.conf",
+        "28P01" => "; check user and password of source.url, and pg_hba.conf",
+        "28000" => {
+            "; check user, password and sslmode of source.url against pg_hba.conf, and sslcert and sslkey where it asks for \
+             a certificate"
+        }
         "42501" => "; run `outbox-relay init` again as an owner of the table to grant what is missing",
         "42704" => "; slot and publication are made by `outbox-relay init`",
         "42P01" | "3F000" => "; the outbox table is made by `outbox-relay init`",
@@ -107,6 +114,10 @@ pub fn end_of_state(code: Option<&str>, sentence: String) -> End {
 
 /// The end of a session whose SQL connection answered with an error or was lost.
 pub fn sql_end(error: &tokio_postgres::Error, doing: &str) -> End {
+    let refused = error.source().and_then(|cause| cause.downcast_ref::<TlsError>());
+    if refused.is_some_and(TlsError::is_permanent) {
+        return End::Halt(format!("{doing}: {}", chain(error)));
+    }
     let code = error.code().map(tokio_postgres::error::SqlState::code);
     end_of_state(code, format!("{doing}: {}", chain(error)))
 }

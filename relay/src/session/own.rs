@@ -9,9 +9,10 @@ use super::disposition::end_of_state;
 use super::sql::{ServerLook, Sql, server_facts};
 use super::{Context, End, Ending, Owned, Reading, blocking, chain, claimed, step};
 use crate::config::Settings;
-use crate::config::transport::is_loopback;
+use crate::config::transport::{SslMode, is_loopback};
 use crate::lsn::Lsn;
 use crate::observe::Phase;
+use crate::publisher::Contact;
 use crate::reader::{self, Positions, ReaderConfig, ReaderEnd};
 use crate::state::{RecordedPhase, StateRecord, Store, StoreError, topic};
 use crate::wire::{Connection, SystemIdentity, Target, TimelineHistory, WireError};
@@ -127,10 +128,11 @@ fn said_by(reading: Option<Reading>, otherwise: End) -> End {
 }
 
 /// The SQL driver answers a server that asks for the password in clear text. Our own connection refuses to, so
-/// over a network it goes first.
+/// over a network it goes first; with TLS always, since it also says best what is wrong.
 async fn log_in_safely(context: &Context) -> Result<(), End> {
     let source = &context.settings.source;
-    if source.password.is_none() || is_loopback(&source.host) {
+    let in_the_clear = source.transport.mode == SslMode::Disable;
+    if in_the_clear && (source.password.is_none() || is_loopback(&source.host)) {
         return Ok(());
     }
     let target = target(&context.settings);
@@ -240,6 +242,7 @@ pub(crate) fn target(settings: &Settings) -> Target {
         port: source.port,
         user: source.user.clone(),
         password: source.password.clone(),
+        transport: source.transport.clone(),
         database: source.database.clone(),
         application_name: format!("outbox-relay {}", settings.name),
         connect_timeout: source.connect_timeout,
@@ -270,14 +273,15 @@ async fn same_backend(sql: &Sql, slot: &str, pid: i32) -> Result<(), End> {
 async fn remember(context: &Context, ending: &Arc<Ending>) -> Result<(Store, Option<StateRecord>), End> {
     let settings = context.settings.clone();
     context.observed.enter(Phase::Recovering, Some("the state record on Kafka".into()));
-    while let Err(error) = topic::ensure(&settings.kafka, &settings.state.topic).await {
+    let contact = Contact::seen_in(&context.observed);
+    while let Err(error) = topic::ensure(&settings.kafka, &settings.state.topic, &contact).await {
         context.observed.waiting_for(Some(format!("the state topic {}: {error}", settings.state.topic)));
         tracing::warn!(%error, topic = settings.state.topic, "waiting for the state topic");
         tokio::time::sleep(IN_LINE).await;
     }
     let (lane, ending) = (context.lane, ending.clone());
     blocking(move || {
-        let mut store = Store::fence(&settings, lane, &ending).map_err(|error| store_end(&error))?;
+        let mut store = Store::fence(&settings, lane, contact, &ending).map_err(|error| store_end(&error))?;
         let record = store.read(&ending).map_err(|error| store_end(&error))?;
         Ok((store, record))
     })
@@ -375,8 +379,23 @@ fn invalidated(slot: &SlotFacts) -> bool {
 pub(crate) fn wire_end(error: &WireError) -> End {
     match error.sqlstate() {
         Some(code) => end_of_state(Some(code), chain(error)),
-        None if matches!(error, WireError::Authentication { .. }) => End::halt(error),
+        None if is_permanent(error) => End::halt(error),
         None => End::reconnect(error),
+    }
+}
+
+/// What waiting does not mend: the two sides do not accept each other, whether by password or by certificate.
+/// A certificate that is renewed on the server asks for a start, as a password that is changed there does.
+fn is_permanent(error: &WireError) -> bool {
+    match error {
+        WireError::Authentication { .. } | WireError::Unbound { .. } => true,
+        WireError::Tls(error) => error.is_permanent(),
+        WireError::Connect { .. }
+        | WireError::Io { .. }
+        | WireError::Closed { .. }
+        | WireError::NoAnswer { .. }
+        | WireError::Protocol { .. }
+        | WireError::Server { .. } => false,
     }
 }
 

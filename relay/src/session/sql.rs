@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
-use tokio_postgres::{Client, NoTls, Row};
+use tokio_postgres::{Client, Row};
 
 use super::compare::{ServerFacts, SlotFacts};
 use super::disposition::sql_end;
 use super::{End, Ending};
 use crate::config::{OutboxSettings, SourceSettings};
 use crate::lsn::Lsn;
+use crate::tls::Connector;
 
 /// A question unanswered for this long means that the connection is lost.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -100,11 +101,12 @@ impl Sql {
     /// The server cannot be reached or refuses.
     pub async fn connect(source: &SourceSettings, name: &str, ending: Arc<Ending>) -> Result<Sql, SqlError> {
         let options = format!("-c idle_session_timeout={IDLE} -c statement_timeout=5s -c lock_timeout=5s");
-        let config = config(source, &format!("outbox-relay {name}"), &options);
+        let mut config = config(source, &format!("outbox-relay {name}"), &options);
+        let tls = Connector::new(&source.transport, &source.host, &mut config);
         let question = "connecting to PostgreSQL";
         // The connect timeout of the driver ends with TCP; a server that accepts and is silent is one more.
         let limit = source.connect_timeout + ANSWER;
-        let (client, connection) = tokio::time::timeout(limit, config.connect(NoTls))
+        let (client, connection) = tokio::time::timeout(limit, config.connect(tls))
             .await
             .map_err(|_| SqlError::Silent { question })?
             .map_err(|source| SqlError::Server { question, source })?;

@@ -10,7 +10,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::{StateError, StateRecord};
 use crate::config::Settings;
-use crate::publisher::{Quiet, base_config};
+use crate::publisher::{Contact, base_config};
 use crate::router::topics::cluster::{Cluster, Look};
 
 /// One wait for the broker; between two the limit is looked at.
@@ -77,13 +77,13 @@ fn newest(settings: &Settings, lane: u32, limit: Duration) -> Result<Option<Opti
             Err(_) => {}
         }
     }
-    let consumer: BaseConsumer<Quiet> = base_config(&settings.kafka)
+    let consumer: BaseConsumer<Contact> = base_config(&settings.kafka)
         .set("group.id", "outbox-relay-metadata")
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")
         .set("auto.offset.reset", "earliest")
         .set("isolation.level", "read_committed")
-        .create_with_context(Quiet)?;
+        .create_with_context(Contact::default())?;
     let mut from = TopicPartitionList::new();
     from.add_partition_offset(topic, i32::try_from(lane).unwrap_or(i32::MAX), Offset::Beginning)?;
     consumer.assign(&from)?;

@@ -9,7 +9,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::store::{SLICE, over};
 use super::{StateRecord, StoreError};
 use crate::config::{KafkaSettings, Settings};
-use crate::publisher::{Quiet, base_config};
+use crate::publisher::{Contact, base_config};
 use crate::session::Ending;
 
 /// The place of one lane's record.
@@ -18,6 +18,7 @@ pub(super) struct Shelf<'s> {
     pub(super) topic: &'s str,
     pub(super) partition: i32,
     pub(super) key: &'s str,
+    pub(super) contact: &'s Contact,
 }
 
 /// What a lane remembers, looked at without fencing its owner: the newest record whose transaction was
@@ -29,7 +30,9 @@ pub(super) struct Shelf<'s> {
 pub fn glance(settings: &Settings, lane: u32, ending: &Ending) -> Result<Option<StateRecord>, StoreError> {
     let key = format!("{}/{lane}", settings.name);
     let partition = i32::try_from(lane).unwrap_or(i32::MAX);
-    Shelf { kafka: &settings.kafka, topic: &settings.state.topic, partition, key: &key }.newest(ending)
+    let contact = &Contact::default();
+    let shelf = Shelf { kafka: &settings.kafka, topic: &settings.state.topic, partition, key: &key, contact };
+    shelf.newest(ending)
 }
 
 impl Shelf<'_> {
@@ -68,17 +71,17 @@ impl Shelf<'_> {
         })
     }
 
-    fn consumer(&self, isolation: &str) -> KafkaResult<BaseConsumer<Quiet>> {
+    fn consumer(&self, isolation: &str) -> KafkaResult<BaseConsumer<Contact>> {
         base_config(self.kafka)
             .set("group.id", format!("outbox-relay-state-{}", self.key.replace('/', "-")))
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "earliest")
             .set("isolation.level", isolation)
-            .create_with_context(Quiet)
+            .create_with_context(self.contact.clone())
     }
 
-    fn watermarks(&self, consumer: &BaseConsumer<Quiet>) -> KafkaResult<(i64, i64)> {
+    fn watermarks(&self, consumer: &BaseConsumer<Contact>) -> KafkaResult<(i64, i64)> {
         consumer.fetch_watermarks(self.topic, self.partition, SLICE * 4)
     }
 

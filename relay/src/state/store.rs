@@ -13,7 +13,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use super::shelf::Shelf;
 use super::{StateError, StateRecord};
 use crate::config::{KafkaSettings, Settings};
-use crate::publisher::{Quiet, base_config};
+use crate::publisher::{Contact, base_config};
 use crate::session::{Ending, Refused, of_kafka};
 
 /// One slice of a blocking call; between two the session is asked whether it is over.
@@ -67,7 +67,8 @@ pub struct Store {
     partition: i32,
     key: String,
     transactional_id: String,
-    producer: BaseProducer<Quiet>,
+    contact: Contact,
+    producer: BaseProducer<Contact>,
     /// Writer and sequence of the newest record this store has read or written.
     seen: Option<(uuid::Uuid, u64)>,
 }
@@ -77,15 +78,21 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Over`] when the session ends first; broker trouble is waited for.
-    pub fn fence(settings: &Settings, lane: u32, ending: &Ending) -> Result<Store, StoreError> {
+    pub fn fence(
+        settings: &Settings,
+        lane: u32,
+        contact: Contact,
+        ending: &Ending,
+    ) -> Result<Store, StoreError> {
         let transactional_id = format!("outbox-relay.{}.{lane}", settings.name);
-        let producer = fenced(&settings.kafka, &transactional_id, ending)?;
+        let producer = fenced(&settings.kafka, &transactional_id, &contact, ending)?;
         Ok(Store {
             kafka: settings.kafka.clone(),
             topic: settings.state.topic.clone(),
             partition: i32::try_from(lane).unwrap_or(i32::MAX),
             key: format!("{}/{lane}", settings.name),
             transactional_id,
+            contact,
             producer,
             seen: None,
         })
@@ -103,8 +110,14 @@ impl Store {
     }
 
     fn newest(&self, ending: &Ending) -> Result<Option<StateRecord>, StoreError> {
-        Shelf { kafka: &self.kafka, topic: &self.topic, partition: self.partition, key: &self.key }
-            .newest(ending)
+        let shelf = Shelf {
+            kafka: &self.kafka,
+            topic: &self.topic,
+            partition: self.partition,
+            key: &self.key,
+            contact: &self.contact,
+        };
+        shelf.newest(ending)
     }
 
     /// Writes the record and returns once its transaction is committed. Broker trouble is waited for. A
@@ -122,7 +135,9 @@ impl Store {
                     return Ok(());
                 }
                 Some(Step::Again) => ending.pause(SLICE),
-                Some(Step::Abort) => match until_done(ending, || self.producer.abort_transaction(SLICE))? {
+                Some(Step::Abort) => match until_done(ending, || {
+                    heard(&self.producer, self.producer.abort_transaction(SLICE))
+                })? {
                     None => ending.pause(SLICE),
                     Some(Step::Refused(error)) => return Err(error.into()),
                     Some(Step::Again | Step::Abort | Step::NewProducer) => self.replace(record, ending)?,
@@ -146,14 +161,14 @@ impl Store {
             tracing::warn!(%error, "the state record was not taken; trying again");
             return Ok(Some(Step::Abort));
         }
-        until_done(ending, || self.producer.commit_transaction(SLICE))
+        until_done(ending, || heard(&self.producer, self.producer.commit_transaction(SLICE)))
     }
 
     /// A new producer fences what the dead one may still have on its way; then the record tells whether
     /// anybody else has written meanwhile.
     fn replace(&mut self, ours: &StateRecord, ending: &Ending) -> Result<(), StoreError> {
         tracing::warn!("the producer of the state record died; making a new one and reading the record");
-        self.producer = fenced(&self.kafka, &self.transactional_id, ending)?;
+        self.producer = fenced(&self.kafka, &self.transactional_id, &self.contact, ending)?;
         match self.newest(ending)? {
             Some(found)
                 if found.writer != ours.writer && Some((found.writer, found.sequence)) != self.seen =>
@@ -170,17 +185,22 @@ impl Store {
 }
 
 /// A transactional producer that has fenced its predecessors.
-fn fenced(kafka: &KafkaSettings, id: &str, ending: &Ending) -> Result<BaseProducer<Quiet>, StoreError> {
+fn fenced(
+    kafka: &KafkaSettings,
+    id: &str,
+    contact: &Contact,
+    ending: &Ending,
+) -> Result<BaseProducer<Contact>, StoreError> {
     loop {
-        let producer: BaseProducer<Quiet> = base_config(kafka)
+        let producer: BaseProducer<Contact> = base_config(kafka)
             .set("transactional.id", id)
             .set("acks", "all")
             .set("linger.ms", "0")
             .set("transaction.timeout.ms", "60000")
             // Within a transaction a record may not wait longer than the transaction.
             .set("message.timeout.ms", "50000")
-            .create_with_context(Quiet)?;
-        match until_done(ending, || producer.init_transactions(SLICE))? {
+            .create_with_context(contact.clone())?;
+        match until_done(ending, || heard(&producer, producer.init_transactions(SLICE)))? {
             None => return Ok(producer),
             Some(Step::Refused(error)) => return Err(error.into()),
             // Fenced by a newer one while asking, or broker trouble that librdkafka calls fatal: the
@@ -205,6 +225,14 @@ fn until_done(ending: &Ending, call: impl Fn() -> KafkaResult<()>) -> Result<Opt
             },
         }
     }
+}
+
+/// Lets a producer whose call has failed say why.
+fn heard<T>(producer: &BaseProducer<Contact>, result: KafkaResult<T>) -> KafkaResult<T> {
+    if result.is_err() {
+        Contact::listen(producer);
+    }
+    result
 }
 
 fn step(error: &KafkaError) -> Step {

@@ -4,27 +4,43 @@
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::config::KafkaSettings;
-use crate::publisher::{base_config, metadata_client};
+use crate::publisher::{Contact, base_config, metadata_client};
 
 /// Limit of one request to the cluster; the caller tries again.
 const REQUEST: Duration = Duration::from_secs(5);
+
+/// Why the state topic cannot be seen to.
+#[derive(Debug, thiserror::Error)]
+pub enum TopicError {
+    /// No broker was reached; the sentence says why.
+    #[error("{trouble}")]
+    Unreachable {
+        /// Why.
+        trouble: String,
+        /// What the call failed with.
+        #[source]
+        source: KafkaError,
+    },
+    /// Kafka refuses, or says nothing more.
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+}
 
 /// Makes the state topic unless it is there. Replicated three times where the cluster has three
 /// brokers, on all brokers where it has fewer.
 ///
 /// # Errors
 /// The cluster does not answer within a few seconds, or refuses to make the topic.
-pub async fn ensure(kafka: &KafkaSettings, topic: &str) -> Result<(), KafkaError> {
-    let (there, brokers) = look(kafka.clone(), topic.to_owned()).await?;
+pub async fn ensure(kafka: &KafkaSettings, topic: &str, contact: &Contact) -> Result<(), TopicError> {
+    let (there, brokers) = look(kafka.clone(), topic.to_owned(), contact.clone()).await?;
     if there {
         return Ok(());
     }
-    let admin: AdminClient<DefaultClientContext> = base_config(kafka).create()?;
+    let admin: AdminClient<Contact> = base_config(kafka).create_with_context(contact.clone())?;
     let replicas = brokers.clamp(1, 3);
     let in_sync = if replicas == 3 { "2" } else { "1" };
     let new = NewTopic::new(topic, 1, TopicReplication::Fixed(replicas))
@@ -40,19 +56,24 @@ pub async fn ensure(kafka: &KafkaSettings, topic: &str) -> Result<(), KafkaError
             Ok(_) => tracing::info!(topic, replicas, "made the state topic"),
             // Another relay was quicker.
             Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((_, code)) => return Err(KafkaError::AdminOp(code)),
+            Err((_, code)) => return Err(KafkaError::AdminOp(code).into()),
         }
     }
     Ok(())
 }
 
 /// Whether the topic exists, and how many brokers the cluster has.
-async fn look(kafka: KafkaSettings, topic: String) -> Result<(bool, i32), KafkaError> {
+async fn look(kafka: KafkaSettings, topic: String, contact: Contact) -> Result<(bool, i32), TopicError> {
     let work = tokio::task::spawn_blocking(move || {
-        let client = metadata_client(&kafka)?;
-        let metadata = client.fetch_metadata(Some(&topic), REQUEST)?;
+        let client = metadata_client(&kafka, &contact)?;
+        let metadata = client.fetch_metadata(Some(&topic), REQUEST).map_err(|source| {
+            match contact.trouble(&client) {
+                Some(trouble) => TopicError::Unreachable { trouble, source },
+                None => TopicError::Kafka(source),
+            }
+        })?;
         let there = metadata.topics().iter().any(|found| found.name() == topic && found.error().is_none());
         Ok((there, i32::try_from(metadata.brokers().len()).unwrap_or(i32::MAX)))
     });
-    work.await.unwrap_or(Err(KafkaError::Canceled))
+    work.await.unwrap_or(Err(KafkaError::Canceled.into()))
 }

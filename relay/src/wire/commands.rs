@@ -140,7 +140,7 @@ impl Connection {
             let (tag, length) = self.await_message(DOING, patience)?;
             if tag == COPY_BOTH_RESPONSE {
                 let _ = self.inbox.split_to(length);
-                return Ok(ReplicationStream::new(self.socket, self.inbox, self.backend_pid));
+                return Ok(ReplicationStream::new(self.channel, self.inbox, self.backend_pid));
             }
             if self.take_message(DOING)?.is_some() {
                 return Err(WireError::protocol(DOING, "a message that does not begin a stream"));

@@ -1,7 +1,7 @@
 //! One connection in command mode: messages in, messages out, deadlines.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -10,8 +10,10 @@ use bytes::BytesMut;
 use postgres_protocol::message::backend::{Header, Message};
 use secrecy::SecretString;
 
+use super::channel::{self, Channel};
 use super::error::{ServerError, WireError};
-use super::{socket, startup};
+use super::{secure, socket, startup};
+use crate::config::transport::Transport;
 
 /// Longest message accepted in command mode. The longest real one is a timeline's history.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
@@ -31,6 +33,8 @@ pub struct Target {
     pub database: String,
     /// Shown in `pg_stat_replication`.
     pub application_name: String,
+    /// How the connection is protected.
+    pub transport: Transport,
     /// Limit of dialling and logging in together.
     pub connect_timeout: Duration,
     /// `wal_sender_timeout` of the session.
@@ -41,7 +45,7 @@ pub struct Target {
 /// makes it a stream. Dropping it closes it.
 #[derive(Debug)]
 pub struct Connection {
-    pub(super) socket: Arc<TcpStream>,
+    pub(super) channel: Channel,
     pub(super) inbox: BytesMut,
     pub(super) backend_pid: i32,
     server_version: String,
@@ -61,6 +65,22 @@ impl Patience {
     pub(super) fn within(within: Duration) -> Self {
         Patience::Limited { since: Instant::now(), within }
     }
+
+    /// How long is left, more than nothing; `None` without a limit.
+    pub(super) fn left(self, doing: &'static str) -> Result<Option<Duration>, WireError> {
+        match self {
+            Patience::Unlimited => Ok(None),
+            Patience::Limited { since, within } => {
+                let left = within.saturating_sub(since.elapsed());
+                if left.is_zero() { Err(WireError::NoAnswer { doing, within }) } else { Ok(Some(left)) }
+            }
+        }
+    }
+}
+
+/// What reading or writing ran into.
+pub(super) fn failed(doing: &'static str, error: io::Error) -> WireError {
+    channel::tls_error(error).map_or_else(|source| WireError::Io { doing, source }, WireError::Tls)
 }
 
 impl Connection {
@@ -69,18 +89,19 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// Every kind of [`WireError`]: no connection, no agreement on how to log in, a refusal by the server
+    /// Every kind of [`WireError`]: no connection, no TLS, no agreement on how to log in, a refusal by the server
     /// (wrong password, no such database, no right to replicate, too many walsenders, starting up or
     /// shutting down), no answer within [`Target::connect_timeout`].
     pub fn connect(target: &Target) -> Result<Connection, WireError> {
         let patience = Patience::within(target.connect_timeout);
         let socket = socket::dial(target, Instant::now() + target.connect_timeout)?;
         let mut connection = Connection {
-            socket: Arc::new(socket),
+            channel: Channel::clear(socket),
             inbox: BytesMut::new(),
             backend_pid: 0,
             server_version: String::new(),
         };
+        secure::secure(&mut connection, target, patience)?;
         startup::log_in(&mut connection, target, patience)?;
         Ok(connection)
     }
@@ -97,7 +118,7 @@ impl Connection {
 
     /// A handle with which another thread can end what this connection waits for.
     pub fn interrupt(&self) -> Interrupt {
-        Interrupt::new(&self.socket)
+        Interrupt::new(self.channel.socket())
     }
 
     /// Sends what `write` puts into a buffer.
@@ -107,9 +128,7 @@ impl Connection {
         write: impl FnOnce(&mut BytesMut) -> io::Result<()>,
     ) -> Result<(), WireError> {
         let mut out = BytesMut::new();
-        write(&mut out)
-            .and_then(|()| (&*self.socket).write_all(&out))
-            .map_err(|source| WireError::Io { doing, source })
+        write(&mut out).and_then(|()| self.channel.send(&out)).map_err(|error| failed(doing, error))
     }
 
     /// The next message that says something: notices are logged, and settings the server reports are
@@ -177,29 +196,18 @@ impl Connection {
     }
 
     /// Waits for more bytes.
-    fn fill(&mut self, doing: &'static str, patience: Patience) -> Result<(), WireError> {
-        let failed = |source| WireError::Io { doing, source };
+    pub(super) fn fill(&mut self, doing: &'static str, patience: Patience) -> Result<(), WireError> {
         let mut bytes = [0; 8192];
         loop {
-            let timeout = match patience {
-                Patience::Unlimited => None,
-                Patience::Limited { since, within } => {
-                    let left = within.saturating_sub(since.elapsed());
-                    if left.is_zero() {
-                        return Err(WireError::NoAnswer { doing, within });
-                    }
-                    Some(left)
-                }
-            };
-            self.socket.set_read_timeout(timeout).map_err(failed)?;
-            match (&*self.socket).read(&mut bytes) {
+            let timeout = patience.left(doing)?;
+            match self.channel.receive(&mut bytes, timeout) {
                 Ok(0) => return Err(WireError::Closed { doing }),
                 Ok(count) => {
                     self.inbox.extend_from_slice(&bytes[..count]);
                     return Ok(());
                 }
                 Err(error) if is_pause(&error) => {}
-                Err(source) => return Err(failed(source)),
+                Err(error) => return Err(failed(doing, error)),
             }
         }
     }

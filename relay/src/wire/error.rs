@@ -7,6 +7,8 @@ use std::time::Duration;
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::ErrorFields;
 
+use crate::tls::error::TlsError;
+
 /// Why the replication connection could not do what it was asked to. Never holds the password.
 ///
 /// `doing` completes the sentence "... while ..." and is one of a few fixed phrases.
@@ -46,6 +48,9 @@ pub enum WireError {
         /// How long the relay waited.
         within: Duration,
     },
+    /// No TLS connection.
+    #[error(transparent)]
+    Tls(TlsError),
     /// The two sides cannot agree on how to log in, or the server failed to prove that it knows the
     /// password. (A password that the server refuses is a [`WireError::Server`] with SQLSTATE `28P01`.)
     #[error("cannot log in to PostgreSQL: {reason}")]
@@ -55,6 +60,15 @@ pub enum WireError {
         /// What failed, where there is more to say.
         #[source]
         source: Option<io::Error>,
+    },
+    /// `channel_binding=require`, and there is none.
+    #[error(
+        "channel_binding=require cannot be kept: {why}; it takes TLS on the server and `scram-sha-256` for the relay's role \
+         in pg_hba.conf"
+    )]
+    Unbound {
+        /// What is missing.
+        why: &'static str,
     },
     /// The other side does not speak the protocol as expected.
     #[error("unexpected answer while {doing}: {what}")]
@@ -92,7 +106,9 @@ impl WireError {
             | WireError::Io { .. }
             | WireError::Closed { .. }
             | WireError::NoAnswer { .. }
+            | WireError::Tls(_)
             | WireError::Authentication { .. }
+            | WireError::Unbound { .. }
             | WireError::Protocol { .. } => None,
         }
     }

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::connection::Target;
+use crate::config::transport::Transport;
 
 /// A message as the server sends it.
 pub(crate) fn message(tag: u8, body: &[u8]) -> Vec<u8> {
@@ -60,6 +61,7 @@ impl Server {
             password: password.map(Into::into),
             database: "orders".to_owned(),
             application_name: "outbox_orders".to_owned(),
+            transport: Transport::clear(),
             connect_timeout: Duration::from_secs(20),
             wal_sender_timeout: Duration::from_secs(10),
         }

@@ -3,6 +3,8 @@
 //! | file | what it owns |
 //! |---|---|
 //! | [`connection`] | one connection in command mode: messages in, messages out, deadlines |
+//! | [`channel`] | the bytes of a connection, in the clear or through TLS |
+//! | `secure` | asking for TLS, and the handshake |
 //! | `socket` | dialling, and what is set on the socket before and after |
 //! | `startup` | start-up parameters and authentication |
 //! | `query` | the simple query protocol |
@@ -19,11 +21,13 @@
 //!
 //! Protocol: PostgreSQL documentation, "Frontend/Backend Protocol" and "Streaming Replication Protocol".
 
+pub(crate) mod channel;
 pub mod commands;
 pub mod connection;
 pub mod error;
 mod query;
 mod quote;
+mod secure;
 mod socket;
 mod startup;
 pub mod status;

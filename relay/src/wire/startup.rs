@@ -2,13 +2,16 @@
 
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
 use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
 use postgres_protocol::message::frontend;
 use secrecy::ExposeSecret;
 
 use super::connection::{Connection, Patience, Target};
 use super::error::WireError;
+use crate::config::transport::ChannelBinding as Binding;
 
 const DOING: &str = "logging in";
 
@@ -57,9 +60,15 @@ fn parameters<'a>(target: &'a Target, wal_sender_timeout: &'a str) -> [(&'a str,
 }
 
 fn authenticate(connection: &mut Connection, target: &Target, patience: Patience) -> Result<(), WireError> {
-    match connection.receive(DOING, patience)? {
+    let asked = connection.receive(DOING, patience)?;
+    if target.transport.channel_binding == Binding::Require
+        && !matches!(asked, Message::AuthenticationSasl(_))
+    {
+        return Err(unbound("the server asks for no proof that could be bound"));
+    }
+    match asked {
         Message::AuthenticationOk => return Ok(()),
-        Message::AuthenticationSasl(body) => scram(connection, &body, password(target)?, patience)?,
+        Message::AuthenticationSasl(body) => scram(connection, &body, target, patience)?,
         Message::AuthenticationMd5Password(body) => {
             let hash = md5_hash(target.user.as_bytes(), password(target)?, body.salt());
             connection.send(DOING, |out| frontend::password_message(hash.as_bytes(), out))?;
@@ -87,19 +96,17 @@ fn authenticate(connection: &mut Connection, target: &Target, patience: Patience
     }
 }
 
-/// SCRAM-SHA-256 without channel binding, which needs TLS (RFC 5802, RFC 7677).
+/// SCRAM-SHA-256, bound to the connection where both sides can (RFC 5802, RFC 7677, RFC 5929).
 fn scram(
     connection: &mut Connection,
     offer: &AuthenticationSaslBody,
-    password: &[u8],
+    target: &Target,
     patience: Patience,
 ) -> Result<(), WireError> {
-    let offered = offer.mechanisms().any(|mechanism| Ok(mechanism == SCRAM_SHA_256)).map_err(unproven)?;
-    if !offered {
-        return Err(refused("the server offers no SCRAM-SHA-256"));
-    }
-    let mut scram = ScramSha256::new(password, ChannelBinding::unsupported());
-    connection.send(DOING, |out| frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), out))?;
+    let password = password(target)?;
+    let (mechanism, binding) = mechanism(connection, offer, target.transport.channel_binding)?;
+    let mut scram = ScramSha256::new(password, binding);
+    connection.send(DOING, |out| frontend::sasl_initial_response(mechanism, scram.message(), out))?;
     match connection.receive(DOING, patience)? {
         Message::AuthenticationSaslContinue(body) => scram.update(body.data()).map_err(unproven)?,
         _ => return Err(WireError::protocol(DOING, "something other than a SCRAM challenge")),
@@ -108,6 +115,40 @@ fn scram(
     match connection.receive(DOING, patience)? {
         Message::AuthenticationSaslFinal(body) => scram.finish(body.data()).map_err(unproven),
         _ => Err(WireError::protocol(DOING, "something other than the end of SCRAM")),
+    }
+}
+
+/// The strongest mechanism that both sides know. What the relay could have done is part of the proof, so a
+/// server notices where somebody between took the stronger mechanism from its offer (RFC 5802, section 6).
+fn mechanism(
+    connection: &Connection,
+    offer: &AuthenticationSaslBody,
+    wish: Binding,
+) -> Result<(&'static str, ChannelBinding), WireError> {
+    let (mut plain, mut bound) = (false, false);
+    let mut mechanisms = offer.mechanisms();
+    while let Some(offered) = mechanisms.next().map_err(unproven)? {
+        plain |= offered == SCRAM_SHA_256;
+        bound |= offered == SCRAM_SHA_256_PLUS;
+    }
+    let end_point = match wish {
+        Binding::Disable => None,
+        Binding::Prefer | Binding::Require => connection.channel.end_point(),
+    };
+    match (end_point, wish) {
+        (Some(end_point), _) if bound => {
+            Ok((SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(end_point)))
+        }
+        (None, Binding::Require) if !connection.channel.is_sealed() => {
+            Err(unbound("the connection is without TLS"))
+        }
+        (None, Binding::Require) => {
+            Err(unbound("the server's certificate has a signature it is not defined for"))
+        }
+        (Some(_), Binding::Require) => Err(unbound("the server offers no SCRAM-SHA-256-PLUS")),
+        _ if !plain => Err(refused("the server offers no SCRAM-SHA-256")),
+        (Some(_), Binding::Prefer | Binding::Disable) => Ok((SCRAM_SHA_256, ChannelBinding::unrequested())),
+        (None, Binding::Prefer | Binding::Disable) => Ok((SCRAM_SHA_256, ChannelBinding::unsupported())),
     }
 }
 
@@ -120,6 +161,10 @@ fn password(target: &Target) -> Result<&[u8], WireError> {
 
 fn refused(reason: &'static str) -> WireError {
     WireError::Authentication { reason, source: None }
+}
+
+fn unbound(why: &'static str) -> WireError {
+    WireError::Unbound { why }
 }
 
 fn unproven(source: std::io::Error) -> WireError {
@@ -180,6 +225,27 @@ mod tests {
         let error = Connection::connect(&server.target(Some("x"))).expect_err("no login");
         server.join();
         assert!(error.to_string().contains("did not prove"), "{error}");
+    }
+
+    #[test]
+    fn a_login_that_has_to_be_bound_is_not_made_without() {
+        for (request, part) in [
+            (fake::message(b'R', &[0; 4]), "no proof that could be bound"),
+            (fake::message(b'R', &[0, 0, 0, 5, 1, 2, 3, 4]), "no proof that could be bound"),
+            (fake::message(b'R', b"\0\0\0\x0ASCRAM-SHA-256\0\0"), "without TLS"),
+        ] {
+            let server = Server::start(move |peer| {
+                peer.startup();
+                peer.send(&request);
+                assert_eq!(peer.until_closed(), b"", "nothing is proved to it");
+            });
+            let mut target = server.target(Some("x"));
+            target.transport.channel_binding = Binding::Require;
+            let error = Connection::connect(&target).expect_err("no login");
+            server.join();
+            assert!(matches!(error, WireError::Unbound { .. }), "{error:?}");
+            assert!(error.to_string().contains(part), "{error}");
+        }
     }
 
     #[test]

@@ -1,12 +1,11 @@
 //! The connection once it streams.
 
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
+use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 
+use super::channel::Channel;
 use super::connection::Interrupt;
 use super::status::Status;
 
@@ -14,16 +13,15 @@ use super::status::Status;
 /// frames are cut by the [`reader`](crate::reader). Dropping it closes the connection.
 #[derive(Debug)]
 pub struct ReplicationStream {
-    socket: Arc<TcpStream>,
+    channel: Channel,
     /// What came together with the answer to START_REPLICATION.
     early: BytesMut,
     backend_pid: i32,
-    timeout: Option<Duration>,
 }
 
 impl ReplicationStream {
-    pub(crate) fn new(socket: Arc<TcpStream>, early: BytesMut, backend_pid: i32) -> Self {
-        ReplicationStream { socket, early, backend_pid, timeout: None }
+    pub(crate) fn new(channel: Channel, early: BytesMut, backend_pid: i32) -> Self {
+        ReplicationStream { channel, early, backend_pid }
     }
 
     /// Process id of the server's end, as `pg_replication_slots.active_pid` shows it.
@@ -33,7 +31,7 @@ impl ReplicationStream {
 
     /// A handle with which another thread can end the stream.
     pub fn interrupt(&self) -> Interrupt {
-        Interrupt::new(&self.socket)
+        Interrupt::new(self.channel.socket())
     }
 
     /// Waits at most `timeout` for bytes and returns how many came; 0 if the server closed the stream. A
@@ -44,30 +42,25 @@ impl ReplicationStream {
             self.early.copy_to_slice(&mut into[..count]);
             return Ok(count);
         }
-        if self.timeout != Some(timeout) {
-            // Remembered because it is a system call, and the timeout seldom changes.
-            self.socket.set_read_timeout(Some(timeout))?;
-            self.timeout = Some(timeout);
-        }
-        (&*self.socket).read(into)
+        self.channel.receive(into, Some(timeout))
     }
 
     /// Sends feedback.
-    pub(crate) fn send_status(&self, status: &Status) -> io::Result<()> {
-        (&*self.socket).write_all(&status.encode())
+    pub(crate) fn send_status(&mut self, status: &Status) -> io::Result<()> {
+        self.channel.send(&status.encode())
     }
 
     /// Says that no more feedback will come. The server answers with CopyDone, possibly after much data.
-    pub(crate) fn send_copy_done(&self) -> io::Result<()> {
+    pub(crate) fn send_copy_done(&mut self) -> io::Result<()> {
         const COPY_DONE: [u8; 5] = [b'c', 0, 0, 0, 4];
-        (&*self.socket).write_all(&COPY_DONE)
+        self.channel.send(&COPY_DONE)
     }
 
     /// Says goodbye and closes in both directions.
-    pub(crate) fn terminate(&self) {
+    pub(crate) fn terminate(&mut self) {
         const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
         // The connection is over either way; a server that no longer listens needs no goodbye.
-        let _ = (&*self.socket).write_all(&TERMINATE);
-        let _ = self.socket.shutdown(Shutdown::Both);
+        let _ = self.channel.send(&TERMINATE);
+        self.channel.close();
     }
 }

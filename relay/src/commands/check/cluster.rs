@@ -12,7 +12,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::config::KafkaSettings;
-use crate::publisher::{Quiet, base_config};
+use crate::publisher::{Contact, base_config};
 
 /// How long the first answer may take; later ones come from brokers that have answered.
 const FIRST: Duration = Duration::from_secs(10);
@@ -27,8 +27,8 @@ const BROKERS: usize = 9;
 /// A cluster that has answered.
 pub struct Cluster {
     /// A consumer, since a producer that asks for a topic may make it (R40).
-    metadata: Arc<BaseConsumer<Quiet>>,
-    admin: AdminClient<Quiet>,
+    metadata: Arc<BaseConsumer<Contact>>,
+    admin: AdminClient<Contact>,
     /// Ids of its brokers.
     pub brokers: Vec<i32>,
 }
@@ -72,10 +72,11 @@ impl Cluster {
     /// A sentence with what librdkafka said.
     pub async fn connect(kafka: &KafkaSettings) -> Result<Cluster, String> {
         // Without a group: a consumer of one looks for its coordinator, for which brokers make a topic.
-        let metadata = base_config(kafka).create_with_context(Quiet);
-        let metadata: Arc<BaseConsumer<Quiet>> =
+        let contact = Contact::default();
+        let metadata = base_config(kafka).create_with_context(contact.clone());
+        let metadata: Arc<BaseConsumer<Contact>> =
             Arc::new(metadata.map_err(|error: KafkaError| error.to_string())?);
-        let admin = AdminClient::from_config_and_context(&base_config(kafka), Quiet);
+        let admin = AdminClient::from_config_and_context(&base_config(kafka), Contact::default());
         let admin = admin.map_err(|error| error.to_string())?;
         let asked = metadata.clone();
         // Of one topic, which need not exist: without one the cluster lists all, and there may be many.
@@ -83,6 +84,9 @@ impl Cluster {
         let brokers = match found {
             Ok(found) => found.brokers().iter().map(|broker| broker.id()).collect(),
             Err(error) => {
+                if let Some(trouble) = contact.trouble(&metadata) {
+                    return Err(trouble);
+                }
                 let brokers = kafka.brokers.clone();
                 let tried = blocking(move || Ok(knock(&brokers))).await.unwrap_or_default();
                 return Err(format!("{error}; {tried}"));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use super::InitError;
 use super::plan::{Plan, Step, rows_sentence};
@@ -11,9 +11,10 @@ use super::survey;
 use crate::commands::output;
 use crate::config::Settings;
 use crate::config::database_url::ParsedUrl;
+use crate::tls::Connector;
 use outbox_schema::sql;
 
-/// Connects as the admin. Whether the connection may go in the clear was decided when the URL was read.
+/// Connects as the admin. How the connection is protected was decided when the URL was read.
 pub async fn connect(admin: &ParsedUrl, patience: Duration) -> Result<Client, InitError> {
     let mut config = tokio_postgres::Config::new();
     config
@@ -26,7 +27,8 @@ pub async fn connect(admin: &ParsedUrl, patience: Duration) -> Result<Client, In
     if let Some(password) = &admin.password {
         config.password(password.expose_secret());
     }
-    let (client, connection) = config.connect(NoTls).await.map_err(InitError::Connect)?;
+    let tls = Connector::new(&admin.transport, &admin.host, &mut config);
+    let (client, connection) = config.connect(tls).await.map_err(InitError::Connect)?;
     // Ends with the client; what breaks it reaches the client's calls as errors.
     tokio::spawn(connection);
     Ok(client)

@@ -16,6 +16,7 @@ use clap::Args;
 use super::{ConfigFile, ExistingChoice, Exit, output};
 use crate::config::database_url::ParsedUrl;
 use crate::config::{ADMIN_URL_VARIABLE, Settings};
+use crate::tls;
 use plan::Plan;
 use survey::Survey;
 
@@ -104,6 +105,10 @@ pub fn execute(args: InitArgs) -> Exit {
 
 fn with_server(settings: &Settings, url: &str, print: bool) -> Result<Exit, InitError> {
     let admin = ParsedUrl::parse(url).map_err(InitError::Url)?;
+    let wrong = tls::check(&admin.transport, &admin.host);
+    if !wrong.is_empty() {
+        return Err(InitError::Url(wrong.join("; ")));
+    }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(InitError::Runtime)?;
     runtime.block_on(async {

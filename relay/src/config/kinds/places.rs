@@ -17,7 +17,7 @@ impl Kind for DatabaseUrl {
     type Value = ParsedUrl;
 
     fn expectation(&self) -> String {
-        "a URL such as `postgres://relay@db.example.com:5432/orders?sslmode=disable`".into()
+        "a URL such as `postgres://relay@db.example.com:5432/orders`".into()
     }
 
     fn read(&self, text: &str) -> Result<ParsedUrl, String> {

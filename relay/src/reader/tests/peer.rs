@@ -2,12 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 
 use bytes::BytesMut;
 
 use super::LONG;
 use crate::lsn::Lsn;
+use crate::wire::channel::Channel;
 use crate::wire::{ReplicationStream, fake};
 
 /// A frame with a row.
@@ -32,7 +32,7 @@ impl Peer {
         // A test that goes wrong fails instead of hanging.
         server.set_read_timeout(Some(LONG)).expect("a timeout");
         server.set_write_timeout(Some(LONG)).expect("a timeout");
-        (Peer(server), ReplicationStream::new(Arc::new(client), BytesMut::new(), 1))
+        (Peer(server), ReplicationStream::new(Channel::clear(client), BytesMut::new(), 1))
     }
 
     pub(super) fn another(&self) -> Peer {

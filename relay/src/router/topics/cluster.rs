@@ -19,7 +19,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use super::limits::Facts;
 use super::provision::Provision;
 use crate::config::KafkaSettings;
-use crate::publisher::{Quiet, base_config};
+use crate::publisher::{Contact, base_config};
 
 /// Limit of one request; the caller asks again.
 const REQUEST: Duration = Duration::from_secs(2);
@@ -72,7 +72,7 @@ pub enum Made {
 
 /// A client for questions about topics. It never makes a topic by asking for it.
 pub struct Cluster {
-    admin: AdminClient<Quiet>,
+    admin: AdminClient<Contact>,
 }
 
 impl Cluster {
@@ -81,7 +81,7 @@ impl Cluster {
     /// # Errors
     /// librdkafka refuses the configuration.
     pub fn new(kafka: &KafkaSettings) -> Result<Cluster, KafkaError> {
-        let admin = AdminClient::from_config_and_context(&base_config(kafka), Quiet)?;
+        let admin = AdminClient::from_config_and_context(&base_config(kafka), Contact::default())?;
         Ok(Cluster { admin })
     }
 

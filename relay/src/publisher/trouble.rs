@@ -1,0 +1,88 @@
+//! What librdkafka says of a connection that cannot be made, with what to do about it.
+
+/// Which words of librdkafka ask for which advice; the first that is found counts.
+const ADVICE: &[(&str, &str)] = &[
+    (
+        "certificate verify failed",
+        "the broker's certificate is not trusted, has expired or is for another name: name the file of the authority that \
+         signed it in kafka.options.\"ssl.ca.location\", and connect to the broker by a name in its certificate",
+    ),
+    ("connecting to a PLAINTEXT broker listener", NO_TLS),
+    ("wrong version number", NO_TLS),
+    ("packet length too long", NO_TLS),
+    (
+        "connecting to a SSL listener",
+        "the broker may expect TLS there: kafka.options.\"security.protocol\" is ssl or sasl_ssl then; where that is set \
+         already, it expects another login",
+    ),
+    ("client SSL authentication might be required", CLIENT_CERTIFICATE),
+    ("certificate required", CLIENT_CERTIFICATE),
+    ("alert unknown ca", CLIENT_CERTIFICATE),
+    ("alert bad certificate", CLIENT_CERTIFICATE),
+    ("alert certificate unknown", CLIENT_CERTIFICATE),
+    ("alert certificate expired", CLIENT_CERTIFICATE),
+    (
+        "Unsupported SASL mechanism",
+        "the broker knows no such login: set kafka.options.\"sasl.mechanisms\" to one that it names",
+    ),
+    (
+        "mechanism not supported",
+        "the broker knows no such login: set kafka.options.\"sasl.mechanisms\" to one that it names",
+    ),
+    (
+        "SASL authentication error",
+        "the broker refused the login: check sasl.mechanisms, sasl.username and sasl.password in kafka.options, and that the \
+         broker knows the user",
+    ),
+    (
+        "Authentication failed",
+        "the broker refused the login: check sasl.mechanisms, sasl.username and sasl.password in kafka.options, and that the \
+         broker knows the user",
+    ),
+];
+
+const NO_TLS: &str = "the broker seems to speak no TLS there: name its TLS port in kafka.brokers, or write \
+                      kafka.options.\"security.protocol\" = \"plaintext\" where the way to it is a network you trust";
+const CLIENT_CERTIFICATE: &str = "the broker asks for a certificate of the relay's, or refused it: name its files in \
+                                  kafka.options.\"ssl.certificate.location\" and \"ssl.key.location\"";
+
+/// librdkafka's reason in a sentence.
+pub(super) fn sentence(reason: &str) -> String {
+    match ADVICE.iter().find(|(words, _)| reason.contains(words)) {
+        Some((_, advice)) => format!("Kafka: {advice} ({reason})"),
+        None => format!("Kafka: {reason}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_advice_comes_first_and_the_reason_is_kept() {
+        for (reason, part) in [
+            (
+                "ssl://k1:9093/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: \
+                 broker certificate could not be verified",
+                "ssl.ca.location",
+            ),
+            (
+                "ssl://k1:9092/1: SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener?",
+                "plaintext",
+            ),
+            (
+                "sasl_ssl://k1:9093/1: SASL authentication error: Authentication failed: Invalid username",
+                "sasl.password",
+            ),
+            (
+                "k1:9093/bootstrap: Disconnected while requesting ApiVersion: might be caused by incorrect security.protocol \
+                 configuration (connecting to a SSL listener?)",
+                "security.protocol",
+            ),
+        ] {
+            let told = sentence(reason);
+            assert!(told.contains(part) && told.contains(reason), "{told}");
+        }
+        assert_eq!(sentence("k1: Connection refused"), "Kafka: k1: Connection refused");
+    }
+}
