@@ -4,6 +4,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`parts`] | where the servers' programs and the built relay are |
+//! | [`authority`] | a certificate authority |
 //! | [`cluster`] | private PostgreSQL and Kafka processes with ports and directories of their own |
 //! | [`fault`] | processes that are killed and frozen, connections that are cut, slowed and starved |
 //! | [`relay`] | the built relay as a child process |
@@ -16,6 +17,7 @@
 //!
 //! Everything here panics with a sentence where a test cannot go on, because its callers are tests.
 
+pub mod authority;
 pub mod cluster;
 pub mod fault;
 pub mod history;

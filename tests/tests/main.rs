@@ -22,5 +22,6 @@ mod readme;
 mod slots;
 mod stream;
 mod takeover;
+mod tls;
 mod topics;
 mod versions;

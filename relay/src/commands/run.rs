@@ -76,6 +76,11 @@ async fn serve(settings: Settings, no_wait: bool) -> anyhow::Result<Exit> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_at: Instant::now(),
     };
+    tracing::info!(
+        sslmode = settings.source.transport.mode.name(),
+        kafka_protocol = settings.kafka.protocol,
+        "how connections are protected"
+    );
     let listener = admin::bind(settings.admin.listen).await?;
     let (close, closed) = oneshot::channel::<()>();
     let port =

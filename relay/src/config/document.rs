@@ -5,7 +5,10 @@ use std::fmt::Write;
 use super::assemble::show_option;
 use super::given::AllGiven;
 use super::kafka_options::REFUSED;
-use super::keys::{AnyKey, Fallback, HEADERS, KAFKA_OPTIONS, QUARANTINE_TOPICS, TABLE, TOPIC_OPTIONS};
+use super::kafka_security::{self, PROTOCOL};
+use super::keys::{
+    AnyKey, Fallback, HEADERS, KAFKA_BROKERS, KAFKA_OPTIONS, QUARANTINE_TOPICS, TABLE, TOPIC_OPTIONS,
+};
 use super::topic_options;
 
 const HEAD: &str = "\
@@ -213,7 +216,20 @@ pub fn in_force(given: &AllGiven) -> String {
         let topic = path.strip_prefix(QUARANTINE_TOPICS).unwrap_or(path);
         let _ = writeln!(page, "quarantine.topics.{topic:?} = {:?}  # {}", value.text, value.origin);
     }
+    let option = format!("{KAFKA_OPTIONS}{PROTOCOL}");
+    if let Some(protocol) = implied_protocol(given).filter(|_| !given.contains_key(&option)) {
+        let _ = writeln!(page, "# kafka.options.{PROTOCOL:?} is not set: {protocol} follows from the rest");
+    }
     page
+}
+
+/// `security.protocol` where no option says it.
+fn implied_protocol(given: &AllGiven) -> Option<String> {
+    let brokers = given.get(KAFKA_BROKERS.path)?;
+    let options = given
+        .iter()
+        .filter_map(|(path, value)| Some((path.strip_prefix(KAFKA_OPTIONS)?.to_owned(), value.text.clone())));
+    kafka_security::protocol(&brokers.text, &options.collect::<Vec<_>>()).ok()
 }
 
 #[cfg(test)]

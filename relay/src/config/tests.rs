@@ -54,6 +54,7 @@ fn three_keys_are_enough() {
     assert_eq!(settings.source.application_name, "outbox_orders");
     assert!(settings.source.password.is_none());
     assert_eq!(settings.kafka.compression, "lz4");
+    assert_eq!(settings.kafka.protocol, "ssl", "k1 is not on loopback");
     assert_eq!(settings.kafka.max_record_bytes, 1_000_000);
     assert_eq!((settings.outbox.schema.as_str(), settings.outbox.table.as_str()), ("outbox", "events"));
     assert_eq!(settings.outbox.columns.writer.as_deref(), Some("writer"));
@@ -243,6 +244,7 @@ fn options_with_secrets_are_not_printed() {
     assert!(!format!("{settings:?}").contains("hunter2"));
     let shown = show(Some(&trial.file), &|| trial.variables.clone()).unwrap();
     assert!(shown.contains("sasl.password") && !shown.contains("hunter2"), "{shown}");
+    assert!(shown.contains("\"security.protocol\" is not set: sasl_ssl follows"), "{shown}");
 }
 
 #[test]

@@ -27,6 +27,13 @@ const MODES: [(&str, SslMode); 5] = [
     ("verify-full", SslMode::VerifyFull),
 ];
 
+impl SslMode {
+    /// Its name in a URL.
+    pub fn name(self) -> &'static str {
+        MODES.iter().find(|(_, mode)| *mode == self).map_or("", |(name, _)| name)
+    }
+}
+
 /// Whose signature on the server's certificate counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Roots {

@@ -13,7 +13,7 @@ use rdkafka::{ClientConfig, ClientContext};
 
 use super::Flow;
 use super::delivery::Delivery;
-use super::trouble::sentence;
+use super::trouble::{sentence, sentence_of_log};
 use crate::config::KafkaSettings;
 use crate::config::kafka_security::PROTOCOL;
 use crate::observe::Observed;
@@ -48,6 +48,9 @@ pub fn metadata_client(
     base_config(kafka)
         .set("group.id", "outbox-relay-metadata")
         .set("enable.auto.commit", "false")
+        // A connection that a broker closes says nothing else; the context hears it.
+        .set("log.connection.close", "true")
+        .set_log_level(RDKafkaLogLevel::Info)
         .create_with_context(contact.clone())
 }
 
@@ -76,6 +79,17 @@ impl Contact {
         self.newest.lock().take()
     }
 
+    fn hear(&self, sentence: String) {
+        if let Some(observed) = &self.observed {
+            observed.error(sentence.clone());
+        }
+        let mut newest = self.newest.lock();
+        if newest.as_ref() != Some(&sentence) {
+            tracing::warn!("{sentence}");
+        }
+        *newest = Some(sentence);
+    }
+
     /// Hears what a producer whose call has failed has to say.
     pub fn listen(producer: &BaseProducer<Contact>) {
         producer.poll(SAYS);
@@ -88,16 +102,14 @@ const SAYS: Duration = Duration::from_millis(20);
 impl ClientContext for Contact {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(level, facility, message);
+        if let Some(sentence) = sentence_of_log(message).filter(|_| facility == "FAIL") {
+            self.hear(sentence);
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let Some(sentence) = trouble(&error, reason) else { return };
-        let known = self.newest.lock().replace(sentence.clone());
-        if let Some(observed) = &self.observed {
-            observed.error(sentence.clone());
-        }
-        if known.as_ref() != Some(&sentence) {
-            tracing::warn!("{sentence}");
+        if let Some(sentence) = trouble(&error, reason) {
+            self.hear(sentence);
         }
     }
 }

@@ -15,6 +15,11 @@ const ADVICE: &[(&str, &str)] = &[
         "the broker may expect TLS there: kafka.options.\"security.protocol\" is ssl or sasl_ssl then; where that is set \
          already, it expects another login",
     ),
+    (
+        "might require SASL authentication",
+        "the broker closes the connection and may expect a login: set sasl.mechanisms, sasl.username and sasl.password in \
+         kafka.options",
+    ),
     ("client SSL authentication might be required", CLIENT_CERTIFICATE),
     ("certificate required", CLIENT_CERTIFICATE),
     ("alert unknown ca", CLIENT_CERTIFICATE),
@@ -54,6 +59,14 @@ pub(super) fn sentence(reason: &str) -> String {
     }
 }
 
+/// What a line of librdkafka's log says of the same kind. A broker that wants something else than it gets just
+/// closes the connection, which is no error to librdkafka but for its log.
+pub(super) fn sentence_of_log(line: &str) -> Option<String> {
+    // `[thrd:k1:9093/bootstrap]: ` stands before it.
+    let reason = line.strip_prefix("[thrd:").and_then(|rest| rest.split_once("]: ")).map_or(line, |(_, r)| r);
+    ADVICE.iter().any(|(words, _)| reason.contains(words)).then(|| sentence(reason))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +96,13 @@ mod tests {
             let told = sentence(reason);
             assert!(told.contains(part) && told.contains(reason), "{told}");
         }
+        let line = "[thrd:k1:9093/bootstrap]: k1:9093/bootstrap: Disconnected: verify that security.protocol is correctly \
+                    configured, broker might require SASL authentication";
+        assert!(sentence_of_log(line).unwrap().contains("may expect a login"));
+        assert_eq!(
+            sentence_of_log("[thrd:k1:9093/1]: k1:9093/1: Disconnected (after 5ms in state UP)"),
+            None
+        );
         assert_eq!(sentence("k1: Connection refused"), "Kafka: k1: Connection refused");
     }
 }

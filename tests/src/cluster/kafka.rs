@@ -12,10 +12,17 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rustix::process::Signal;
 
 use super::ground::{self, Port};
+use crate::authority::Issued;
 use crate::fault::process::{Launch, Process};
 use crate::fault::proxy::Proxy;
 use crate::parts;
 use crate::wait::{eventually, eventually_async};
+
+/// Who may log in on a listener that asks for it.
+pub const USER: &str = "relay";
+
+/// The user's password.
+pub const SECRET: &str = "secret-of-the-user";
 
 /// How long a broker may take to start or to answer before a test fails.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -35,6 +42,7 @@ pub struct Kafka {
 pub struct Builder {
     brokers: usize,
     proxied: bool,
+    keystore: Option<String>,
     settings: Vec<(String, String)>,
 }
 
@@ -48,6 +56,13 @@ impl Builder {
     /// Puts a [`Proxy`] before every broker: clients are told the proxies' addresses only.
     pub fn proxied(mut self) -> Builder {
         self.proxied = true;
+        self
+    }
+
+    /// Adds a listener with TLS and one with TLS and a login, as [`USER`] by PLAIN, SCRAM-SHA-256 or OAUTHBEARER
+    /// with unsecured tokens. Brokers call themselves `localhost` there.
+    pub fn tls(mut self, server: &Issued) -> Builder {
+        self.keystore = Some(format!("{}{}", server.key, server.certificate));
         self
     }
 
@@ -69,7 +84,7 @@ impl Builder {
     pub fn start(self) -> Kafka {
         let directory = ground::directory("kafka");
         let nodes: Vec<Node> = (1..=self.brokers)
-            .map(|id| Node::claim(id, directory.join(id.to_string()), self.proxied))
+            .map(|id| Node::claim(id, directory.join(id.to_string()), self.proxied, self.keystore.is_some()))
             .collect();
         let voters: Vec<String> =
             nodes.iter().map(|node| format!("{}@127.0.0.1:{}", node.id, node.controller.number())).collect();
@@ -97,7 +112,7 @@ impl Kafka {
 
     /// A Kafka with further settings.
     pub fn builder() -> Builder {
-        Builder { brokers: 1, proxied: false, settings: Vec::new() }
+        Builder { brokers: 1, proxied: false, keystore: None, settings: Vec::new() }
     }
 
     /// Bootstrap servers, `host:port,host:port`; the proxies' where there are any.
@@ -105,6 +120,22 @@ impl Kafka {
         let addresses: Vec<String> =
             self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.advertised())).collect();
         addresses.join(",")
+    }
+
+    /// The listener with TLS, by the name in the certificate.
+    ///
+    /// # Panics
+    /// When Kafka was started without.
+    pub fn tls_broker(&self) -> String {
+        format!("localhost:{}", self.nodes[0].secured().0.number())
+    }
+
+    /// The listener with TLS and a login, by the name in the certificate.
+    ///
+    /// # Panics
+    /// When Kafka was started without.
+    pub fn login_broker(&self) -> String {
+        format!("localhost:{}", self.nodes[0].secured().1.number())
     }
 
     /// One of the brokers, counted from 0.
@@ -231,17 +262,59 @@ pub struct Node {
     client: Port,
     internal: Port,
     controller: Port,
+    /// With TLS, and with TLS and a login.
+    secured: Option<(Port, Port)>,
     proxy: Option<Proxy>,
     process: Mutex<Option<Process>>,
 }
 
 impl Node {
-    fn claim(id: usize, directory: PathBuf, proxied: bool) -> Node {
+    fn claim(id: usize, directory: PathBuf, proxied: bool, tls: bool) -> Node {
         fs::create_dir_all(&directory).expect("our own directory");
         let client = Port::claim();
         let proxy = proxied.then(|| Proxy::start(client.number()));
         let (internal, controller) = (Port::claim(), Port::claim());
-        Node { id, directory, client, internal, controller, proxy, process: Mutex::new(None) }
+        let secured = tls.then(|| (Port::claim(), Port::claim()));
+        Node { id, directory, client, internal, controller, secured, proxy, process: Mutex::new(None) }
+    }
+
+    fn secured(&self) -> &(Port, Port) {
+        self.secured.as_ref().expect("Kafka::builder().tls(…)")
+    }
+
+    /// What the listeners with TLS need; the lines of the same names above are repeated with them.
+    fn configure_tls(&self, keystore: &str, lines: &mut Vec<String>) {
+        let file = self.directory.join("keystore.pem");
+        fs::write(&file, keystore).expect("our own directory");
+        let (tls, login) = self.secured();
+        for line in lines.iter_mut() {
+            if line.starts_with("listener.security.protocol.map=") {
+                line.push_str(",TLS:SSL,LOGIN:SASL_SSL");
+            } else if line.starts_with("listeners=") {
+                let (tls, login) = (tls.number(), login.number());
+                line.push_str(&format!(",TLS://127.0.0.1:{tls},LOGIN://127.0.0.1:{login}"));
+            } else if line.starts_with("advertised.listeners=") {
+                let (tls, login) = (tls.number(), login.number());
+                line.push_str(&format!(",TLS://localhost:{tls},LOGIN://localhost:{login}"));
+            }
+        }
+        let module = "org.apache.kafka.common.security";
+        lines.extend([
+            "ssl.keystore.type=PEM".into(),
+            format!("ssl.keystore.location={}", file.display()),
+            "sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,OAUTHBEARER".into(),
+            format!(
+                "listener.name.login.plain.sasl.jaas.config={module}.plain.PlainLoginModule required \
+                 user_{USER}=\"{SECRET}\";"
+            ),
+            format!(
+                "listener.name.login.scram-sha-256.sasl.jaas.config={module}.scram.ScramLoginModule required;"
+            ),
+            format!(
+                "listener.name.login.oauthbearer.sasl.jaas.config={module}.oauthbearer.OAuthBearerLoginModule required \
+                 unsecuredLoginStringClaim_sub=\"broker\";"
+            ),
+        ]);
     }
 
     /// The port that clients are told.
@@ -285,6 +358,9 @@ impl Node {
             format!("transaction.state.log.min.isr={in_sync}"),
             format!("min.insync.replicas={in_sync}"),
         ];
+        if let Some(keystore) = &builder.keystore {
+            self.configure_tls(keystore, &mut lines);
+        }
         // The last line of a name counts.
         lines.extend(builder.settings.iter().map(|(name, value)| format!("{name}={value}")));
         fs::write(self.directory.join("broker.properties"), lines.join("\n")).expect("our own directory");
@@ -318,7 +394,12 @@ impl Node {
     fn format(&self) -> Process {
         // Any 16 bytes in base64 name a cluster; the brokers of one have to agree.
         const CLUSTER: &str = "b3V0Ym94LXRlc3RzLWNsdQ";
-        let arguments = ["format", "-t", CLUSTER, "-c", &self.properties()];
+        let (properties, user) =
+            (self.properties(), format!("SCRAM-SHA-256=[name={USER},password={SECRET}]"));
+        let mut arguments = vec!["format", "-t", CLUSTER, "-c", &properties];
+        if self.secured.is_some() {
+            arguments.extend(["--add-scram", &user]);
+        }
         // A second of work is not worth optimizing code for.
         self.launch("format", &["-XX:TieredStopAtLevel=1"], "kafka.tools.StorageTool", &arguments)
     }

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use tokio_postgres::{Client, NoTls};
 
 use super::ground::{self, Port};
+use crate::authority::{Authority, Issued};
 use crate::fault::process::{Launch, Process, User};
 use crate::parts;
 use crate::wait::{eventually, eventually_async, watch};
@@ -45,6 +46,7 @@ pub struct Snapshot {
 pub struct Builder {
     major: u32,
     settings: Vec<(String, String)>,
+    files: Vec<(String, String)>,
 }
 
 impl Builder {
@@ -52,6 +54,28 @@ impl Builder {
     pub fn setting(mut self, name: &str, value: &str) -> Builder {
         self.settings.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Puts a file into the data directory, where only the server may read it.
+    pub fn file(mut self, name: &str, text: &str) -> Builder {
+        self.files.push((name.to_owned(), text.to_owned()));
+        self
+    }
+
+    /// Speaks TLS with this certificate, and asks clients for one that `authority` has signed; those that have
+    /// none may go on. The role `cert_relay` logs in by its certificate, all others but the superuser by
+    /// TLS and password.
+    pub fn tls(self, server: &Issued, authority: &Authority) -> Builder {
+        let rules = format!(
+            "host all {SUPERUSER} 127.0.0.1/32 scram-sha-256\nhostssl all cert_relay 127.0.0.1/32 cert\n\
+             hostssl all all 127.0.0.1/32 scram-sha-256\n"
+        );
+        self.setting("ssl", "on")
+            .setting("ssl_ca_file", "ca.pem")
+            .file("server.crt", &server.certificate)
+            .file("server.key", &server.key)
+            .file("ca.pem", authority.certificate())
+            .file("pg_hba.conf", &rules)
     }
 
     /// Makes commits durable, as in operation; without it they survive a kill of the server, not of the
@@ -75,6 +99,9 @@ impl Builder {
         let server = Postgres { programs, directory, user, port: Port::claim(), process: Mutex::new(None) };
         server.make_data();
         server.configure(&self.settings);
+        for (name, text) in &self.files {
+            server.put_file(name, text);
+        }
         server.start_again();
         server
     }
@@ -92,7 +119,7 @@ impl Postgres {
 
     /// A server with further settings.
     pub fn builder(major: u32) -> Builder {
-        Builder { major, settings: Vec::new() }
+        Builder { major, settings: Vec::new(), files: Vec::new() }
     }
 
     /// The port it listens on; the same after every restart.
@@ -153,6 +180,36 @@ impl Postgres {
             .collect();
         let file = fs::File::options().append(true).open(self.data().join("postgresql.conf"));
         file.and_then(|mut file| file.write_all(lines.concat().as_bytes())).expect("postgresql.conf");
+    }
+
+    fn put_file(&self, name: &str, text: &str) {
+        let path = self.data().join(name);
+        fs::write(&path, text).expect("a file in our own directory");
+        let only_owner = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        fs::set_permissions(&path, only_owner).expect("our own file");
+        if let Some(User { uid, gid }) = self.user {
+            std::os::unix::fs::chown(&path, Some(uid), Some(gid)).expect("root may give a file away");
+        }
+    }
+
+    /// Changes the server's certificate while it runs; connections made from now on see it.
+    ///
+    /// # Panics
+    /// When the server does not take it.
+    pub async fn change_certificate(&self, server: &Issued) {
+        let loaded = "SELECT pg_conf_load_time()::text";
+        let client = self.connect(SUPERUSER).await;
+        let before: String = client.query_one(loaded, &[]).await.expect("an answer").get(0);
+        self.put_file("server.crt", &server.certificate);
+        self.put_file("server.key", &server.key);
+        client.batch_execute("SELECT pg_reload_conf()").await.expect("a superuser");
+        // A backend that knows of the reload was forked after the whole of it.
+        eventually_async(PATIENCE, "the server to read its certificate", async || {
+            let client = self.connect(SUPERUSER).await;
+            let now: String = client.query_one(loaded, &[]).await.expect("an answer").get(0);
+            (now != before).then_some(())
+        })
+        .await;
     }
 
     fn program(&self, name: &str) -> String {
