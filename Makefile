@@ -9,11 +9,19 @@ CARGO ?= cargo
 PROFILE := --release
 KAFKA ?= embedded
 DEMO_ARGS ?=
+# Of bench-relay: pairs of drains per shape; rows per transaction and rows in all of each shape;
+# congestion controls; where the report goes; further arguments, such as --check.
+PAIRS ?= 7
+ROWS ?= 1000000
+SHAPES ?= 100:$(ROWS),1:$(shell echo $$(($(ROWS) / 2)))
+CC ?= machine,cubic
+OUT ?= docs/bench-relay.md
+BENCH_ARGS ?=
 
-.PHONY: help build demo test all lint unit servers prove deny clean
+.PHONY: help build demo test all lint unit servers prove bench-relay deny clean
 
 help: ## What can be made
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 16
 
 build: ## The relay, at target/release/outbox-relay
 	@scripts/parts build >/dev/null
@@ -52,6 +60,11 @@ servers: all ## Tests against real PostgreSQL and real Kafka
 prove: all ## The full counts; writes docs/proof.md (at most 90 minutes)
 	@scripts/parts all >/dev/null
 	scripts/prove
+
+bench-relay: all ## The relay against pg_recvlogical; writes docs/bench-relay.md (at most 15 minutes)
+	@scripts/parts postgres-all kafka >/dev/null
+	$(CARGO) run $(PROFILE) --locked --quiet -p outbox-tests --bin bench-relay -- \
+		--pairs $(PAIRS) --shapes $(SHAPES) --cc $(CC) --out $(OUT) $(BENCH_ARGS)
 
 deny: ## Licences, sources and advisories (needs cargo-deny)
 	@command -v cargo-deny >/dev/null || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }

@@ -14,10 +14,12 @@
 //! | [`workload`] | seeded outbox traffic whose order per key can be read from the data |
 //! | [`history`] | the checker: what was committed against what was published |
 //! | [`wait`] | waiting on observed state |
+//! | [`bench`] | what `make bench-relay` measures, and its report |
 //!
 //! Everything here panics with a sentence where a test cannot go on, because its callers are tests.
 
 pub mod authority;
+pub mod bench;
 pub mod cluster;
 pub mod fault;
 pub mod history;

@@ -413,6 +413,14 @@ impl Node {
         self.process.lock().is_some()
     }
 
+    /// Process id of the running broker.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn pid(&self) -> u32 {
+        self.process.lock().as_ref().expect("the broker runs").pid()
+    }
+
     fn assert_alive(&self) {
         if let Some(process) = self.process.lock().as_ref() {
             assert!(process.ended().is_none(), "a broker ended by itself\n{}", process.log_tail());

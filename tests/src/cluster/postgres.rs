@@ -146,6 +146,16 @@ impl Postgres {
         self.directory.join("data")
     }
 
+    /// The file that it logs to.
+    pub fn log_file(&self) -> PathBuf {
+        self.directory.join("postgres.log")
+    }
+
+    /// Directory of its version's programs.
+    pub fn programs(&self) -> &Path {
+        &self.programs
+    }
+
     fn make_data(&self) {
         let password = self.directory.join("password");
         fs::write(&password, PASSWORD).expect("a file in our own directory");

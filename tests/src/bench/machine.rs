@@ -1,0 +1,45 @@
+//! What it is measured on.
+
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+
+/// The machine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Machine {
+    /// The processor's name.
+    pub processor: String,
+    /// Logical processors that this process may use.
+    pub cores: usize,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// The kernel's name and version.
+    pub kernel: String,
+    /// `net.ipv4.tcp_congestion_control`.
+    pub congestion_control: String,
+}
+
+impl Machine {
+    /// This one, as this process sees it.
+    pub fn here() -> Machine {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let processor = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let memory = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+        let kib = memory.and_then(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        Machine {
+            processor: processor.map_or("unknown", |(_, name)| name).to_owned(),
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            memory_mib: kib.unwrap_or(0) / 1024,
+            kernel: format!("Linux {} {}", kernel.trim(), std::env::consts::ARCH),
+            congestion_control: congestion_control(),
+        }
+    }
+}
+
+/// `net.ipv4.tcp_congestion_control` of this process's network namespace.
+pub fn congestion_control() -> String {
+    let text = fs::read_to_string(super::network::CONTROL).unwrap_or_else(|error| error.to_string());
+    text.trim().to_owned()
+}

@@ -1,0 +1,34 @@
+//! `make bench-relay`: one backlog drained by `pg_recvlogical` to the null device and by the relay to a real
+//! broker, interleaved, and the time from commit to consumer under a steady load.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`plan`] | what is measured, and how often |
+//! | [`machine`] | what it is measured on |
+//! | [`network`] | a network namespace of its own for another congestion control |
+//! | [`ground`] | servers, table and backlog |
+//! | [`usage`] | processor time and memory of other processes |
+//! | [`drain`] | one drain, by either reader |
+//! | [`latency`] | the open loop and its consumer |
+//! | [`worker`] | every measurement under one congestion control |
+//! | [`results`] | what a worker hands to the report |
+//! | [`figures`] | medians and quartiles |
+//! | [`verdict`] | which requirement is met |
+//! | [`report`] | the tables |
+//!
+//! Both readers of a pair read the same log from copies of one slot, the same text format through the same
+//! publication. Throughput is rows by the time from the server's `START_REPLICATION` to the last row: written
+//! by `pg_recvlogical`, acknowledged by the broker for the relay. The start of neither process counts.
+
+pub mod drain;
+pub mod figures;
+pub mod ground;
+pub mod latency;
+pub mod machine;
+pub mod network;
+pub mod plan;
+pub mod report;
+pub mod results;
+pub mod usage;
+pub mod verdict;
+pub mod worker;

@@ -1,0 +1,122 @@
+//! Which requirement is met.
+
+use super::figures::Spread;
+use super::results::{Drains, Latency, Pair, Results};
+
+/// One requirement and what was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// What is required.
+    pub requirement: String,
+    /// What was measured.
+    pub found: String,
+    /// Whether that meets it.
+    pub met: bool,
+}
+
+/// Least median and lower quartile of the ratio to `pg_recvlogical`, by rows per transaction.
+fn required_ratio(per_transaction: u64) -> (f64, f64) {
+    if per_transaction == 1 { (1.7, 1.5) } else { (1.4, 1.2) }
+}
+
+/// Fewest pairs that count as evidence.
+const PAIRS: usize = 7;
+
+/// Limits of the time from commit to consumer in milliseconds: median and 99th percentile.
+const LATENCY: (f64, f64) = (1.0, 10.0);
+
+/// Limits of memory in MiB: in steady streaming, and ever.
+const MEMORY: (f64, f64) = (64.0, 128.0);
+
+/// Every requirement that was measured.
+pub fn verdicts(results: &[Results]) -> Vec<Verdict> {
+    let throughput = results.iter().flat_map(|under| {
+        under.drains.iter().filter_map(|drains| throughput(&under.congestion_control, drains))
+    });
+    let latency =
+        results.iter().filter_map(|under| latency(&under.congestion_control, under.latency.as_ref()?));
+    throughput.chain(latency).chain(memory(results)).collect()
+}
+
+fn throughput(control: &str, drains: &Drains) -> Option<Verdict> {
+    let (median, lower) = required_ratio(drains.shape.per_transaction);
+    let spread = Spread::of(drains.pairs.iter().map(Pair::ratio))?;
+    let pairs = drains.pairs.len();
+    Some(Verdict {
+        requirement: format!(
+            "{}, {control}: median of at least {PAIRS} pairs ≥ {median} × `pg_recvlogical`, lower quartile ≥ {lower}",
+            drains.shape.name()
+        ),
+        found: format!("{:.2} and {:.2} of {pairs} pairs", spread.median, spread.lower),
+        met: spread.median >= median && spread.lower >= lower && pairs >= PAIRS,
+    })
+}
+
+fn latency(control: &str, latency: &Latency) -> Option<Verdict> {
+    let p50 = Spread::of(latency.runs.iter().map(|run| run.from_commit.p50))?.median;
+    let p99 = Spread::of(latency.runs.iter().map(|run| run.from_commit.p99))?.median;
+    let runs = latency.runs.len();
+    Some(Verdict {
+        requirement: format!(
+            "commit → received at {} transactions a second, {control}: p50 ≤ {} ms, p99 ≤ {} ms, median of 5 runs",
+            latency.rate, LATENCY.0, LATENCY.1
+        ),
+        found: format!("{p50:.2} and {p99:.2} ms, median of {runs} runs"),
+        met: p50 <= LATENCY.0 && p99 <= LATENCY.1 && runs >= 5,
+    })
+}
+
+fn memory(results: &[Results]) -> Vec<Verdict> {
+    let mib = |kib: u64| kib as f64 / 1024.0;
+    let steady = results.iter().filter_map(|under| Some(under.latency.as_ref()?.rss_kib)).max();
+    let drains = results.iter().flat_map(|under| &under.drains);
+    let relays = drains.flat_map(|drains| drains.pairs.iter().map(|pair| &pair.relay).chain(&drains.cold));
+    let ever = relays.map(|drain| drain.peak_rss_kib).chain(steady).max();
+    let steady = steady.map(|kib| Verdict {
+        requirement: format!("memory in steady streaming ≤ {} MB", MEMORY.0),
+        found: format!("{:.0} MiB", mib(kib)),
+        met: mib(kib) <= MEMORY.0,
+    });
+    let ever = ever.map(|kib| Verdict {
+        requirement: format!("memory ever ≤ {} MB", MEMORY.1),
+        found: format!("{:.0} MiB at most, while draining", mib(kib)),
+        met: mib(kib) <= MEMORY.1,
+    });
+    steady.into_iter().chain(ever).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::Shape;
+    use super::super::results::{BaselineDrain, RelayDrain};
+    use super::*;
+
+    fn drains(ratios: &[f64]) -> Drains {
+        let relay = RelayDrain {
+            seconds: 1.0,
+            steady_seconds: 1.0,
+            steady_records: 1,
+            relay_cpu: 0.0,
+            walsender_cpu: 0.0,
+            broker_cpu: 0.0,
+            peak_rss_kib: 0,
+            segments: None,
+        };
+        let pair = |ratio: &f64| Pair {
+            relay_first: false,
+            baseline: BaselineDrain { seconds: *ratio, client_cpu: 0.0, walsender_cpu: 0.0 },
+            relay: relay.clone(),
+        };
+        let shape = Shape { per_transaction: 100, rows: 100 };
+        Drains { shape, wal_bytes: 0, cold: None, pairs: ratios.iter().map(pair).collect() }
+    }
+
+    #[test]
+    fn median_quartile_and_number_all_count() {
+        let met = |ratios: &[f64]| throughput("bbr", &drains(ratios)).unwrap().met;
+        assert!(met(&[1.1, 1.3, 1.3, 1.5, 1.6, 1.7, 1.8]));
+        assert!(!met(&[1.0, 1.0, 1.1, 1.5, 1.6, 1.7, 1.8]), "the lower quartile");
+        assert!(!met(&[1.3; 7]), "the median");
+        assert!(!met(&[2.0; 6]), "too few");
+    }
+}
