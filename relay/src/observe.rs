@@ -116,6 +116,8 @@ pub struct Observed {
     pub published_commit_millis: Gauge,
     /// Epoch of the stream.
     pub epoch: Gauge,
+    /// TCP segments with data received on the replication connections; 0 where the kernel does not say.
+    pub replication_segments: Gauge,
     text: Mutex<Texts>,
 }
 
@@ -170,6 +172,7 @@ impl Observed {
             state_records: g(),
             published_commit_millis: g(),
             epoch: g(),
+            replication_segments: g(),
             text: Mutex::new(Texts {
                 phase: Phase::Connecting,
                 phase_since: Instant::now(),

@@ -79,6 +79,7 @@ fn ours(port: u16) -> Result<Vec<Event>> {
         application_name: "differential".to_owned(),
         connect_timeout: Duration::from_secs(10),
         wal_sender_timeout: Duration::from_secs(10),
+        receive_buffer: outbox_relay::config::ReceiveBuffer::Auto,
     };
     let stream =
         Connection::connect(&target)?.start_replication("slot", "publication", SourceFormat::Text)?;

@@ -106,6 +106,16 @@ pub const FAMILIES: &[Family] = &[
     counter("outbox_relay_reconnects_total", "Sessions begun after the first.", |s| {
         float(s.totals.reconnects)
     }),
+    counter(
+        "outbox_relay_replication_segments_total",
+        "TCP segments with data received on the replication connection.",
+        |s| float(Some(s.totals.replication_segments).filter(|&count| count > 0)?),
+    ),
+    gauge(
+        "outbox_relay_replication_segments_per_transaction",
+        "TCP segments with data per published transaction, average of the last ten seconds.",
+        |s| s.rates.segments_per_transaction,
+    ),
     gauge("outbox_relay_ready", "1 when events move or everything is recorded, as /ready.", |s| {
         float(s.ready.into())
     }),

@@ -14,11 +14,19 @@ pub struct Rates {
     samples: VecDeque<Counted>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Counted {
-    at: Duration,
-    records: u64,
-    bytes: u64,
+/// What the counters say at `at`, measured from the start of the process.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counted {
+    /// Time since the process began.
+    pub at: Duration,
+    /// Records acknowledged.
+    pub records: u64,
+    /// Value and key bytes of those.
+    pub bytes: u64,
+    /// Transactions whose every record was acknowledged.
+    pub transactions: u64,
+    /// TCP segments with data received on the replication connection.
+    pub segments: u64,
 }
 
 /// Averages over the window.
@@ -28,15 +36,19 @@ pub struct PerSecond {
     pub records: f64,
     /// Value and key bytes acknowledged per second.
     pub bytes: f64,
+    /// Segments of the replication connection per published transaction; `None` while nothing is published,
+    /// or where the kernel counts none.
+    pub segments_per_transaction: Option<f64>,
 }
 
 impl Rates {
-    /// Takes what the counters say at `at`, measured from the start of the process.
-    pub fn observe(&mut self, at: Duration, records: u64, bytes: u64) {
+    /// Takes what the counters say.
+    pub fn observe(&mut self, counted: Counted) {
+        let at = counted.at;
         if self.samples.back().is_some_and(|last| at.saturating_sub(last.at) < SPACING) {
             return;
         }
-        self.samples.push_back(Counted { at, records, bytes });
+        self.samples.push_back(counted);
         // One sample at or beyond the edge stays, so that the window is full from edge to edge.
         while self.samples.get(1).is_some_and(|second| at.saturating_sub(second.at) >= WINDOW) {
             self.samples.pop_front();
@@ -53,7 +65,14 @@ impl Rates {
             return PerSecond::default();
         }
         let rate = |from: u64, to: u64| to.saturating_sub(from) as f64 / seconds;
-        PerSecond { records: rate(first.records, last.records), bytes: rate(first.bytes, last.bytes) }
+        let transactions = last.transactions.saturating_sub(first.transactions);
+        let segments = last.segments.saturating_sub(first.segments);
+        PerSecond {
+            records: rate(first.records, last.records),
+            bytes: rate(first.bytes, last.bytes),
+            segments_per_transaction: (transactions > 0 && segments > 0)
+                .then(|| segments as f64 / transactions as f64),
+        }
     }
 }
 
@@ -65,20 +84,35 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    fn counted(second: u64, records: u64) -> Counted {
+        Counted {
+            at: at(second),
+            records,
+            bytes: records * 10,
+            transactions: records / 10,
+            segments: records / 100,
+        }
+    }
+
+    fn rate(records: f64) -> PerSecond {
+        let segments_per_transaction = (records > 0.0).then_some(0.1);
+        PerSecond { records, bytes: records * 10.0, segments_per_transaction }
+    }
+
     #[test]
     fn averages_the_window_and_forgets_what_is_older() {
         let mut rates = Rates::default();
         assert_eq!(rates.per_second(), PerSecond::default());
         for second in 0..=20 {
-            rates.observe(at(second), second * 100, second * 1000);
+            rates.observe(counted(second, second * 100));
         }
-        assert_eq!(rates.per_second(), PerSecond { records: 100.0, bytes: 1000.0 });
+        assert_eq!(rates.per_second(), rate(100.0));
         for second in 21..=25 {
-            rates.observe(at(second), 2000, 20_000);
+            rates.observe(counted(second, 2000));
         }
-        assert_eq!(rates.per_second(), PerSecond { records: 50.0, bytes: 500.0 });
+        assert_eq!(rates.per_second(), rate(50.0));
         for second in 26..=30 {
-            rates.observe(at(second), 2000, 20_000);
+            rates.observe(counted(second, 2000));
         }
         assert_eq!(rates.per_second(), PerSecond::default());
     }
@@ -87,7 +121,11 @@ mod tests {
     fn many_looks_do_not_grow_it() {
         let mut rates = Rates::default();
         for millis in 0..60_000 {
-            rates.observe(Duration::from_millis(millis), millis, 0);
+            rates.observe(Counted {
+                at: Duration::from_millis(millis),
+                records: millis,
+                ..Counted::default()
+            });
         }
         assert!(rates.samples.len() <= 22, "{}", rates.samples.len());
         let records = rates.per_second().records;

@@ -111,6 +111,9 @@ pub struct Rates {
     pub records_per_second: f64,
     /// Value and key bytes of those.
     pub bytes_per_second: f64,
+    /// TCP segments with data received on the replication connection per published transaction; `null` while
+    /// none is published, or where the kernel does not say.
+    pub segments_per_transaction: Option<f64>,
 }
 
 /// Rows that cannot be published, and what waits behind them.
@@ -143,6 +146,8 @@ pub struct Totals {
     pub state_records: u64,
     /// Sessions begun after the first.
     pub reconnects: u64,
+    /// TCP segments with data received on the replication connections.
+    pub replication_segments: u64,
 }
 
 /// An error and when it happened.

@@ -9,7 +9,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::Identity;
 use super::lag::{Behind, WalClock};
-use super::rates::Rates;
+use super::rates::{Counted, Rates};
 use super::readiness::{Progress, Readiness, Sample};
 use super::status::{self, Status};
 use crate::lsn::Lsn;
@@ -98,6 +98,7 @@ impl Watch {
             rates: status::Rates {
                 records_per_second: tenths(rates.records),
                 bytes_per_second: tenths(rates.bytes),
+                segments_per_transaction: rates.segments_per_transaction,
             },
             quarantine: status::Quarantine {
                 open: self.observed.quarantine_open.get(),
@@ -123,7 +124,13 @@ impl Watch {
             skipped_rows: observed.skipped_rows.get(),
         };
         seen.progress.observe(sample);
-        seen.rates.observe(sample.at, sample.published_records, observed.published_bytes.get());
+        seen.rates.observe(Counted {
+            at: sample.at,
+            records: sample.published_records,
+            bytes: observed.published_bytes.get(),
+            transactions: observed.published_transactions.get(),
+            segments: observed.replication_segments.get(),
+        });
         seen.wal.observe(sample.at, sample.server_wal, sample.recorded);
         sample
     }
@@ -170,6 +177,7 @@ impl Watch {
             quarantine_settled: observed.quarantine_settled.get(),
             state_records: observed.state_records.get(),
             reconnects: observed.reconnects.get(),
+            replication_segments: observed.replication_segments.get(),
         }
     }
 }

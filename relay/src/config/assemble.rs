@@ -97,6 +97,7 @@ impl Reader<'_> {
         let wal_sender_timeout = self.get(&keys::SOURCE_WAL_SENDER_TIMEOUT);
         let max_row_bytes = self.get(&keys::SOURCE_MAX_ROW_BYTES);
         let read_ahead_bytes = self.get(&keys::SOURCE_READ_AHEAD_BYTES);
+        let receive_buffer = self.get(&keys::SOURCE_RECEIVE_BUFFER);
         if max_row_bytes.zip(read_ahead_bytes).is_some_and(|(row, ahead)| row > ahead) {
             let problem = "is more than source.read_ahead_bytes: such a row would never fit";
             self.refuse(&keys::SOURCE_MAX_ROW_BYTES, problem.into());
@@ -122,6 +123,7 @@ impl Reader<'_> {
             wal_sender_timeout: wal_sender_timeout?,
             max_row_bytes: max_row_bytes?,
             read_ahead_bytes: read_ahead_bytes?,
+            receive_buffer: receive_buffer?,
         })
     }
 

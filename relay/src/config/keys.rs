@@ -8,7 +8,7 @@ use super::kinds::{
     LogFilter, RelayName, Secret, Size, Span, TableName, TopicName, TopicPrefix, TopicReplacement,
     TopicTemplate, WholeRegex,
 };
-use super::{Existing, LogFormat, Policy, SourceFormat};
+use super::{Existing, LogFormat, Policy, ReceiveBuffer, SourceFormat};
 
 /// What every environment variable of the relay begins with.
 pub const VARIABLE_PREFIX: &str = "OUTBOX_RELAY_";
@@ -184,6 +184,13 @@ keys! {
     /// server waits.
     SOURCE_READ_AHEAD_BYTES: Size = Size { min: MIB, max: GIB }, "source.read_ahead_bytes", Text("16MiB"),
         "\"16MiB\"";
+
+    /// How much of what the server sends the kernel holds. `small` keeps a server that is near in its fast state;
+    /// towards one that is far it limits the throughput to 32 KiB per round trip. `system` leaves it to the
+    /// system. `auto` takes the small one where the first round trip takes less than 0.3 ms.
+    SOURCE_RECEIVE_BUFFER: Choice<ReceiveBuffer> = Choice(&[
+        ("auto", ReceiveBuffer::Auto), ("small", ReceiveBuffer::Small), ("system", ReceiveBuffer::System),
+    ]), "source.receive_buffer", Text("auto"), "\"system\"";
 
     /// Bootstrap servers. A file may also give them as a list.
     KAFKA_BROKERS: Brokers = Brokers, "kafka.brokers", Required, "\"k1:9092,k2:9092\"";

@@ -77,6 +77,19 @@ pub struct SourceSettings {
     pub max_row_bytes: usize,
     /// Bytes read ahead of the router (default 16 MiB); full means "stop reading".
     pub read_ahead_bytes: usize,
+    /// Receive buffer of the replication connection (default `auto`).
+    pub receive_buffer: ReceiveBuffer,
+}
+
+/// How much of what the server sends the kernel holds for the relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReceiveBuffer {
+    /// Small for a server that is near, the system's choice for one that is far.
+    Auto,
+    /// Small: the server sends in large segments, but at most a window per round trip.
+    Small,
+    /// The system's choice.
+    System,
 }
 
 /// The Kafka cluster and how to publish to it.

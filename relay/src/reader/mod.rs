@@ -9,6 +9,7 @@
 //! | `allowance` | how many bytes may be out at once |
 //! | `feedback` | when feedback is due; no I/O |
 //! | `pace` | whether the server is ahead, and how long to nap then |
+//! | `segments` | in how many segments the data came |
 //! | [`positions`] | what feedback carries |
 //! | [`end`] | how the reader ended |
 //!
@@ -24,6 +25,7 @@ pub mod end;
 mod feedback;
 mod pace;
 pub mod positions;
+mod segments;
 mod thread;
 
 #[cfg(test)]

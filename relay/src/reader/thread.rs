@@ -15,6 +15,7 @@ use super::chunk::Chunk;
 use super::end::ReaderEnd;
 use super::feedback::FeedbackClock;
 use super::positions::Positions;
+use super::segments::Segments;
 use crate::observe::Observed;
 use crate::pgoutput::PgTime;
 use crate::wire::connection::is_pause;
@@ -85,6 +86,7 @@ pub(super) struct Reading {
     clock: FeedbackClock,
     /// When something came last, or reading began again.
     heard: Instant,
+    segments: Segments,
 }
 
 impl Reading {
@@ -102,6 +104,7 @@ impl Reading {
             seen: Seen::default(),
             clock: FeedbackClock::new(config.feedback_every),
             heard: Instant::now(),
+            segments: Segments::of(&stream),
             allowance: Arc::clone(allowance),
             control: Arc::clone(control),
             out: Some(out),
@@ -137,6 +140,7 @@ impl Reading {
             Order::Abort => return Err(ReaderEnd::Stopped),
         }
         self.send_feedback()?;
+        self.segments.look(&self.observed);
         if self.out.is_none() {
             self.allowance.rest(LOOK_AT_THE_CLOCK);
             return Ok(());

@@ -247,6 +247,7 @@ pub(crate) fn target(settings: &Settings) -> Target {
         application_name: format!("outbox-relay {}", settings.name),
         connect_timeout: source.connect_timeout,
         wal_sender_timeout: source.wal_sender_timeout,
+        receive_buffer: source.receive_buffer,
     }
 }
 

@@ -13,6 +13,7 @@ use secrecy::SecretString;
 use super::channel::{self, Channel};
 use super::error::{ServerError, WireError};
 use super::{secure, socket, startup};
+use crate::config::ReceiveBuffer;
 use crate::config::transport::Transport;
 
 /// Longest message accepted in command mode. The longest real one is a timeline's history.
@@ -39,6 +40,8 @@ pub struct Target {
     pub connect_timeout: Duration,
     /// `wal_sender_timeout` of the session.
     pub wal_sender_timeout: Duration,
+    /// How much of what the server sends the kernel holds.
+    pub receive_buffer: ReceiveBuffer,
 }
 
 /// A replication connection that takes commands, until [`start_replication`](Self::start_replication)

@@ -64,6 +64,7 @@ impl Server {
             transport: Transport::clear(),
             connect_timeout: Duration::from_secs(20),
             wal_sender_timeout: Duration::from_secs(10),
+            receive_buffer: crate::config::ReceiveBuffer::Auto,
         }
     }
 

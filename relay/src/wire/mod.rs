@@ -6,6 +6,7 @@
 //! | [`channel`] | the bytes of a connection, in the clear or through TLS |
 //! | `secure` | asking for TLS, and the handshake |
 //! | `socket` | dialling, and what is set on the socket before and after |
+//! | `kernel` | how far the server is, and in how many segments its data came |
 //! | `startup` | start-up parameters and authentication |
 //! | `query` | the simple query protocol |
 //! | [`commands`] | the replication commands |
@@ -25,6 +26,7 @@ pub(crate) mod channel;
 pub mod commands;
 pub mod connection;
 pub mod error;
+pub(crate) mod kernel;
 mod query;
 mod quote;
 mod secure;

@@ -7,6 +7,7 @@ use bytes::{Buf, BytesMut};
 
 use super::channel::Channel;
 use super::connection::Interrupt;
+use super::kernel::Kernel;
 use super::status::Status;
 
 /// A connection on which the server sends changes and this side sends feedback. What comes is raw bytes;
@@ -32,6 +33,11 @@ impl ReplicationStream {
     /// A handle with which another thread can end the stream.
     pub fn interrupt(&self) -> Interrupt {
         Interrupt::new(self.channel.socket())
+    }
+
+    /// Asks the kernel about this connection; `None` where it does not say.
+    pub(crate) fn kernel(&self) -> Option<Kernel> {
+        Kernel::of(&self.socket).ok()
     }
 
     /// Waits at most `timeout` for bytes and returns how many came; 0 if the server closed the stream. A
