@@ -76,6 +76,11 @@ impl Contact {
                 break;
             }
         }
+        self.newest()
+    }
+
+    /// Takes what was heard last; `None` where nothing was.
+    pub fn newest(&self) -> Option<String> {
         self.newest.lock().take()
     }
 

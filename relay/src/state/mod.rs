@@ -14,12 +14,12 @@ pub use record::{
 pub use ring::{Candidates, MAX_RING_ENTRIES, MAX_SNAPSHOT_BYTES, PublishedSnapshot, Ring};
 
 mod peek;
+mod readers;
 mod recorder;
-mod shelf;
 mod store;
 pub mod topic;
 
 pub use peek::{PeekError, peek};
+pub use readers::glance;
 pub use recorder::{Recorder, RecorderParts};
-pub use shelf::glance;
 pub use store::{Store, StoreError};

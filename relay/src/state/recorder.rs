@@ -185,7 +185,10 @@ impl Recorder {
         while !parts.ending.is_over() {
             let Some(next) = self.due(&parts, &last) else { continue };
             match parts.store.write(&next.record, &parts.ending) {
-                Ok(()) => self.acknowledge(&mut parts, &mut last, next),
+                Ok(()) => {
+                    self.acknowledge(&mut parts, &mut last, next);
+                    parts.store.read_no_more();
+                }
                 Err(StoreError::Over) => return,
                 Err(error @ StoreError::Fenced { .. }) => parts.ending.end(End::Fenced(error.to_string())),
                 Err(error) => parts.ending.end(End::halt(&error)),

@@ -4,13 +4,13 @@
 //! Every call here blocks in short slices and looks between them whether the session is over; none runs
 //! on a thread that has to see the database go.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::shelf::Shelf;
+use super::readers::Readers;
 use super::{StateError, StateRecord};
 use crate::config::{KafkaSettings, Settings};
 use crate::publisher::{Contact, base_config};
@@ -18,6 +18,8 @@ use crate::session::{Ending, Refused, of_kafka};
 
 /// One slice of a blocking call; between two the session is asked whether it is over.
 pub(super) const SLICE: Duration = Duration::from_millis(500);
+/// How often the broker's answer to a record is looked for.
+const GLANCE: Duration = Duration::from_millis(1);
 
 /// Why the state record could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +71,8 @@ pub struct Store {
     transactional_id: String,
     contact: Contact,
     producer: BaseProducer<Contact>,
+    /// Connected while the producer fenced; needed until the session's first write.
+    readers: Option<Readers>,
     /// Writer and sequence of the newest record this store has read or written.
     seen: Option<(uuid::Uuid, u64)>,
 }
@@ -85,15 +89,19 @@ impl Store {
         ending: &Ending,
     ) -> Result<Store, StoreError> {
         let transactional_id = format!("outbox-relay.{}.{lane}", settings.name);
-        let producer = fenced(&settings.kafka, &transactional_id, &contact, ending)?;
+        let key = format!("{}/{lane}", settings.name);
+        // They connect meanwhile, which takes as long as the fence; nothing is asked of them before it.
+        let readers = Some(Readers::connect(&settings.kafka, &key, &contact)?);
+        let producer = fenced(&settings.kafka, &settings.state.topic, &transactional_id, &contact, ending)?;
         Ok(Store {
             kafka: settings.kafka.clone(),
             topic: settings.state.topic.clone(),
             partition: i32::try_from(lane).unwrap_or(i32::MAX),
-            key: format!("{}/{lane}", settings.name),
+            key,
             transactional_id,
             contact,
             producer,
+            readers,
             seen: None,
         })
     }
@@ -109,15 +117,15 @@ impl Store {
         Ok(record)
     }
 
-    fn newest(&self, ending: &Ending) -> Result<Option<StateRecord>, StoreError> {
-        let shelf = Shelf {
-            kafka: &self.kafka,
-            topic: &self.topic,
-            partition: self.partition,
-            key: &self.key,
-            contact: &self.contact,
+    fn newest(&mut self, ending: &Ending) -> Result<Option<StateRecord>, StoreError> {
+        let readers = match self.readers.take() {
+            Some(readers) => readers,
+            None => Readers::connect(&self.kafka, &self.key, &self.contact)?,
         };
-        shelf.newest(ending)
+        let newest = readers.newest(&self.topic, self.partition, &self.key, ending);
+        // Letting go of them takes a while, which nobody shall wait for now.
+        self.readers = Some(readers);
+        newest
     }
 
     /// Writes the record and returns once its transaction is committed. Broker trouble is waited for. A
@@ -161,14 +169,24 @@ impl Store {
             tracing::warn!(%error, "the state record was not taken; trying again");
             return Ok(Some(Step::Abort));
         }
+        self.settle(ending);
         until_done(ending, || heard(&self.producer, self.producer.commit_transaction(SLICE)))
+    }
+
+    /// Waits until the broker has answered for the record. The client's own flush, which a commit begins with,
+    /// looks every 100 ms only, and whoever waits for the record waits with it: a start, a new topic, a drain.
+    fn settle(&self, ending: &Ending) {
+        let deadline = Instant::now() + SLICE;
+        while self.producer.in_flight_count() > 0 && Instant::now() < deadline && !ending.is_over() {
+            self.producer.poll(GLANCE);
+        }
     }
 
     /// A new producer fences what the dead one may still have on its way; then the record tells whether
     /// anybody else has written meanwhile.
     fn replace(&mut self, ours: &StateRecord, ending: &Ending) -> Result<(), StoreError> {
         tracing::warn!("the producer of the state record died; making a new one and reading the record");
-        self.producer = fenced(&self.kafka, &self.transactional_id, &self.contact, ending)?;
+        self.producer = fenced(&self.kafka, &self.topic, &self.transactional_id, &self.contact, ending)?;
         match self.newest(ending)? {
             Some(found)
                 if found.writer != ours.writer && Some((found.writer, found.sequence)) != self.seen =>
@@ -179,6 +197,11 @@ impl Store {
         }
     }
 
+    /// Lets go of those who read the record; after the first write of a session nobody needs them.
+    pub(super) fn read_no_more(&mut self) {
+        self.readers = None;
+    }
+
     fn broken(&self, source: StateError) -> StoreError {
         StoreError::Record { topic: self.topic.clone(), key: self.key.clone(), source }
     }
@@ -187,6 +210,7 @@ impl Store {
 /// A transactional producer that has fenced its predecessors.
 fn fenced(
     kafka: &KafkaSettings,
+    topic: &str,
     id: &str,
     contact: &Contact,
     ending: &Ending,
@@ -200,6 +224,13 @@ fn fenced(
             // Within a transaction a record may not wait longer than the transaction.
             .set("message.timeout.ms", "50000")
             .create_with_context(contact.clone())?;
+        // Without a broker to ask, the client asks for the coordinator only half a second later. The first
+        // answer comes from a bootstrap connection, which is closed with it; the second from the broker itself. That it
+        // does not answer is no news here: the next call waits for it.
+        for _ in 0..2 {
+            over(ending)?;
+            let _connected = producer.client().fetch_metadata(Some(topic), SLICE);
+        }
         match until_done(ending, || heard(&producer, producer.init_transactions(SLICE)))? {
             None => return Ok(producer),
             Some(Step::Refused(error)) => return Err(error.into()),

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, Producer};
 
 use crate::config::KafkaSettings;
-use crate::publisher::{Contact, base_config, metadata_client};
+use crate::publisher::{Contact, base_config};
 
 /// Limit of one request to the cluster; the caller tries again.
 const REQUEST: Duration = Duration::from_secs(5);
@@ -65,9 +65,11 @@ pub async fn ensure(kafka: &KafkaSettings, topic: &str, contact: &Contact) -> Re
 /// Whether the topic exists, and how many brokers the cluster has.
 async fn look(kafka: KafkaSettings, topic: String, contact: Contact) -> Result<(bool, i32), TopicError> {
     let work = tokio::task::spawn_blocking(move || {
-        let client = metadata_client(&kafka, &contact)?;
-        let metadata = client.fetch_metadata(Some(&topic), REQUEST).map_err(|source| {
-            match contact.trouble(&client) {
+        // A producer, since a consumer takes 100 ms to close, which a start would wait for.
+        let client: BaseProducer<Contact> = base_config(&kafka).create_with_context(contact.clone())?;
+        let metadata = client.client().fetch_metadata(Some(&topic), REQUEST).map_err(|source| {
+            Contact::listen(&client);
+            match contact.newest() {
                 Some(trouble) => TopicError::Unreachable { trouble, source },
                 None => TopicError::Kafka(source),
             }

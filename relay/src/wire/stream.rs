@@ -37,7 +37,7 @@ impl ReplicationStream {
 
     /// Asks the kernel about this connection; `None` where it does not say.
     pub(crate) fn kernel(&self) -> Option<Kernel> {
-        Kernel::of(&self.socket).ok()
+        Kernel::of(self.channel.socket()).ok()
     }
 
     /// Waits at most `timeout` for bytes and returns how many came; 0 if the server closed the stream. A

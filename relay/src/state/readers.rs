@@ -1,0 +1,111 @@
+//! Where one lane's state record stands on Kafka, and how it is read: by its owner after the fence, and by
+//! whoever only looks.
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::store::{SLICE, over};
+use super::{StateRecord, StoreError};
+use crate::config::{KafkaSettings, Settings};
+use crate::publisher::{Contact, base_config};
+use crate::session::Ending;
+
+/// Those who read the record: one sees the end of what anybody wrote, the other what is committed.
+pub(super) struct Readers {
+    uncommitted: BaseConsumer<Contact>,
+    committed: BaseConsumer<Contact>,
+}
+
+/// What a lane remembers, looked at without fencing its owner: the newest record whose transaction was
+/// committed. Its topic has to exist. Another may write the next one at any time, so nothing may be decided by
+/// it that has to hold; `check` and `plan` only tell.
+///
+/// # Errors
+/// [`StoreError::Record`] when it cannot be understood, [`StoreError::Over`] when the session ends first.
+pub fn glance(settings: &Settings, lane: u32, ending: &Ending) -> Result<Option<StateRecord>, StoreError> {
+    let key = format!("{}/{lane}", settings.name);
+    let partition = i32::try_from(lane).unwrap_or(i32::MAX);
+    let readers = Readers::connect(&settings.kafka, &key, &Contact::default())?;
+    readers.newest(&settings.state.topic, partition, &key, ending)
+}
+
+impl Readers {
+    /// Connects in the background.
+    pub(super) fn connect(kafka: &KafkaSettings, key: &str, contact: &Contact) -> KafkaResult<Readers> {
+        let consumer = |isolation: &str| {
+            base_config(kafka)
+                .set("group.id", format!("outbox-relay-state-{}", key.replace('/', "-")))
+                .set("enable.auto.commit", "false")
+                .set("enable.partition.eof", "true")
+                // The broker holds a fetch at the end of the partition for so long before it says that this is
+                // the end; a start would wait for it.
+                .set("fetch.wait.max.ms", "10")
+                .set("auto.offset.reset", "earliest")
+                .set("isolation.level", isolation)
+                .create_with_context(contact.clone())
+        };
+        Ok(Readers { uncommitted: consumer("read_uncommitted")?, committed: consumer("read_committed")? })
+    }
+
+    /// The newest record under a key, up to the end that `read_uncommitted` shows: what a transaction that is
+    /// still open hides is waited for.
+    pub(super) fn newest(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: &str,
+        ending: &Ending,
+    ) -> Result<Option<StateRecord>, StoreError> {
+        let end_of = |reader: &BaseConsumer<Contact>| {
+            reader.fetch_watermarks(topic, partition, SLICE * 4).map(|(_, end)| end)
+        };
+        let end = retry(topic, ending, || end_of(&self.uncommitted))?;
+        // With read_committed the upper watermark is the last stable offset.
+        retry(topic, ending, || match end_of(&self.committed)? >= end {
+            true => Ok(()),
+            false => Err(KafkaError::NoMessageReceived),
+        })?;
+        let mut from = TopicPartitionList::new();
+        from.add_partition_offset(topic, partition, Offset::Beginning)?;
+        self.committed.assign(&from)?;
+        let mut newest = None;
+        loop {
+            over(ending)?;
+            match self.committed.poll(SLICE) {
+                None => {}
+                Some(Ok(message)) if message.key() == Some(key.as_bytes()) => {
+                    newest = message.payload().map(<[u8]>::to_vec);
+                }
+                // Another lane's, or another relay's.
+                Some(Ok(_)) => {}
+                Some(Err(KafkaError::PartitionEOF(_))) => break,
+                Some(Err(error)) => tracing::warn!(%error, "reading the state record; trying again"),
+            }
+        }
+        self.committed.unassign()?;
+        newest.map(|bytes| StateRecord::decode(&bytes)).transpose().map_err(|source| StoreError::Record {
+            topic: topic.to_owned(),
+            key: key.to_owned(),
+            source,
+        })
+    }
+}
+
+/// Asks again until there is an answer; the topic was seen before, so an error is broker trouble.
+fn retry<T>(topic: &str, ending: &Ending, ask: impl Fn() -> KafkaResult<T>) -> Result<T, StoreError> {
+    let mut said = false;
+    loop {
+        over(ending)?;
+        match ask() {
+            Ok(answer) => return Ok(answer),
+            Err(error) => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(%error, topic, "waiting for the end of the state topic");
+                }
+                ending.pause(SLICE / 5);
+            }
+        }
+    }
+}
