@@ -99,7 +99,7 @@ pub struct KafkaSettings {
     pub brokers: String,
     /// Compression of record batches: `none`, `gzip`, `snappy`, `lz4` (default) or `zstd`.
     pub compression: String,
-    /// How long a record waits for company in its batch (default 1 ms).
+    /// How long a record waits for company in its batch (default 0).
     pub linger: Duration,
     /// Records handed over and not yet acknowledged (default 20,000); full means "stop routing".
     pub max_in_flight_records: usize,

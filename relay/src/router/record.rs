@@ -1,8 +1,6 @@
 //! The record that a row makes by its plan.
 
-use std::io::Write;
-
-use outbox_schema::record::{Position, header};
+use outbox_schema::record::header;
 
 use super::column::{Bytes, Column};
 use super::headers::{HeaderBuffer, Headers, ObjectFault};
@@ -49,10 +47,31 @@ impl RowPosition {
     }
 
     /// Appends the text of the position, which is a header's value.
+    ///
+    /// Digit by digit: formatting took a tenth of the router's time. A test holds it to
+    /// [`Position`](outbox_schema::record::Position)'s own text.
     fn append(&self, out: &mut Vec<u8>) -> Option<()> {
-        let position = Position { epoch: self.epoch, commit_lsn: self.commit_lsn.0, ordinal: self.ordinal };
-        write!(out, "{position}").ok()
+        append_decimal(self.epoch, out);
+        out.push(b'/');
+        out.extend(
+            (0..16).rev().map(|digit| b"0123456789ABCDEF"[(self.commit_lsn.0 >> (digit * 4)) as usize & 15]),
+        );
+        out.push(b'/');
+        append_decimal(self.ordinal, out);
+        Some(())
     }
+}
+
+fn append_decimal(mut number: u64, out: &mut Vec<u8>) {
+    let start = out.len();
+    loop {
+        out.push(b'0' + (number % 10) as u8);
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out[start..].reverse();
 }
 
 /// One record, ready to be sent. It borrows from the row and the scratch.
@@ -310,6 +329,17 @@ mod tests {
     }
 
     #[test]
+    fn a_position_reads_as_the_contract_writes_it() {
+        use outbox_schema::record::Position;
+        for (epoch, lsn, ordinal) in
+            [(1, 0, 0), (u64::MAX, u64::MAX, u64::MAX), (10, 0x16B_3748, 909), (7, 1 << 63, 100)]
+        {
+            let at = RowPosition { epoch, commit_lsn: Lsn(lsn), ordinal, commit_unix_millis: 0 };
+            assert_eq!(at.text(), Position { epoch, commit_lsn: lsn, ordinal }.to_string());
+        }
+    }
+
+    #[test]
     fn a_plain_row_has_three_headers_and_its_bytes_untouched() {
         let mut scratch = Scratch::default();
         let row = native_row(&[("payload", Text(b"{ \"n\": 1.50 }"))]);
@@ -490,7 +520,7 @@ mod tests {
             let mut text = Vec::new();
             at.append(&mut text).unwrap();
             let text = String::from_utf8(text).unwrap();
-            let position = Position { epoch, commit_lsn: lsn, ordinal };
+            let position = outbox_schema::record::Position { epoch, commit_lsn: lsn, ordinal };
             prop_assert_eq!(text.parse(), Ok(position));
         }
 
