@@ -180,6 +180,7 @@ async fn metrics_follow_the_observed() {
         ("outbox_relay_foreign_changes_total", &observed.foreign_changes),
         ("outbox_relay_state_records_total", &observed.state_records),
         ("outbox_relay_reconnects_total", &observed.reconnects),
+        ("outbox_relay_replication_segments_total", &observed.replication_segments),
         ("outbox_relay_epoch", &observed.epoch),
         ("outbox_relay_received_position_bytes", &observed.received),
         ("outbox_relay_confirmed_position_bytes", &observed.confirmed),
@@ -213,7 +214,21 @@ async fn every_family_is_exported_and_documented() {
     let port = Port::open().await;
     port.stream();
     port.observed.slot_confirmed.set(1);
-    let (_, text) = port.get("/metrics").await;
+    // An average needs two looks that are half a second apart, and something between them.
+    let average = "# TYPE outbox_relay_replication_segments_per_transaction";
+    assert!(!port.get("/metrics").await.1.contains(average));
+    port.observed.published_transactions.set(10);
+    port.observed.replication_segments.set(3);
+    let looking = async {
+        loop {
+            let (_, text) = port.get("/metrics").await;
+            if text.contains(average) {
+                break text;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let text = tokio::time::timeout(Duration::from_secs(30), looking).await.expect("an average");
     for family in metrics::FAMILIES {
         let kind = match family.kind {
             metrics::Kind::Counter => "counter",

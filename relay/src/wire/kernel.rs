@@ -160,6 +160,10 @@ mod tests {
     #[test]
     fn segments_and_distance_are_seen() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
+            if address.starts_with('[') && TcpListener::bind(address).is_err() {
+                eprintln!("not tried: this machine has no IPv6");
+                continue;
+            }
             let (before, after) = segments(address, 1);
             assert_eq!((before.data_segments_in, after.data_segments_in), (0, 1), "{address}");
             assert!(before.min_rtt.is_some_and(|rtt| rtt < Duration::from_secs(1)), "{before:?}");
