@@ -1,6 +1,9 @@
 //! Every test that needs real servers, in one program: it is linked once, and its tests share a PostgreSQL
 //! and a Kafka where they do not stop them.
 
+mod authorization;
+mod bad_rows;
+mod bad_settings;
 mod check;
 mod cluster;
 mod contract;
@@ -19,6 +22,7 @@ mod quarantine;
 mod quarantine_cli;
 mod quarantine_contract;
 mod readme;
+mod retyped;
 mod slots;
 mod stream;
 mod takeover;

@@ -95,6 +95,13 @@ impl Contact {
         *newest = Some(sentence);
     }
 
+    /// Shows what is waited for, or that it has come.
+    pub fn waiting_for(&self, what: Option<String>) {
+        if let Some(observed) = &self.observed {
+            observed.waiting_for(what);
+        }
+    }
+
     /// Hears what a producer whose call has failed has to say.
     pub fn listen(producer: &BaseProducer<Contact>) {
         producer.poll(SAYS);

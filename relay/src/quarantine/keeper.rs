@@ -74,10 +74,8 @@ impl Keeper<'_> {
         let plain: Vec<&Entry> = entries.iter().map(|(entry, _)| entry.as_ref()).collect();
         table::insert(self.sql, &self.whose, &plain).await.map_err(|error| error.end())?;
         let entry_lsn = table::log_position(self.sql).await.map_err(|error| error.end())?;
-        let listed = plain.iter().map(|entry| ListedEntry {
-            id: entry.place.event_id.clone().unwrap_or_default(),
-            position: position_text(&entry.at),
-            entry_lsn,
+        let listed = plain.iter().map(|entry| {
+            ListedEntry::new(entry.place.event_id.as_deref(), position_text(&entry.at), entry_lsn)
         });
         self.room(plain.len()).await?;
         let ticket = self.recorder.list(listed.collect());

@@ -97,11 +97,8 @@ fn list(record: &mut StateRecord, found: &[Recalled], entry_lsn: Lsn) -> Result<
         if !comes_again(record, entry) {
             continue;
         }
-        record.quarantined.push(ListedEntry {
-            id: entry.event_id.clone().unwrap_or_default(),
-            position: position_text(&position_of(entry)),
-            entry_lsn,
-        });
+        let position = position_text(&position_of(entry));
+        record.quarantined.push(ListedEntry::new(entry.event_id.as_deref(), position, entry_lsn));
     }
     if record.quarantined.len() > MAX_LISTED {
         return Err(End::Halt(format!(

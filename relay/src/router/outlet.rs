@@ -23,6 +23,9 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How long the answer to a record that was sent alone is waited for before it is looked for again.
 const ALONE: Duration = Duration::from_micros(300);
 
+/// How long after a missing right the record is sent again.
+const FORBIDDEN: Duration = Duration::from_secs(1);
+
 /// Why a frame cannot be routed.
 #[derive(Debug, thiserror::Error)]
 pub enum RouteError {
@@ -177,6 +180,14 @@ pub(super) enum Sent {
     },
 }
 
+/// What was said of a record that was handed over.
+enum Answer {
+    /// What became of it.
+    Sent(Sent),
+    /// The relay may not write to its topic.
+    Forbidden(String),
+}
+
 impl Outlet {
     /// Builds the way out, and lets what is held be seen.
     pub fn new(settings: &Settings, ways: Ways) -> Outlet {
@@ -272,24 +283,57 @@ impl Outlet {
         // A record without a key has no order to keep; its id spreads such records.
         let partition = partition(record.key.unwrap_or(record.id), count);
         let bytes = record.charge();
-        while !self.window.take(bytes) {
-            self.window.wait(bytes, LOOK);
-            if self.ending.is_over() {
-                return Ok(Sent::Gone);
+        let mut opaque = None;
+        let mut forbidden = false;
+        loop {
+            while !self.window.take(bytes) {
+                self.window.wait(bytes, LOOK);
+                if self.ending.is_over() {
+                    return Ok(Sent::Gone);
+                }
+            }
+            let opaque = *opaque.get_or_insert_with(|| self.ledger.row());
+            match self.hand_over(record, partition, opaque, at)? {
+                Answer::Sent(sent) => {
+                    if forbidden {
+                        self.observed.waiting_for(None);
+                    }
+                    return Ok(sent);
+                }
+                Answer::Forbidden(said) => {
+                    // Nothing is in flight, and nothing passes this record: it is sent again until it is taken.
+                    if !std::mem::replace(&mut forbidden, true) {
+                        tracing::warn!("waiting for a right: {said}");
+                    }
+                    self.observed.error(said.clone());
+                    self.observed.waiting_for(Some(said));
+                    self.ending.pause(FORBIDDEN);
+                    if self.ending.is_over() {
+                        return Ok(Sent::Gone);
+                    }
+                }
             }
         }
-        let opaque = self.ledger.row();
+    }
+
+    fn hand_over(
+        &self,
+        record: &Record<'_>,
+        partition: i32,
+        opaque: usize,
+        at: &RowPosition,
+    ) -> Result<Answer, RouteError> {
         loop {
             match self.publisher.hand_over(record, partition, opaque) {
                 HandOver::Accepted if self.publisher.flow() == Flow::OneAtATime => {
                     return self.answer(opaque, at);
                 }
-                HandOver::Accepted => return Ok(Sent::Gone),
+                HandOver::Accepted => return Ok(Answer::Sent(Sent::Gone)),
                 HandOver::Full if !self.ending.is_over() => self.ending.pause(Duration::from_millis(1)),
                 // The session is over or about to be: the poller says why.
-                HandOver::Full | HandOver::Dead => return Ok(Sent::Gone),
+                HandOver::Full | HandOver::Dead => return Ok(Answer::Sent(Sent::Gone)),
                 HandOver::Refused(error) => {
-                    self.window.give_back(bytes);
+                    self.window.give_back(record.charge());
                     return self.refused(opaque, at, error.rdkafka_error_code(), &error);
                 }
             }
@@ -311,10 +355,10 @@ impl Outlet {
     }
 
     /// Waits for the answer to the only record in flight.
-    fn answer(&self, opaque: usize, at: &RowPosition) -> Result<Sent, RouteError> {
+    fn answer(&self, opaque: usize, at: &RowPosition) -> Result<Answer, RouteError> {
         while self.window.records() > 0 {
             if self.ending.is_over() {
-                return Ok(Sent::Gone);
+                return Ok(Answer::Sent(Sent::Gone));
             }
             self.ending.pause(ALONE);
         }
@@ -324,7 +368,7 @@ impl Outlet {
             None if failed => {
                 Err(RouteError::Producer("librdkafka dropped a record without a reason".into()))
             }
-            None => Ok(Sent::Gone),
+            None => Ok(Answer::Sent(Sent::Gone)),
         }
     }
 
@@ -334,13 +378,16 @@ impl Outlet {
         at: &RowPosition,
         code: Option<RDKafkaErrorCode>,
         said: &dyn std::fmt::Display,
-    ) -> Result<Sent, RouteError> {
+    ) -> Result<Answer, RouteError> {
         match code.map_or(Refused::TheProducer, of_kafka) {
             Refused::TheRecord => {
                 let (opaque, cause, reason) = (Some(opaque), Cause::Refused, said.to_string());
-                Ok(Sent::Refused { opaque, cause, reason })
+                Ok(Answer::Sent(Sent::Refused { opaque, cause, reason }))
             }
             Refused::ItsTime => Err(RouteError::Time { position: at.text(), reason: said.to_string() }),
+            Refused::TheRight if self.publisher.flow() == Flow::OneAtATime => {
+                Ok(Answer::Forbidden(said.to_string()))
+            }
             Refused::TheRight | Refused::TheProducer => Err(RouteError::Producer(said.to_string())),
         }
     }

@@ -54,17 +54,18 @@ impl End {
     pub fn refused(refusal: &Refusal, publishers: &Publishers) -> End {
         let refusals = publishers.refusals();
         match of_kafka(refusal.code) {
-            Refused::TheRecord | Refused::ItsTime => {
+            Refused::TheRecord | Refused::ItsTime | Refused::TheRight => {
                 let reach = refusals.refused();
                 if refusal.code == RDKafkaErrorCode::MessageSizeTooLarge {
                     refusals.halve_batches(publishers.batch_bytes());
                 }
                 End::Again(format!(
-                    "{refusal}; it may have been for another record of its batch, so records are sent again, one at a                      time, up to {}",
+                    "{refusal}; it may have been for another record of its batch, so records are sent again, one at a \
+                     time, up to {}",
                     reach.commit_lsn
                 ))
             }
-            Refused::TheRight | Refused::TheProducer => End::Reconnect(refusal.to_string()),
+            Refused::TheProducer => End::Reconnect(refusal.to_string()),
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use super::compare::{Decision, MustMeet, SlotFacts, compare};
+use super::compare::{Decision, MustMeet, PLUGIN, SlotFacts, compare};
 use super::disposition::end_of_state;
 use super::sql::{ServerLook, Sql, server_facts};
 use super::{Context, End, Ending, Owned, Reading, blocking, chain, claimed, step};
@@ -64,7 +64,7 @@ pub(super) async fn own(context: &Context, ending: &Arc<Ending>) -> Result<(Owne
     context.observed.enter(Phase::Recovering, Some("the replication slot".into()));
     let slot =
         step(context, ending, async { sql.slot(&slot_name).await.map_err(|error| error.end()) }).await?;
-    let usable = slot.as_ref().is_some_and(|(facts, _)| !invalidated(facts));
+    let usable = slot.as_ref().is_some_and(|(facts, _)| streamable(facts, &settings.source.database));
     let replication = step(context, ending, replicate(context, usable)).await?;
     if replication.system_id != look.system_id {
         return Err(End::Reconnect(format!(
@@ -371,9 +371,11 @@ async fn stream(
     Ok(Next::Stream(Start { record: claimed(record, owned.writer), must_meet, outbox_oid }))
 }
 
-/// A slot that lost its log cannot be streamed from; the comparison says why.
-fn invalidated(slot: &SlotFacts) -> bool {
-    slot.invalidation_reason.is_some() || slot.wal_status.as_deref() == Some("lost")
+/// A slot that lost its log, or is another program's or another database's, is not tried: the comparison
+/// says more of it than the server's refusal.
+fn streamable(slot: &SlotFacts, database: &str) -> bool {
+    let lost = slot.invalidation_reason.is_some() || slot.wal_status.as_deref() == Some("lost");
+    !lost && slot.plugin == PLUGIN && slot.database == database
 }
 
 /// The end of a session whose replication connection could not be made or used.

@@ -16,6 +16,7 @@ use crate::session::Ending;
 pub(super) struct Readers {
     uncommitted: BaseConsumer<Contact>,
     committed: BaseConsumer<Contact>,
+    contact: Contact,
 }
 
 /// What a lane remembers, looked at without fencing its owner: the newest record whose transaction was
@@ -46,7 +47,11 @@ impl Readers {
                 .set("isolation.level", isolation)
                 .create_with_context(contact.clone())
         };
-        Ok(Readers { uncommitted: consumer("read_uncommitted")?, committed: consumer("read_committed")? })
+        Ok(Readers {
+            uncommitted: consumer("read_uncommitted")?,
+            committed: consumer("read_committed")?,
+            contact: contact.clone(),
+        })
     }
 
     /// The newest record under a key, up to the end that `read_uncommitted` shows: what a transaction that is
@@ -61,9 +66,9 @@ impl Readers {
         let end_of = |reader: &BaseConsumer<Contact>| {
             reader.fetch_watermarks(topic, partition, SLICE * 4).map(|(_, end)| end)
         };
-        let end = retry(topic, ending, || end_of(&self.uncommitted))?;
+        let end = self.retry(topic, ending, || end_of(&self.uncommitted))?;
         // With read_committed the upper watermark is the last stable offset.
-        retry(topic, ending, || match end_of(&self.committed)? >= end {
+        self.retry(topic, ending, || match end_of(&self.committed)? >= end {
             true => Ok(()),
             false => Err(KafkaError::NoMessageReceived),
         })?;
@@ -91,20 +96,33 @@ impl Readers {
             source,
         })
     }
-}
 
-/// Asks again until there is an answer; the topic was seen before, so an error is broker trouble.
-fn retry<T>(topic: &str, ending: &Ending, ask: impl Fn() -> KafkaResult<T>) -> Result<T, StoreError> {
-    let mut said = false;
-    loop {
-        over(ending)?;
-        match ask() {
-            Ok(answer) => return Ok(answer),
-            Err(error) => {
-                if !std::mem::replace(&mut said, true) {
-                    tracing::warn!(%error, topic, "waiting for the end of the state topic");
+    /// Asks again until there is an answer; the topic was seen before, so an error is broker trouble, or a right
+    /// that is missing.
+    fn retry<T>(
+        &self,
+        topic: &str,
+        ending: &Ending,
+        ask: impl Fn() -> KafkaResult<T>,
+    ) -> Result<T, StoreError> {
+        let mut said = false;
+        loop {
+            over(ending)?;
+            match ask() {
+                Ok(answer) => {
+                    if said {
+                        self.contact.waiting_for(None);
+                    }
+                    return Ok(answer);
                 }
-                ending.pause(SLICE / 5);
+                Err(error) => {
+                    if !std::mem::replace(&mut said, true) {
+                        tracing::warn!(%error, topic, "waiting for the end of the state topic");
+                        self.contact
+                            .waiting_for(Some(format!("the end of the state topic {topic} ({error})")));
+                    }
+                    ending.pause(SLICE / 5);
+                }
             }
         }
     }

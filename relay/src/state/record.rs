@@ -24,6 +24,10 @@ pub const MAX_RECORD_BYTES: usize = 512 * 1024;
 /// Most quarantine entries that a record lists.
 pub const MAX_LISTED: usize = 1_000;
 
+/// Most bytes of an event's id in that list, so that the list fits whatever ids are like: those of the
+/// contract have 36. Only people read it.
+const MAX_LISTED_ID: usize = 64;
+
 /// What the relay remembers of one lane.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateRecord {
@@ -99,6 +103,15 @@ pub struct ListedEntry {
     pub position: String,
     /// An LSN at or above the commit of the entry itself.
     pub entry_lsn: Lsn,
+}
+
+impl ListedEntry {
+    /// Lists an entry; a longer id is cut.
+    pub fn new(id: Option<&str>, position: String, entry_lsn: Lsn) -> ListedEntry {
+        let id = id.unwrap_or_default();
+        let id = id[..id.floor_char_boundary(MAX_LISTED_ID)].to_owned();
+        ListedEntry { id, position, entry_lsn }
+    }
 }
 
 /// A state record that cannot be written or believed.
@@ -298,6 +311,19 @@ mod tests {
         }
         let Err(StateError::TooLarge { bytes, topics: 20_001 }) = record.encode() else { panic!() };
         assert!(bytes > MAX_RECORD_BYTES);
+    }
+
+    #[test]
+    fn a_full_list_fits_whatever_ids_are_like() {
+        let mut record = golden();
+        for id in ["\u{1}".repeat(600_000), "ä".repeat(600_000), "x".repeat(63) + "ä"] {
+            let position = "18446744073709551615/FFFFFFFFFFFFFFFF/18446744073709551615".to_owned();
+            let entry = ListedEntry::new(Some(&id), position, Lsn(u64::MAX));
+            assert!(entry.id.len() <= MAX_LISTED_ID && id.starts_with(&entry.id));
+            record.quarantined = vec![entry; MAX_LISTED];
+            assert!(record.encode().is_ok());
+        }
+        assert_eq!(ListedEntry::new(None, String::new(), Lsn(1)).id, "");
     }
 
     fn record() -> impl Strategy<Value = StateRecord> {

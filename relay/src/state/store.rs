@@ -58,7 +58,9 @@ enum Step {
     Abort,
     /// The producer is dead, which is no proof of another owner.
     NewProducer,
-    /// The cluster will never take the record as things are: a right or a limit is missing.
+    /// A right is missing, which may be given back: waited for, visibly.
+    Forbidden(KafkaError),
+    /// The cluster will never take the record as things are: it is above a limit.
     Refused(KafkaError),
 }
 
@@ -75,6 +77,8 @@ pub struct Store {
     readers: Option<Readers>,
     /// Writer and sequence of the newest record this store has read or written.
     seen: Option<(uuid::Uuid, u64)>,
+    /// A right was missing, and that it is waited for can be seen.
+    forbidden: bool,
 }
 
 impl Store {
@@ -103,6 +107,7 @@ impl Store {
             producer,
             readers,
             seen: None,
+            forbidden: false,
         })
     }
 
@@ -140,15 +145,27 @@ impl Store {
             match self.write_once(&bytes, ending)? {
                 None => {
                     self.seen = Some((record.writer, record.sequence));
+                    if std::mem::take(&mut self.forbidden) {
+                        self.contact.waiting_for(None);
+                    }
                     return Ok(());
                 }
                 Some(Step::Again) => ending.pause(SLICE),
+                Some(Step::Forbidden(error)) => {
+                    self.forbidden = true;
+                    let what = the_right(&self.topic, &self.transactional_id, &error);
+                    self.contact.waiting_for(Some(what));
+                    ending.pause(SLICE * 2);
+                    self.replace(record, ending)?;
+                }
                 Some(Step::Abort) => match until_done(ending, || {
                     heard(&self.producer, self.producer.abort_transaction(SLICE))
                 })? {
                     None => ending.pause(SLICE),
                     Some(Step::Refused(error)) => return Err(error.into()),
-                    Some(Step::Again | Step::Abort | Step::NewProducer) => self.replace(record, ending)?,
+                    Some(Step::Again | Step::Abort | Step::NewProducer | Step::Forbidden(_)) => {
+                        self.replace(record, ending)?;
+                    }
                 },
                 Some(Step::NewProducer) => self.replace(record, ending)?,
                 Some(Step::Refused(error)) => return Err(error.into()),
@@ -215,6 +232,7 @@ fn fenced(
     contact: &Contact,
     ending: &Ending,
 ) -> Result<BaseProducer<Contact>, StoreError> {
+    let mut shown = false;
     loop {
         let producer: BaseProducer<Contact> = base_config(kafka)
             .set("transactional.id", id)
@@ -232,8 +250,18 @@ fn fenced(
             let _connected = producer.client().fetch_metadata(Some(topic), SLICE);
         }
         match until_done(ending, || heard(&producer, producer.init_transactions(SLICE)))? {
-            None => return Ok(producer),
+            None => {
+                if shown {
+                    contact.waiting_for(None);
+                }
+                return Ok(producer);
+            }
             Some(Step::Refused(error)) => return Err(error.into()),
+            Some(Step::Forbidden(error)) => {
+                shown = true;
+                contact.waiting_for(Some(the_right(topic, id, &error)));
+                ending.pause(SLICE);
+            }
             // Fenced by a newer one while asking, or broker trouble that librdkafka calls fatal: the
             // caller still holds lane and slot, so it asks again with a new producer.
             Some(Step::Again | Step::Abort | Step::NewProducer) => ending.pause(SLICE),
@@ -266,8 +294,19 @@ fn heard<T>(producer: &BaseProducer<Contact>, result: KafkaResult<T>) -> KafkaRe
     result
 }
 
+/// What the cluster does not let the relay do, which somebody may allow at any moment.
+fn the_right(topic: &str, id: &str, error: &KafkaError) -> String {
+    format!(
+        "the right to write the state record: allow the relay's user to describe and write the transactional id {id}, \
+         and to describe, read and write the topic {topic} ({error})"
+    )
+}
+
 fn step(error: &KafkaError) -> Step {
     match error {
+        KafkaError::Transaction(inner) if of_kafka(inner.code()) == Refused::TheRight => {
+            Step::Forbidden(error.clone())
+        }
         KafkaError::Transaction(inner) if of_kafka(inner.code()) == Refused::TheRecord => {
             Step::Refused(error.clone())
         }

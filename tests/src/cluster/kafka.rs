@@ -72,6 +72,12 @@ impl Builder {
         self
     }
 
+    /// Lets brokers ask for rights. Everybody is `User:ANONYMOUS` and may do what no rule speaks of.
+    pub fn authorizer(self) -> Builder {
+        self.setting("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
+            .setting("allow.everyone.if.no.acl.found", "true")
+    }
+
     /// Lets brokers make a topic for a client that only asks for it, as they do by default in the field.
     pub fn auto_create_topics(self) -> Builder {
         self.setting("auto.create.topics.enable", "true")
@@ -224,6 +230,22 @@ impl Kafka {
             (led == partitions).then_some(())
         })
         .await;
+    }
+
+    /// Changes access rules as `kafka-acls.sh` does, such as `["--add", "--deny-principal", "User:ANONYMOUS",
+    /// "--operation", "Write", "--topic", "orders"]`. Needs brokers with an authorizer, [`Builder::authorizer`].
+    ///
+    /// # Panics
+    /// When the command fails.
+    pub fn acls(&self, arguments: &[&str]) {
+        let brokers = self.brokers();
+        let mut command = vec!["--bootstrap-server", brokers.as_str(), "--force"];
+        command.extend(arguments);
+        let node = &self.nodes[0];
+        let process =
+            node.launch("acls", &["-XX:TieredStopAtLevel=1"], "org.apache.kafka.tools.AclCommand", &command);
+        let status = process.wait(PATIENCE);
+        assert!(status.success(), "{arguments:?}: {status}\n{}", process.log_tail());
     }
 
     /// Names of all topics, internal ones included.
