@@ -61,7 +61,7 @@ fn a_configuration_that_is_none_ends_with_64_and_everything_that_is_wrong() {
             ),
             &[
                 "4 mistakes",
-                "name = 5",
+                "name = \"5\"",
                 "source.url",
                 "kafka.brokers",
                 "kafka.max_in_flight_records = \"many\"",
@@ -88,11 +88,11 @@ fn a_configuration_that_is_none_ends_with_64_and_everything_that_is_wrong() {
             ],
         ),
         (
-            "a network without TLS",
+            "a mode that libpq does not know",
             Some(
-                "name = \"orders\"\nsource.url = \"postgres://r@db.example.com/o\"\nkafka.brokers = \"127.0.0.1:1\"\n",
+                "name = \"orders\"\nsource.url = \"postgres://r@db.example.com/o?sslmode=maybe\"\nkafka.brokers = \"127.0.0.1:1\"\n",
             ),
-            &["source.url", "sslmode"],
+            &["source.url", "sslmode", "verify-full"],
         ),
     ];
     assert!(REST.contains("brokers"));
@@ -163,18 +163,19 @@ async fn a_database_that_lets_nobody_in_halts_and_says_why() {
     sql(&scene, "REVOKE SELECT, INSERT, UPDATE ON outbox.quarantine FROM outbox_relay").await;
     halts(&scene.config, "no right to the quarantine", &["42501", "outbox-relay init"]);
     sql(&scene, "GRANT SELECT ON outbox.quarantine TO outbox_relay").await;
+    let small = scene.config.clone().text("kafka.max_record_bytes", "10000");
     // Reading alone is not enough once there is a row to put aside.
     sql(
         &scene,
         &format!(
             "INSERT INTO outbox.events (aggregatetype, aggregateid, type, payload)
-             VALUES ('{name}', 'k', 'Made', to_json(repeat('x', 1200000)))"
+             VALUES ('{name}', 'k', 'Made', to_json(repeat('x', 12000)))"
         ),
     )
     .await;
-    halts(&scene.config, "no right to fill the quarantine", &["42501", "quarantine", "outbox-relay init"]);
+    halts(&small, "no right to fill the quarantine", &["42501", "quarantine", "outbox-relay init"]);
     sql(&scene, "GRANT INSERT, UPDATE ON outbox.quarantine TO outbox_relay").await;
-    let relay = scene.start();
+    let relay = Relay::start(&small);
     relay.wait_status(LIMIT, "the row in quarantine", |status| {
         (status["quarantine"]["open"] == 1).then_some(())
     });
@@ -312,7 +313,12 @@ async fn a_server_without_logical_decoding_is_refused_by_init_and_halts() {
     let role = format!("relay_{name}");
     sql(&scene, &format!("CREATE ROLE {role} LOGIN REPLICATION SUPERUSER PASSWORD 'secret of the relay'"))
         .await;
-    sql(&scene, "CREATE SCHEMA outbox; CREATE TABLE outbox.events (id uuid)").await;
+    sql(
+        &scene,
+        "CREATE SCHEMA outbox; CREATE TABLE outbox.events (id uuid);
+         CREATE PUBLICATION outbox_settings_wal_level FOR TABLE outbox.events WITH (publish = 'insert')",
+    )
+    .await;
     halts(&scene.config.clone().argument("--existing=skip"), "wal_level too low", &["wal_level", "55000"]);
 }
 

@@ -68,7 +68,7 @@ pub async fn connect(settings: &Settings, name: &str) -> Result<Sql, SqlError> {
         .client()
         .batch_execute("SET idle_session_timeout = 0; SET default_transaction_read_only = on")
         .await;
-    set.map_err(|source| SqlError::Server { question, source })?;
+    set.map_err(|source| SqlError::Server { question: question.into(), source })?;
     Ok(sql)
 }
 

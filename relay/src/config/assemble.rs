@@ -218,7 +218,17 @@ impl Reader<'_> {
     }
 
     fn kafka_options(&mut self) -> Vec<(String, String)> {
-        self.options(KAFKA_OPTIONS, kafka_options::check, show_option)
+        let options = self.options(KAFKA_OPTIONS, kafka_options::check, show_option);
+        // What is wrong alone would be told twice.
+        let told = |mistake: &Mistake| mistake.key.starts_with(KAFKA_OPTIONS);
+        if !options.is_empty()
+            && !self.mistakes.iter().any(told)
+            && let Err(problem) = kafka_options::check_together(&options)
+        {
+            let key = KAFKA_OPTIONS.trim_end_matches('.').to_string();
+            self.mistakes.add(Mistake { key, value: None, origin: Origin::Several, problem });
+        }
+        options
     }
 
     /// The keys of a section that are another's.
@@ -241,15 +251,6 @@ impl Reader<'_> {
                 self.mistakes.add(Mistake { key: path.clone(), value: Some(value), origin, problem });
             }
             options.push((name.to_string(), given.text.clone()));
-        }
-        // What is wrong alone would be told twice.
-        let told = |mistake: &Mistake| mistake.key.starts_with(KAFKA_OPTIONS);
-        if !options.is_empty()
-            && !self.mistakes.iter().any(told)
-            && let Err(problem) = kafka_options::check_together(&options)
-        {
-            let key = KAFKA_OPTIONS.trim_end_matches('.').to_string();
-            self.mistakes.add(Mistake { key, value: None, origin: Origin::Several, problem });
         }
         options
     }

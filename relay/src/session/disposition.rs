@@ -103,7 +103,8 @@ fn advice(code: &str) -> &'static str {
 /// The end of a session on which the server answered with this SQLSTATE.
 pub fn end_of_state(code: Option<&str>, sentence: String) -> End {
     let Some(code) = code else { return End::Reconnect(sentence) };
-    let sentence = format!("{sentence} (SQLSTATE {code}){}", advice(code));
+    let known = if sentence.contains(code) { String::new() } else { format!(" (SQLSTATE {code})") };
+    let sentence = format!("{sentence}{known}{}", advice(code));
     match of_sqlstate(code) {
         Disposition::ServerGoing => End::ServerGoing(sentence),
         Disposition::Reconnect => End::Reconnect(sentence),

@@ -381,6 +381,14 @@ fn streamable(slot: &SlotFacts, database: &str) -> bool {
 /// The end of a session whose replication connection could not be made or used.
 pub(crate) fn wire_end(error: &WireError) -> End {
     match error.sqlstate() {
+        // A role that may log in but not stream is refused by its log-in.
+        Some("42501") if matches!(error, WireError::Server { doing, .. } if *doing == crate::wire::LOGGING_IN) => {
+            End::Halt(format!(
+                "{}; the role of source.url needs the attribute REPLICATION: `ALTER ROLE … REPLICATION`, or `outbox-relay \
+                 init` again as a superuser",
+                chain(error)
+            ))
+        }
         Some(code) => end_of_state(Some(code), chain(error)),
         None if is_permanent(error) => End::halt(error),
         None => End::reconnect(error),

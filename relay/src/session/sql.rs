@@ -3,6 +3,7 @@
 //! It runs single statements only. A relay that is frozen while it holds a lock inside a transaction
 //! would hold it for ever (R47); this one loses its lane after ten idle seconds.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ pub enum SqlError {
     #[error("{question}")]
     Server {
         /// What was asked.
-        question: &'static str,
+        question: Cow<'static, str>,
         /// What came back.
         source: tokio_postgres::Error,
     },
@@ -36,7 +37,7 @@ pub enum SqlError {
     #[error("{question}: no answer for {} s", ANSWER.as_secs())]
     Silent {
         /// What was asked.
-        question: &'static str,
+        question: Cow<'static, str>,
     },
     /// An answer that makes no sense.
     #[error("{question}: unexpected answer `{answer}`")]
@@ -103,13 +104,13 @@ impl Sql {
         let options = format!("-c idle_session_timeout={IDLE} -c statement_timeout=5s -c lock_timeout=5s");
         let mut config = config(source, &format!("outbox-relay {name}"), &options);
         let tls = Connector::new(&source.transport, &source.host, &mut config);
-        let question = "connecting to PostgreSQL";
+        let question = || format!("connecting to PostgreSQL at {}:{}", source.host, source.port).into();
         // The connect timeout of the driver ends with TCP; a server that accepts and is silent is one more.
         let limit = source.connect_timeout + ANSWER;
         let (client, connection) = tokio::time::timeout(limit, config.connect(tls))
             .await
-            .map_err(|_| SqlError::Silent { question })?
-            .map_err(|source| SqlError::Server { question, source })?;
+            .map_err(|_| SqlError::Silent { question: question() })?
+            .map_err(|source| SqlError::Server { question: question(), source })?;
         tokio::spawn(async move {
             // A server that goes says so on this connection (57P01) while its walsender still waits for
             // us (R30): whatever ends this connection ends the session. Without an error it is the session
@@ -362,8 +363,8 @@ impl Sql {
         values: &[&(dyn tokio_postgres::types::ToSql + Sync)],
     ) -> Result<Option<Row>, SqlError> {
         match tokio::time::timeout(ANSWER, self.client.query_opt(sql, values)).await {
-            Ok(answer) => answer.map_err(|source| SqlError::Server { question, source }),
-            Err(_) => Err(SqlError::Silent { question }),
+            Ok(answer) => answer.map_err(|source| SqlError::Server { question: question.into(), source }),
+            Err(_) => Err(SqlError::Silent { question: question.into() }),
         }
     }
 
@@ -375,8 +376,8 @@ impl Sql {
         values: &[&(dyn tokio_postgres::types::ToSql + Sync)],
     ) -> Result<Vec<Row>, SqlError> {
         match tokio::time::timeout(ANSWER, self.client.query(sql, values)).await {
-            Ok(answer) => answer.map_err(|source| SqlError::Server { question, source }),
-            Err(_) => Err(SqlError::Silent { question }),
+            Ok(answer) => answer.map_err(|source| SqlError::Server { question: question.into(), source }),
+            Err(_) => Err(SqlError::Silent { question: question.into() }),
         }
     }
 
@@ -388,8 +389,8 @@ impl Sql {
         values: &[&(dyn tokio_postgres::types::ToSql + Sync)],
     ) -> Result<u64, SqlError> {
         match tokio::time::timeout(ANSWER, self.client.execute(sql, values)).await {
-            Ok(answer) => answer.map_err(|source| SqlError::Server { question, source }),
-            Err(_) => Err(SqlError::Silent { question }),
+            Ok(answer) => answer.map_err(|source| SqlError::Server { question: question.into(), source }),
+            Err(_) => Err(SqlError::Silent { question: question.into() }),
         }
     }
 }

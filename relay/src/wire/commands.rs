@@ -297,7 +297,7 @@ mod tests {
     fn a_slot_in_use_is_said() {
         let (connection, server) = connected(|peer| {
             peer.query(
-                "START_REPLICATION SLOT \"s\" LOGICAL 0/0 (proto_version '1', publication_names '\"p\"', binary 'true')",
+                "START_REPLICATION SLOT \"s\" LOGICAL 0/0 (proto_version '1', publication_names '\"p\"', messages 'true', binary 'true')",
             );
             peer.send(&fake::error("ERROR", "55006", "replication slot is active for PID 1"));
             peer.send(&fake::ready());

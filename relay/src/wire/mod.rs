@@ -43,6 +43,7 @@ pub use commands::{CreatedSlot, SystemIdentity};
 pub use connection::{Connection, Interrupt, Target};
 pub use error::{ServerError, WireError};
 pub use query::Row;
+pub(crate) use startup::LOGGING_IN;
 pub use status::Status;
 pub use stream::ReplicationStream;
 pub use timeline::{TimelineHistory, TimelineSwitch};

@@ -13,7 +13,8 @@ use super::connection::{Connection, Patience, Target};
 use super::error::WireError;
 use crate::config::transport::ChannelBinding as Binding;
 
-const DOING: &str = "logging in";
+/// What goes on while the server may still refuse the role.
+pub(crate) const LOGGING_IN: &str = "logging in";
 
 /// Sends the start-up message, authenticates, and waits until the server takes commands.
 pub(super) fn log_in(
@@ -23,13 +24,13 @@ pub(super) fn log_in(
 ) -> Result<(), WireError> {
     let wal_sender_timeout = format!("{}ms", target.wal_sender_timeout.as_millis());
     let parameters = parameters(target, &wal_sender_timeout);
-    connection.send(DOING, |out| frontend::startup_message(parameters, out))?;
+    connection.send(LOGGING_IN, |out| frontend::startup_message(parameters, out))?;
     authenticate(connection, target, patience)?;
     loop {
-        match connection.receive(DOING, patience)? {
+        match connection.receive(LOGGING_IN, patience)? {
             Message::BackendKeyData(body) => connection.backend_pid = body.process_id(),
             Message::ReadyForQuery(_) => return Ok(()),
-            _ => return Err(WireError::protocol(DOING, "a message that does not belong to a start-up")),
+            _ => return Err(WireError::protocol(LOGGING_IN, "a message that does not belong to a start-up")),
         }
     }
 }
@@ -60,7 +61,7 @@ fn parameters<'a>(target: &'a Target, wal_sender_timeout: &'a str) -> [(&'a str,
 }
 
 fn authenticate(connection: &mut Connection, target: &Target, patience: Patience) -> Result<(), WireError> {
-    let asked = connection.receive(DOING, patience)?;
+    let asked = connection.receive(LOGGING_IN, patience)?;
     if target.transport.channel_binding == Binding::Require
         && !matches!(asked, Message::AuthenticationSasl(_))
     {
@@ -71,7 +72,7 @@ fn authenticate(connection: &mut Connection, target: &Target, patience: Patience
         Message::AuthenticationSasl(body) => scram(connection, &body, target, patience)?,
         Message::AuthenticationMd5Password(body) => {
             let hash = md5_hash(target.user.as_bytes(), password(target)?, body.salt());
-            connection.send(DOING, |out| frontend::password_message(hash.as_bytes(), out))?;
+            connection.send(LOGGING_IN, |out| frontend::password_message(hash.as_bytes(), out))?;
         }
         Message::AuthenticationCleartextPassword => {
             return Err(refused(
@@ -88,11 +89,11 @@ fn authenticate(connection: &mut Connection, target: &Target, patience: Patience
                  in pg_hba.conf",
             ));
         }
-        _ => return Err(WireError::protocol(DOING, "a message that does not ask for authentication")),
+        _ => return Err(WireError::protocol(LOGGING_IN, "a message that does not ask for authentication")),
     }
-    match connection.receive(DOING, patience)? {
+    match connection.receive(LOGGING_IN, patience)? {
         Message::AuthenticationOk => Ok(()),
-        _ => Err(WireError::protocol(DOING, "something other than the end of the authentication")),
+        _ => Err(WireError::protocol(LOGGING_IN, "something other than the end of the authentication")),
     }
 }
 
@@ -106,15 +107,15 @@ fn scram(
     let password = password(target)?;
     let (mechanism, binding) = mechanism(connection, offer, target.transport.channel_binding)?;
     let mut scram = ScramSha256::new(password, binding);
-    connection.send(DOING, |out| frontend::sasl_initial_response(mechanism, scram.message(), out))?;
-    match connection.receive(DOING, patience)? {
+    connection.send(LOGGING_IN, |out| frontend::sasl_initial_response(mechanism, scram.message(), out))?;
+    match connection.receive(LOGGING_IN, patience)? {
         Message::AuthenticationSaslContinue(body) => scram.update(body.data()).map_err(unproven)?,
-        _ => return Err(WireError::protocol(DOING, "something other than a SCRAM challenge")),
+        _ => return Err(WireError::protocol(LOGGING_IN, "something other than a SCRAM challenge")),
     }
-    connection.send(DOING, |out| frontend::sasl_response(scram.message(), out))?;
-    match connection.receive(DOING, patience)? {
+    connection.send(LOGGING_IN, |out| frontend::sasl_response(scram.message(), out))?;
+    match connection.receive(LOGGING_IN, patience)? {
         Message::AuthenticationSaslFinal(body) => scram.finish(body.data()).map_err(unproven),
-        _ => Err(WireError::protocol(DOING, "something other than the end of SCRAM")),
+        _ => Err(WireError::protocol(LOGGING_IN, "something other than the end of SCRAM")),
     }
 }
 

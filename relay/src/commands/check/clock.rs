@@ -31,7 +31,7 @@ pub async fn look(sql: &Sql) -> Result<Difference, SqlError> {
             best = Some(found);
         }
     }
-    best.ok_or(SqlError::Silent { question: "asking for the server's time" })
+    best.ok_or(SqlError::Silent { question: "asking for the server's time".into() })
 }
 
 fn difference(asked: SystemTime, round_trip: Duration, theirs: f64) -> Difference {

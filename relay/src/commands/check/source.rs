@@ -185,7 +185,7 @@ async fn questions(
 async fn contract(sql: &Sql, settings: &Settings, slot_is_there: bool) -> Result<Vec<Finding>, SqlError> {
     let (client, question) = (sql.client(), "looking at the contract");
     let failed = |error| match error {
-        InitError::Look { source, .. } => SqlError::Server { question, source },
+        InitError::Look { source, .. } => SqlError::Server { question: question.into(), source },
         other => SqlError::Answer { question, answer: other.to_string() },
     };
     let quarantine = survey::quarantine(client).await.map_err(failed)?.is_some();
