@@ -175,6 +175,89 @@ async fn a_full_quarantine_halts_and_a_larger_one_goes_on() {
     assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_quarantine_goes_on_as_soon_as_something_in_it_is_decided() {
+    let scene = scene("quarantine_decided").await;
+    let scene = scene.configured(|config| config.raw("quarantine.max_entries", "2"));
+    for (n, bytes) in [(1, 3_000), (2, 10), (3, 10)] {
+        event(&scene, "poisoned", n, bytes).await;
+    }
+    scene.start_halts();
+    // The decision stands in the log behind the row that it halted on.
+    decide_first(&scene.database, "discard").await;
+    let relay = scene.start();
+    wait_published(&scene, "poisoned", &[2, 3]);
+    wait_entries(&scene.database, "discarded", &["poisoned"]).await;
+    assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_events_may_wait_behind_a_held_one_than_the_state_record_lists() {
+    const BEHIND: u32 = 1_300;
+    let scene = scene("quarantine_backlog").await;
+    event(&scene, "poisoned", 1, 3_000).await;
+    for hundred in 0..BEHIND / 100 {
+        let insert = "INSERT INTO outbox.events (aggregatetype, aggregateid, type, payload)
+                      SELECT $1, 'poisoned', 'Made', json_build_object('n', i) FROM generate_series($2::int, $2 + 99) i";
+        let from = i32::try_from(hundred * 100 + 2).unwrap();
+        scene.database.execute(insert, &[&scene.name, &from]).await.unwrap();
+    }
+    event(&scene, "healthy", 1, 10).await;
+
+    // Killed once in the middle of it, so that entries in the table come again in the stream.
+    let relay = scene.start();
+    let queued = "SELECT count(*) > 1100 FROM outbox.quarantine WHERE state = 'queued'";
+    eventually_async(LIMIT, "many to be queued", async || {
+        scene.database.query_one(queued, &[]).await.unwrap().get::<_, bool>(0).then_some(())
+    })
+    .await;
+    relay.kill();
+    let relay = scene.start();
+    wait_published(&scene, "healthy", &[1]);
+    relay.wait_status(LIMIT, "all of them to be held", |status| {
+        (status["quarantine"]["open"] == BEHIND + 1).then_some(())
+    });
+    assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
+
+    let relay = Relay::start(&scene.config.clone().text("kafka.max_record_bytes", "1MB"));
+    decide_first(&scene.database, "release").await;
+    wait_published(&scene, "poisoned", &(1..=u64::from(BEHIND) + 1).collect::<Vec<_>>());
+    let verdict = scene.verdict().await;
+    verdict.assert_pass();
+    assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
+    println!("proof: backlog behind a held event: {verdict}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_outlived_its_topics_retention_is_held_again_instead_of_halting() {
+    let scene = scene("quarantine_retention").await;
+    let relay = scene.start();
+    for (n, bytes) in [(1, 3_000), (2, 10)] {
+        event(&scene, "poisoned", n, bytes).await;
+    }
+    wait_entries(&scene.database, "queued", &["poisoned"]).await;
+    assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
+
+    set(scene.kafka, &scene.topic(), "retention.ms", "100").await;
+    let large = scene.config.clone().text("kafka.max_record_bytes", "1MB");
+    let relay = Relay::start(&large);
+    relay.wait_ready(LIMIT);
+    decide_first(&scene.database, "release").await;
+    let tried = "SELECT count(*)::int FROM outbox.quarantine
+                  WHERE state = 'held' AND decided_at IS NULL AND reason LIKE '%retention.ms%'";
+    eventually_async(LIMIT, "the entry to be held again", async || {
+        (scene.database.query_one(tried, &[]).await.unwrap().get::<_, i32>(0) == 1).then_some(())
+    })
+    .await;
+    assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
+
+    set(scene.kafka, &scene.topic(), "retention.ms", "604800000").await;
+    let relay = Relay::start(&large);
+    decide_first(&scene.database, "release").await;
+    wait_published(&scene, "poisoned", &[1, 2]);
+    assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
+}
+
 async fn limit_of(kafka: &Kafka, topic: &str, bytes: &str) {
     set(kafka, topic, "max.message.bytes", bytes).await;
 }

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 pub const HELP: &str = "\
 Exit codes:
    0  done; `run`: drained, everything that was read is published and confirmed
-   1  failed; the reason was printed. `check`: there are errors (with --strict: or warnings)
+   1  failed; the reason was printed. `check`: there are errors (with --strict: or warnings). `status`: the relay
+      is not ready
    2  the command line cannot be understood
    3  halted: what was found does not agree, and going on could lose events; the reason was printed. `plan`: a
       start would halt

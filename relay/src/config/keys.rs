@@ -176,8 +176,9 @@ keys! {
     SOURCE_FORMAT: Choice<SourceFormat> = Choice(&[
         ("text", SourceFormat::Text), ("binary", SourceFormat::Binary),
     ]), "source.format", Text("text"), "\"binary\"";
-    /// The largest row that is held in memory; of a larger one only the beginning is kept and the relay
-    /// halts. At most `source.read_ahead_bytes`.
+    /// The largest row that is held in memory. Of a larger one only the beginning is kept: it goes into the
+    /// quarantine as a reference and cannot be released; where not even its key is known the relay halts. At most
+    /// `source.read_ahead_bytes`.
     SOURCE_MAX_ROW_BYTES: Size = Size { min: 64 * KIB, max: GIB }, "source.max_row_bytes", Text("8MiB"),
         "\"8MiB\"";
     /// How much is read ahead of what is being routed. When it is full the relay stops reading and the

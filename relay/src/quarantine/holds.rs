@@ -15,6 +15,9 @@ pub struct Holds {
     known: HashMap<(Lsn, u64), Known>,
     /// Entries that are not settled.
     open: u64,
+    /// Those of them that a decision further on in the stream settles. They count against no bound: a relay
+    /// that halted for a full quarantine has to come as far as the decision.
+    leaving: u64,
 }
 
 /// A row of the stream that is in the table.
@@ -28,9 +31,9 @@ pub struct Known {
 }
 
 impl Holds {
-    /// With so many entries that are not settled.
-    pub fn new(open: u64) -> Holds {
-        Holds { open, ..Holds::default() }
+    /// With so many entries that are not settled, and so many of these that are decided on.
+    pub fn new(open: u64, leaving: u64) -> Holds {
+        Holds { open, leaving, ..Holds::default() }
     }
 
     /// Holds a key.
@@ -85,7 +88,7 @@ impl Holds {
 
     /// Counts an entry that was put into the table; false if there may be no more.
     pub fn add(&mut self, max: u64) -> bool {
-        if self.open >= max {
+        if self.open - self.leaving >= max {
             return false;
         }
         self.open += 1;
@@ -95,6 +98,7 @@ impl Holds {
     /// Counts entries as settled.
     pub fn settled(&mut self, entries: u64) {
         self.open = self.open.saturating_sub(entries);
+        self.leaving = self.leaving.saturating_sub(entries).min(self.open);
     }
 
     /// Entries that are not settled.
@@ -158,11 +162,16 @@ mod tests {
 
     #[test]
     fn entries_are_bounded() {
-        let mut holds = Holds::new(1);
+        let mut holds = Holds::new(1, 0);
         assert!(holds.add(3) && holds.add(3) && !holds.add(3));
         holds.settled(2);
         assert_eq!(holds.open(), 1);
         holds.settled(9);
         assert!(holds.add(1));
+        // What is decided on counts against no bound until it is settled.
+        let mut full = Holds::new(3, 2);
+        assert!(full.add(2) && !full.add(2));
+        full.settled(2);
+        assert!(full.open() == 2 && !full.add(2));
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::desk::{Answer, Desk, Order, Question};
 use super::entry::{Entry, position_text};
@@ -11,17 +11,13 @@ use super::table::{self, Whose};
 use crate::ledger::Settler;
 use crate::observe::Observed;
 use crate::session::{End, Ending, Sql, SqlError};
-use crate::state::{ListedEntry, MAX_LISTED, Recorder};
+use crate::state::{ListedEntry, Recorder};
 
 /// Entries of one statement, and about how many bytes.
 const BATCH: usize = 100;
 const BATCH_BYTES: usize = 4 << 20;
 /// How often it is looked whether a record that lists the entries is acknowledged.
 const LOOK: Duration = Duration::from_millis(2);
-/// How long a full list may take to get room before the relay halts. The list empties as the position
-/// passes its entries, which takes a moment where the relay keeps up and for ever behind a long backlog.
-const ROOM: Duration = Duration::from_secs(10);
-
 /// What the keeper works with.
 pub struct Keeper<'s> {
     /// The session's connection; single statements only.
@@ -77,7 +73,6 @@ impl Keeper<'_> {
         let listed = plain.iter().map(|entry| {
             ListedEntry::new(entry.place.event_id.as_deref(), position_text(&entry.at), entry_lsn)
         });
-        self.room(plain.len()).await?;
         let ticket = self.recorder.list(listed.collect());
         while self.recorder.listed() < ticket {
             if self.ending.is_over() {
@@ -99,23 +94,6 @@ impl Keeper<'_> {
             );
         }
         self.observed.quarantined_rows.add(entries.len() as u64);
-        Ok(())
-    }
-
-    /// Waits for room in the list.
-    async fn room(&self, entries: usize) -> Result<(), End> {
-        let deadline = Instant::now() + ROOM;
-        while self.recorder.room_in_list() < entries {
-            if Instant::now() >= deadline {
-                return Err(End::Halt(format!(
-                    "{MAX_LISTED} quarantine entries are newer than what the stream has reached, and the state \
-                     record lists no more: so many rows of a backlog cannot be published. Decide about what is \
-                     held (`outbox-relay quarantine list`), mend what they fail on, then start again"
-                )));
-            }
-            self.recorder.flush();
-            sleep(LOOK * 10).await;
-        }
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use crate::config::Settings;
 use crate::lsn::Lsn;
 use crate::router::RowPosition;
 use crate::session::{End, Sql};
-use crate::state::{ListedEntry, MAX_LISTED, StateRecord};
+use crate::state::{ListedEntry, StateRecord};
 
 /// Whose entries a lane's are.
 pub fn whose(settings: &Settings, lane: u32) -> Whose {
@@ -55,7 +55,10 @@ pub async fn recall(
     }
     // What is in the table now committed before this position.
     let entry_lsn = table::log_position(sql).await.map_err(|error| error.end())?;
-    list(record, &found, entry_lsn)?;
+    if let Some(sentence) = uncertain(record, entry_lsn) {
+        return Err(End::Halt(sentence));
+    }
+    list(record, &found, entry_lsn);
     Ok(holds(record, &found))
 }
 
@@ -86,28 +89,33 @@ async fn lost(sql: &Sql, whose: &Whose, record: &StateRecord) -> Result<Option<S
     }))
 }
 
+/// Of entries beyond the list it is only known that the server wrote them. Where it has lost log since, or
+/// came on another timeline before the position had passed them, any of them may be gone (R39).
+fn uncertain(record: &StateRecord, log_end: Lsn) -> Option<String> {
+    let unlisted = record.unlisted?;
+    (unlisted.timeline != record.timeline || log_end < unlisted.up_to).then(|| {
+        format!(
+            "{} rows in quarantine were written up to {} on timeline {}, more than the state record lists by name, and \
+             the server has lost log or changed its timeline since (now {}, log up to {log_end}): some of them may be \
+             gone. Compare outbox.quarantine with the rows of the outbox, publish by hand what is in neither place, \
+             then `outbox-relay forget` makes the relay begin anew",
+            unlisted.entries, unlisted.up_to, unlisted.timeline, record.timeline
+        )
+    })
+}
+
 /// Lists what is in the table and may come again in the stream, so that meeting it settles its row. What
 /// is listed and comes again is put in again.
-fn list(record: &mut StateRecord, found: &[Recalled], entry_lsn: Lsn) -> Result<(), End> {
+fn list(record: &mut StateRecord, found: &[Recalled], entry_lsn: Lsn) {
     record.quarantined.retain(|entry| {
         let lsn = parse_position(&entry.position).map_or(Lsn::ZERO, |(_, lsn, _)| lsn);
         entry.entry_lsn > record.position && lsn < record.position
     });
-    for entry in found {
-        if !comes_again(record, entry) {
-            continue;
-        }
+    let again: Vec<&Recalled> = found.iter().filter(|entry| comes_again(record, entry)).collect();
+    record.list(again.into_iter().map(|entry| {
         let position = position_text(&position_of(entry));
-        record.quarantined.push(ListedEntry::new(entry.event_id.as_deref(), position, entry_lsn));
-    }
-    if record.quarantined.len() > MAX_LISTED {
-        return Err(End::Halt(format!(
-            "{} quarantine entries stand behind the position, more than the {MAX_LISTED} that the state record \
-             lists: decide about what is held (`outbox-relay quarantine list`) and mend what the rows fail on",
-            record.quarantined.len()
-        )));
-    }
-    Ok(())
+        ListedEntry::new(entry.event_id.as_deref(), position, entry_lsn)
+    }));
 }
 
 fn position_of(entry: &Recalled) -> RowPosition {
@@ -126,8 +134,13 @@ fn comes_again(record: &StateRecord, entry: &Recalled) -> bool {
 }
 
 fn holds(record: &StateRecord, found: &[Recalled]) -> Holds {
-    let open = found.iter().filter(|entry| entry.open).count();
-    let mut holds = Holds::new(open as u64);
+    let open = found.iter().filter(|entry| entry.open);
+    let decided: HashSet<_> =
+        found.iter().filter(|entry| entry.decided.is_some()).map(|entry| &entry.queue).collect();
+    let leaving = |entry: &&Recalled| {
+        entry.decided.is_some() || entry.queue.is_some() && decided.contains(&entry.queue)
+    };
+    let mut holds = Holds::new(open.clone().count() as u64, open.filter(leaving).count() as u64);
     for entry in found {
         if comes_again(record, entry) {
             let (_, lsn, ordinal) = entry.id;
@@ -143,6 +156,7 @@ fn holds(record: &StateRecord, found: &[Recalled]) -> Holds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::MAX_LISTED;
 
     fn record(position: u64, epoch: u64) -> StateRecord {
         let mut record = StateRecord::first("orders", 0, "7", 1, Lsn(position));
@@ -168,7 +182,7 @@ mod tests {
     fn rows_that_come_again_are_known_and_listed_and_holds_stand() {
         let mut record = record(100, 2);
         let table = [found(90, 0, true), found(100, 0, false), found(120, 1, true)];
-        list(&mut record, &table, Lsn(500)).unwrap();
+        list(&mut record, &table, Lsn(500));
         let positions: Vec<&str> = record.quarantined.iter().map(|entry| entry.position.as_str()).collect();
         assert_eq!(positions, ["1/0000000000000064/0", "1/0000000000000078/1"]);
         let mut holds = holds(&record, &table);
@@ -185,7 +199,7 @@ mod tests {
     fn a_hold_whose_row_comes_again_waits_for_it() {
         let mut record = record(100, 2);
         let table = [found(120, 1, true)];
-        list(&mut record, &table, Lsn(500)).unwrap();
+        list(&mut record, &table, Lsn(500));
         let mut holds = holds(&record, &table);
         assert!(!holds.holds("t", b"k"), "what was in flight before it comes again, and passes");
         assert!(holds.meet(&at(120, 1), || Some("e120.1".to_owned())) && holds.holds("t", b"k"));
@@ -204,7 +218,7 @@ mod tests {
             entry("1/0000000000000051/0", 101),
             entry("1/0000000000000064/0", 300),
         ];
-        list(&mut record, &[], Lsn(500)).unwrap();
+        list(&mut record, &[], Lsn(500));
         assert_eq!(record.quarantined, [entry("1/0000000000000051/0", 101)]);
     }
 
@@ -218,8 +232,18 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_too_long_halts() {
+    fn more_entries_than_the_list_holds_are_known_by_the_log_that_has_them() {
         let table: Vec<Recalled> = (0..=MAX_LISTED as u64).map(|n| found(200, n, true)).collect();
-        assert!(matches!(list(&mut record(100, 1), &table, Lsn(1)), Err(End::Halt(_))));
+        let mut record = record(100, 1);
+        list(&mut record, &table, Lsn(500));
+        assert_eq!(record.quarantined.len(), MAX_LISTED);
+        assert_eq!(record.unlisted.map(|unlisted| (unlisted.entries, unlisted.up_to)), Some((1, Lsn(500))));
+        let mut holds = holds(&record, &table);
+        assert!(holds.meet(&at(200, MAX_LISTED as u64), || None), "known, though not by name in the record");
+
+        assert_eq!(uncertain(&record, Lsn(500)), None);
+        assert!(uncertain(&record, Lsn(499)).is_some_and(|said| said.contains("log up to 0/1F3")));
+        record.timeline += 1;
+        assert!(uncertain(&record, Lsn(900)).is_some_and(|said| said.contains("timeline 1")));
     }
 }

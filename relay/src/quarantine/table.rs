@@ -153,10 +153,10 @@ pub async fn behind(
     let statement = format!(
         "SELECT {STORED} FROM (
              SELECT *, sum(bytes) OVER (ORDER BY epoch, commit_lsn, ordinal) - bytes AS before
-               FROM outbox.quarantine
-              WHERE relay = $1 AND lane = $2 AND settled_at IS NULL AND held_by = $3 AND key = $4
-                AND state = 'queued' AND (epoch, commit_lsn, ordinal) > ($5, $6, $7)
-              ORDER BY epoch, commit_lsn, ordinal LIMIT $8) page
+               FROM (SELECT * FROM outbox.quarantine
+                      WHERE relay = $1 AND lane = $2 AND settled_at IS NULL AND held_by = $3 AND key = $4
+                        AND state = 'queued' AND (epoch, commit_lsn, ordinal) > ($5, $6, $7)
+                      ORDER BY epoch, commit_lsn, ordinal LIMIT $8) rows) page
           WHERE before < $9::int8 ORDER BY epoch, commit_lsn, ordinal"
     );
     let (epoch, lsn, ordinal) = after.map_or((-1, PgLsn::from(0), -1), keys);
@@ -247,7 +247,8 @@ pub async fn recall(sql: &Sql, whose: &Whose, position: Lsn, epoch: u64) -> Resu
                       WHERE relay = $1 AND lane = $2
                         AND (settled_at IS NULL
                              OR CASE WHEN $3::pg_lsn = '0/0' THEN commit_lsn = '0/0' AND epoch = $4::int8
-                                     ELSE commit_lsn >= $3 END)";
+                                     ELSE commit_lsn >= $3 END)
+                      ORDER BY epoch, commit_lsn, ordinal";
     let (lsn, epoch) = (PgLsn::from(position.0), signed(epoch));
     let values: [&(dyn ToSql + Sync); 4] = [&whose.relay, &whose.lane, &lsn, &epoch];
     let rows = sql.many("what the quarantine holds", statement, &values).await?;

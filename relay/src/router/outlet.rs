@@ -99,6 +99,15 @@ pub enum RouteError {
 }
 
 impl RouteError {
+    /// Whether it is the time of one record that its topic does not take.
+    pub(super) fn is_about_time(&self) -> bool {
+        matches!(
+            self,
+            RouteError::Time { .. }
+                | RouteError::Topic(TopicError::TooOld { .. } | TopicError::TooNew { .. })
+        )
+    }
+
     /// The end of the session that ran into this: a halt, unless the trouble is the producer's.
     pub fn end(&self) -> End {
         match self {

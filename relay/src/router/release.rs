@@ -7,6 +7,7 @@ use super::outlet::{Outlet, RouteError, Sent};
 use super::{Plan, RowPosition, Scratch, Unpublishable};
 use crate::quarantine::Cause;
 use crate::quarantine::desk::{Answer, Decided, EntryId, Outcome, Question, Stored, Stuck};
+use crate::session::chain;
 
 /// How long one wait for acknowledgements lasts before the session's end is looked at.
 const LOOK: Duration = Duration::from_millis(1);
@@ -87,7 +88,12 @@ impl Outlet {
             Ok(record) => record,
             Err(why) => return stuck(Cause::of(&why), Unpublishable::to_string(&why)),
         };
-        match self.send(&record, &at)? {
+        let sent = match self.send(&record, &at) {
+            // Later decisions may be about others, and this one may be taken back: no reason to halt.
+            Err(error) if error.is_about_time() => return stuck(Cause::Refused, chain(&error)),
+            sent => sent?,
+        };
+        match sent {
             Sent::Gone => Ok(None),
             Sent::Refused { opaque, cause, reason } => {
                 // Its row in the ledger is settled: the entry stands in the table.

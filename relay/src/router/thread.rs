@@ -212,10 +212,7 @@ impl Router {
         let RouterParts { settings, lane, .. } = &self.parts;
         let told = Command::read(message.prefix, message.content, &settings.name, *lane);
         let told = told.filter(|_| message.transactional);
-        let (Some(told), Stage::Publishing { .. }) = (told, &self.transaction) else {
-            self.parts.observed.foreign_changes.add(1);
-            return Ok(());
-        };
+        let (Some(told), Stage::Publishing { .. }) = (told, &self.transaction) else { return Ok(()) };
         match told {
             Do::Release { position } | Do::Discard { position } => {
                 let Some(id) = parse_position(&position) else { return Ok(()) };

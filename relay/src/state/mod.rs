@@ -10,6 +10,7 @@ mod ring;
 
 pub use record::{
     FORMAT_VERSION, ListedEntry, MAX_LISTED, MAX_RECORD_BYTES, RecordedPhase, StateError, StateRecord,
+    Unlisted,
 };
 pub use ring::{Candidates, MAX_RING_ENTRIES, MAX_SNAPSHOT_BYTES, PublishedSnapshot, Ring};
 

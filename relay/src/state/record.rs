@@ -62,6 +62,9 @@ pub struct StateRecord {
     pub partitions: BTreeMap<String, u32>,
     /// Quarantine entries whose rows settle with this record, until the position has passed them.
     pub quarantined: Vec<ListedEntry>,
+    /// Such entries that found no room in the list, until the position has passed them all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlisted: Option<Unlisted>,
     /// Published snapshots, thinned with age.
     pub ring: Ring,
     /// The relay process that wrote the record.
@@ -103,6 +106,45 @@ pub struct ListedEntry {
     pub position: String,
     /// An LSN at or above the commit of the entry itself.
     pub entry_lsn: Lsn,
+}
+
+/// Quarantine entries beyond [`MAX_LISTED`]: many rows of a backlog that cannot be published, or that wait
+/// behind one. Which they are is not remembered; that none of them was lost follows from the server having
+/// kept its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unlisted {
+    /// How many.
+    pub entries: u64,
+    /// An LSN at or above the commit of the newest.
+    pub up_to: Lsn,
+    /// The timeline on which they were written.
+    pub timeline: u32,
+}
+
+impl StateRecord {
+    /// Lists entries, by name while there is room.
+    pub fn list(&mut self, entries: impl IntoIterator<Item = ListedEntry>) {
+        for entry in entries {
+            if self.quarantined.len() < MAX_LISTED {
+                self.quarantined.push(entry);
+                continue;
+            }
+            let before =
+                self.unlisted.unwrap_or(Unlisted { entries: 0, up_to: Lsn::ZERO, timeline: self.timeline });
+            self.unlisted = Some(Unlisted {
+                entries: before.entries + 1,
+                up_to: before.up_to.max(entry.entry_lsn),
+                ..before
+            });
+        }
+    }
+
+    /// Lets go of entries that the position has passed.
+    pub fn let_go(&mut self) {
+        let position = self.position;
+        self.quarantined.retain(|entry| entry.entry_lsn > position);
+        self.unlisted = self.unlisted.filter(|unlisted| unlisted.up_to > position);
+    }
 }
 
 impl ListedEntry {
@@ -164,6 +206,7 @@ impl StateRecord {
             highest_handed: None,
             partitions: BTreeMap::new(),
             quarantined: Vec::new(),
+            unlisted: None,
             ring: Ring::default(),
             writer: Uuid::nil(),
             sequence: 0,
@@ -324,6 +367,24 @@ mod tests {
             assert!(record.encode().is_ok());
         }
         assert_eq!(ListedEntry::new(None, String::new(), Lsn(1)).id, "");
+    }
+
+    #[test]
+    fn what_finds_no_room_in_the_list_is_counted_until_the_position_has_passed_it() {
+        let mut record = StateRecord::first("orders", 0, "7", 4, Lsn(10));
+        let entry = |lsn| ListedEntry::new(None, String::new(), Lsn(lsn));
+        record.list((0..MAX_LISTED).map(|_| entry(20)));
+        assert_eq!((record.quarantined.len(), record.unlisted), (MAX_LISTED, None));
+        record.list([entry(40), entry(30)]);
+        assert_eq!(record.quarantined.len(), MAX_LISTED);
+        assert_eq!(record.unlisted, Some(Unlisted { entries: 2, up_to: Lsn(40), timeline: 4 }));
+        assert_eq!(StateRecord::decode(&record.encode().unwrap()).unwrap(), record);
+        record.position = Lsn(39);
+        record.let_go();
+        assert!(record.quarantined.is_empty() && record.unlisted.is_some());
+        record.position = Lsn(40);
+        record.let_go();
+        assert_eq!(record.unlisted, None);
     }
 
     fn record() -> impl Strategy<Value = StateRecord> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::record::{ListedEntry, MAX_LISTED};
+use super::record::ListedEntry;
 use super::store::{Store, StoreError};
 use super::{Candidates, StateRecord};
 use crate::config::StateSettings;
@@ -150,13 +150,6 @@ impl Recorder {
         self.desk.lock().listed
     }
 
-    /// How many more entries a record may list.
-    pub fn room_in_list(&self) -> usize {
-        let desk = self.desk.lock();
-        let listed = desk.acknowledged.as_ref().map_or(0, |record| record.quarantined.len());
-        MAX_LISTED.saturating_sub(listed + desk.to_list.len())
-    }
-
     /// Lets the caller tell the snapshots of what happened on the SQL connection.
     pub fn candidates(&self, tell: impl FnOnce(&mut Candidates)) {
         tell(&mut self.desk.lock().candidates);
@@ -230,8 +223,8 @@ impl Recorder {
         if let Some(snapshot) = desk.candidates.confirmed(record.position) {
             record.ring.push(snapshot);
         }
-        record.quarantined.retain(|entry| entry.entry_lsn > record.position);
-        record.quarantined.append(&mut desk.to_list);
+        record.let_go();
+        record.list(desk.to_list.drain(..));
         record.highest_handed = record.highest_handed.filter(|handed| *handed >= record.position);
         let listed = desk.list_asked;
         let change = desk.change.take();

@@ -233,23 +233,20 @@ async fn event_topics(
         }
     }
     if wanted.is_empty() {
-        findings.push(
-            Finding::note(
-                Area::Topics,
-                "topics-unknown",
-                format!("{}*", settings.kafka.topic_prefix),
-                "which topics there will be is not known before the first event",
-            )
-            .advised(
-                "make the topic of each aggregate type before its first event, since the relay waits for it",
-                format!(
-                    "kafka-topics.sh --bootstrap-server {} --create --topic {}<aggregate type> --partitions 12 --replication-factor {}",
-                    settings.kafka.brokers,
-                    settings.kafka.topic_prefix,
-                    kafka.cluster.brokers.len().clamp(1, 3)
-                ),
-            ),
+        let finding = Finding::note(
+            Area::Topics,
+            "topics-unknown",
+            format!("{}*", settings.kafka.topic_prefix),
+            "which topics there will be is not known before the first event",
         );
+        findings.push(match settings.topics.create {
+            true => finding,
+            false => finding.advised(
+                "make the topic of each aggregate type before its first event, since the relay waits for it, or set \
+                 topics.create",
+                format!("outbox-relay topics create {}<aggregate type>", settings.kafka.topic_prefix),
+            ),
+        });
     }
     if wanted.len() > TOPICS {
         let seen = format!("of {} topics the first {TOPICS} by name were looked at", wanted.len());

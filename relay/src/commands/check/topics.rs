@@ -103,7 +103,7 @@ pub fn judge_event(
     let kafka = &settings.kafka;
     let name = &topic.name;
     let (partitions, replicas, leaderless) = match &topic.presence {
-        Presence::Missing => return vec![missing(kafka, name, pinned, brokers)],
+        Presence::Missing => return vec![missing(settings, name, pinned, brokers)],
         Presence::Unknown(why) => return vec![unseen(kafka, name, why)],
         Presence::There { partitions, replicas, leaderless } => (*partitions, *replicas, *leaderless),
     };
@@ -129,18 +129,30 @@ pub fn judge_event(
     findings
 }
 
-fn missing(kafka: &KafkaSettings, name: &str, pinned: Option<u32>, brokers: usize) -> Finding {
-    let (partitions, why) = match pinned {
-        Some(pinned) => (pinned.to_string(), "with the partitions that its keys are spread over"),
-        None => ("12".to_owned(), "with the partitions it is to keep: its keys are pinned to their number"),
-    };
-    Finding::error(
+fn missing(settings: &Settings, name: &str, pinned: Option<u32>, brokers: usize) -> Finding {
+    if pinned.is_none() && settings.topics.create {
+        let partitions = settings.topics.partitions;
+        let seen = format!(
+            "does not exist: the relay makes it before its first event, with {partitions} partitions"
+        );
+        return Finding::note(Area::Topics, "topic-missing", name, seen);
+    }
+    let finding = Finding::error(
         Area::Topics,
         "topic-missing",
         name,
         "does not exist: the relay waits for it, and everything behind the first event for it waits too",
-    )
-    .mend(format!("make it, {why}"), create(kafka, name, &partitions, brokers))
+    );
+    match pinned {
+        Some(pinned) => finding.mend(
+            "make it, with the partitions that its keys are spread over",
+            create(&settings.kafka, name, &pinned.to_string(), brokers),
+        ),
+        None => finding.mend(
+            "make it as `topics` of the configuration says, or set topics.create",
+            format!("outbox-relay topics create {name}"),
+        ),
+    }
 }
 
 fn unseen(kafka: &KafkaSettings, name: &str, why: &str) -> Finding {

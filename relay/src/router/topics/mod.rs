@@ -233,7 +233,8 @@ impl Topics {
     /// Waits until a topic can be published to; makes it where the configuration says so.
     fn wait_for(&self, topic: &str) -> Result<Option<NonZeroU32>, TopicError> {
         let mut waiting = Waiting::default();
-        // Partitions that a topic just made has to show, all with leaders, before they are counted.
+        // Partitions that a topic just made, by us or by somebody, has to show, all with leaders, before they
+        // are counted.
         let mut made: Option<u32> = None;
         while !self.ending.is_over() {
             let mut pause = AGAIN;
@@ -258,10 +259,13 @@ impl Topics {
                         }
                     }
                 }
-                Ok(Look::Missing) => format!(
-                    "topic {topic} does not exist: create it with the partitions it is to keep (`outbox-relay \
+                Ok(Look::Missing) => {
+                    made = made.or(Some(1));
+                    format!(
+                        "topic {topic} does not exist: create it with the partitions it is to keep (`outbox-relay \
                      topics create {topic}`), or set topics.create"
-                ),
+                    )
+                }
                 Ok(Look::Illegal) => return Err(TopicError::Illegal { topic: topic.to_owned() }),
                 Ok(Look::Unauthorized) => format!(
                     "topic {topic} may not be seen: grant the relay's principal the rights Describe and Write on it"
