@@ -295,13 +295,17 @@ async fn a_switch_moves_the_keys_between_two_transactions_and_only_then() {
     // Every key: in order, the first 140 rows on its partition of 3, the others on its partition of 8.
     let mut next: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
     let mut records = log.records().to_vec();
-    records.sort_by_key(|record| record.header("position").unwrap().to_owned());
+    records.sort_by_key(|record| {
+        let position = record.header("position").unwrap();
+        let (transaction, ordinal) = position.rsplit_once('/').unwrap();
+        (transaction.to_owned(), ordinal.parse::<u64>().unwrap())
+    });
     for record in &records {
         let key = record.key.clone().unwrap();
         let value: Value = serde_json::from_slice(record.value.as_deref().unwrap()).unwrap();
         let n = value["n"].as_u64().unwrap();
         let expected = next.entry(key.clone()).or_insert(1);
-        assert_eq!(n, *expected, "each once, in order");
+        assert_eq!(n, *expected, "each once, in order: {:?}", record.header("position"));
         *expected += 1;
         let count = NonZeroU32::new(if n <= 20 { PARTITIONS as u32 } else { 8 }).unwrap();
         assert_eq!(record.partition, partition(&key, count), "n = {n}");

@@ -13,7 +13,7 @@ use super::outlook::{self, Outlook};
 use super::{ConfigFile, ExistingChoice, Exit, output};
 use crate::config::Settings;
 use crate::lsn::Lsn;
-use crate::publisher::{Contact, base_config};
+use crate::publisher::{Contact, metadata_config};
 use crate::session::compare::{Decision, SlotFacts};
 use crate::session::{Sql, lane_name};
 use crate::state::StateRecord;
@@ -299,7 +299,7 @@ async fn state_topic_exists(settings: &Arc<Settings>) -> anyhow::Result<bool> {
         // Without a group: a consumer of one looks for its coordinator, for which brokers make a topic.
         let contact = Contact::default();
         let client: BaseConsumer<Contact> =
-            base_config(&settings.kafka).create_with_context(contact.clone())?;
+            metadata_config(&settings.kafka).create_with_context(contact.clone())?;
         let metadata = client.fetch_metadata(Some(topic), Duration::from_secs(10));
         let metadata = metadata.map_err(|error| match contact.trouble(&client) {
             Some(trouble) => anyhow::Error::new(error).context(trouble),

@@ -37,21 +37,13 @@ pub fn base_config(kafka: &KafkaSettings) -> ClientConfig {
     config
 }
 
-/// A client that only asks for metadata and watermarks; it never creates a topic and joins no group.
-///
-/// # Errors
-/// librdkafka refuses the configuration.
-pub fn metadata_client(
-    kafka: &KafkaSettings,
-    contact: &Contact,
-) -> Result<BaseConsumer<Contact>, KafkaError> {
-    base_config(kafka)
-        .set("group.id", "outbox-relay-metadata")
-        .set("enable.auto.commit", "false")
-        // A connection that a broker closes says nothing else; the context hears it.
-        .set("log.connection.close", "true")
-        .set_log_level(RDKafkaLogLevel::Info)
-        .create_with_context(contact.clone())
+/// What a client that only asks is made with: it never creates a topic, joins no group, and says why it was
+/// not answered.
+pub fn metadata_config(kafka: &KafkaSettings) -> ClientConfig {
+    let mut config = base_config(kafka);
+    // A connection that a broker closes says nothing else; the context hears it.
+    config.set("log.connection.close", "true").set_log_level(RDKafkaLogLevel::Info);
+    config
 }
 
 /// The context of a client whose callers see every error themselves and try again. What they see is that
@@ -146,7 +138,10 @@ pub fn batch_bytes(kafka: &KafkaSettings, limit: Option<usize>) -> usize {
 /// An error of librdkafka in a sentence; `None` where another has said more: that all brokers are down follows
 /// what made each of them unreachable.
 pub(super) fn trouble(error: &KafkaError, reason: &str) -> Option<String> {
-    let echo = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
+    // The end of a partition is what readers of the state record wait for.
+    let echo = [RDKafkaErrorCode::AllBrokersDown, RDKafkaErrorCode::PartitionEOF]
+        .map(Some)
+        .contains(&error.rdkafka_error_code());
     (!echo).then(|| sentence(reason))
 }
 

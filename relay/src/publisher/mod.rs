@@ -11,7 +11,7 @@ mod refusals;
 mod trouble;
 mod window;
 
-pub use client::{Contact, base_config, batch_bytes, metadata_client};
+pub use client::{Contact, base_config, batch_bytes, metadata_config};
 pub use delivery::Refusal;
 pub use poller::{Confirmations, Poller};
 pub use refusals::{Reach, Refusals};
@@ -36,6 +36,9 @@ pub struct Publisher {
     producer: BaseProducer<Delivery>,
     flow: Flow,
 }
+
+/// Limit of one question for a topic's partitions.
+const LEARN: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// How a producer is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +164,12 @@ impl Publisher {
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::Fatal), _)) => HandOver::Dead,
             Err((error, _)) => HandOver::Refused(error),
         }
+    }
+
+    /// Asks the cluster for the topic's partitions, which librdkafka does by itself every five minutes only.
+    pub fn learn(&self, topic: &str) {
+        // Without an answer the next hand-over is refused as the last one was.
+        let _asked = self.producer.client().fetch_metadata(Some(topic), LEARN);
     }
 
     /// The first record that the broker or librdkafka refused for good, if any.

@@ -26,6 +26,9 @@ const ALONE: Duration = Duration::from_micros(300);
 /// How long after a missing right the record is sent again.
 const FORBIDDEN: Duration = Duration::from_secs(1);
 
+/// How often a producer that knows less partitions than the topic has looks again before it is replaced.
+const LEARNED: u32 = 3;
+
 /// Why a frame cannot be routed.
 #[derive(Debug, thiserror::Error)]
 pub enum RouteError {
@@ -332,8 +335,18 @@ impl Outlet {
         opaque: usize,
         at: &RowPosition,
     ) -> Result<Answer, RouteError> {
+        let mut learned = 0;
         loop {
             match self.publisher.hand_over(record, partition, opaque) {
+                // The topic has grown, and its keys were switched, since the producer looked at it.
+                HandOver::Refused(error)
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition)
+                        && learned < LEARNED
+                        && !self.ending.is_over() =>
+                {
+                    learned += 1;
+                    self.publisher.learn(record.topic);
+                }
                 HandOver::Accepted if self.publisher.flow() == Flow::OneAtATime => {
                     return self.answer(opaque, at);
                 }

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseProducer, Producer};
 
 use crate::config::KafkaSettings;
-use crate::publisher::{Contact, base_config};
+use crate::publisher::{Contact, base_config, metadata_config};
 
 /// Limit of one request to the cluster; the caller tries again.
 const REQUEST: Duration = Duration::from_secs(5);
@@ -65,14 +65,19 @@ pub async fn ensure(kafka: &KafkaSettings, topic: &str, contact: &Contact) -> Re
 /// Whether the topic exists, and how many brokers the cluster has.
 async fn look(kafka: KafkaSettings, topic: String, contact: Contact) -> Result<(bool, i32), TopicError> {
     let work = tokio::task::spawn_blocking(move || {
-        // A producer, since a consumer takes 100 ms to close, which a start would wait for.
-        let client: BaseProducer<Contact> = base_config(&kafka).create_with_context(contact.clone())?;
-        let metadata = client.client().fetch_metadata(Some(&topic), REQUEST).map_err(|source| {
-            Contact::listen(&client);
-            match contact.newest() {
-                Some(trouble) => TopicError::Unreachable { trouble, source },
-                None => TopicError::Kafka(source),
-            }
+        // Its way to the group's coordinator is what librdkafka says most about when brokers expect something
+        // else; it joins no group.
+        let client: BaseConsumer<Contact> = metadata_config(&kafka)
+            .set("group.id", "outbox-relay-metadata")
+            .set("enable.auto.commit", "false")
+            .create_with_context(contact.clone())?;
+        let metadata = client.fetch_metadata(Some(&topic), REQUEST);
+        let trouble = metadata.as_ref().err().and_then(|_| contact.trouble(&client));
+        // A consumer takes 100 ms to close, which a start need not wait for.
+        tokio::task::spawn_blocking(move || drop(client));
+        let metadata = metadata.map_err(|source| match trouble {
+            Some(trouble) => TopicError::Unreachable { trouble, source },
+            None => TopicError::Kafka(source),
         })?;
         let there = metadata.topics().iter().any(|found| found.name() == topic && found.error().is_none());
         Ok((there, i32::try_from(metadata.brokers().len()).unwrap_or(i32::MAX)))

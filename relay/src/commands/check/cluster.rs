@@ -12,7 +12,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::config::KafkaSettings;
-use crate::publisher::{Contact, base_config};
+use crate::publisher::{Contact, base_config, metadata_config};
 
 /// How long the first answer may take; later ones come from brokers that have answered.
 const FIRST: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ impl Cluster {
     pub async fn connect(kafka: &KafkaSettings) -> Result<Cluster, String> {
         // Without a group: a consumer of one looks for its coordinator, for which brokers make a topic.
         let contact = Contact::default();
-        let metadata = base_config(kafka).create_with_context(contact.clone());
+        let metadata = metadata_config(kafka).create_with_context(contact.clone());
         let metadata: Arc<BaseConsumer<Contact>> =
             Arc::new(metadata.map_err(|error: KafkaError| error.to_string())?);
         let admin = AdminClient::from_config_and_context(&base_config(kafka), Contact::default());
