@@ -39,3 +39,6 @@ pub mod session;
 pub mod state;
 pub mod tls;
 pub mod wire;
+
+#[cfg(test)]
+mod damage;

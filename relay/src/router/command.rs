@@ -77,7 +77,11 @@ impl Command {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::damage::all_damages;
+    use crate::quarantine::entry::parse_position;
 
     fn read(content: &str) -> Option<Do> {
         Command::read("outbox", content.as_bytes(), "orders", 0)
@@ -126,5 +130,50 @@ mod tests {
             assert_eq!(read(content), None, "{content}");
         }
         assert_eq!(Command::read("outbox", b"\xff\xfe", "orders", 0), None);
+    }
+    const RELEASE: &str = r#"{"relay":"orders","lane":0,"do":{"release":{"position":"3/0000000016B374D8/2"}},"by":{"x":[1,-2e9]}}"#;
+    const DISCARD: &str = r#"{"do":{"discard":{"position":"\u0031/0000000016B374D8/18446744073709551615"}},"lane":0,"relay":"orders"}"#;
+
+    /// What is read of such a content says the same when it is written again, and its position is read or not.
+    fn read_or_nothing(content: &[u8]) -> bool {
+        let Some(told) = Command::read("outbox", content, "orders", 0) else { return false };
+        if let Do::Release { position } | Do::Discard { position } = &told {
+            let _ = parse_position(position);
+        }
+        let again = Command { relay: "orders".into(), lane: 0, r#do: told.clone() };
+        assert_eq!(read(&again.content().unwrap()), Some(told));
+        true
+    }
+
+    #[test]
+    fn a_damaged_command_is_read_or_is_nothing() {
+        let contents = [SWITCH, RELEASE, DISCARD].map(str::as_bytes);
+        for (content, seed) in contents.iter().zip(0..) {
+            let (mut seen, mut read) = (0, 0);
+            all_damages(content, &contents, seed, |bytes| {
+                seen += 1;
+                read += usize::from(read_or_nothing(bytes));
+            });
+            assert!(read > 0 && read < seen, "{read} of {seen} were read");
+        }
+    }
+
+    #[test]
+    fn depth_is_no_danger() {
+        let deep = |open: &str, close: &str| format!("{}{}", open.repeat(200_000), close.repeat(200_000));
+        let unknown = SWITCH.replacen('{', &format!(r#"{{"more":{},"#, deep("[", "]")), 1);
+        assert!(read_or_nothing(unknown.as_bytes()));
+        for content in [deep("[", "]"), deep(r#"{"do":"#, "}"), deep(r#"{"do":{"release":"#, "}}")] {
+            assert!(!read_or_nothing(content.as_bytes()));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_are_nothing(bytes in prop::collection::vec(any::<u8>(), 0..200), text in ".{0,60}") {
+            prop_assert!(!read_or_nothing(&bytes) && !read_or_nothing(text.as_bytes()));
+            let told = serde_json::json!({"relay": "orders", "lane": 0, "do": {"release": {"position": text}}});
+            prop_assert!(read_or_nothing(told.to_string().as_bytes()));
+        }
     }
 }

@@ -8,6 +8,9 @@
 mod record;
 mod ring;
 
+#[cfg(test)]
+mod corpus;
+
 pub use record::{
     FORMAT_VERSION, ListedEntry, MAX_LISTED, MAX_RECORD_BYTES, RecordedPhase, StateError, StateRecord,
     Unlisted,

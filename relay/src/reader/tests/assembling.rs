@@ -5,6 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::peer::{keepalive, row};
+use crate::damage::all_damages;
 use crate::lsn::Lsn;
 use crate::reader::allowance::Allowance;
 use crate::reader::assembler::{Assembler, Progress, Seen};
@@ -137,6 +138,37 @@ proptest! {
     fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400), part in 1..50usize) {
         // A wrong tag or length must end in an error or an end; anything else waits for more.
         let _ = Feeder::new().feed(&bytes, part);
+    }
+}
+
+#[test]
+fn a_damaged_stream_ends_alike_however_it_is_split() {
+    let notice = fake::message(b'N', b"SNOTICE\0\0");
+    let stream =
+        [row(5, b"one"), keepalive(7, true), notice, row(9, &[b'x'; MAX_ROW]), row(11, b"two")].concat();
+    let others = [keepalive(3, false), fake::message(b'E', b"SFATAL\0\0"), fake::message(b'c', b"")];
+    let others: Vec<&[u8]> = others.iter().map(Vec::as_slice).collect();
+    // The long row in the middle is not what is damaged: head and tail are.
+    let (head, tail) = (&stream[..120], &stream[stream.len() - 60..]);
+    let split = |bytes: &[u8], part| {
+        let mut feeder = Feeder::new();
+        let progress = feeder.feed(bytes, part);
+        feeder.cut();
+        (progress, feeder.frames())
+    };
+    for (around, part) in [(head, 1), (tail, 7)] {
+        all_damages(around, &others, part as u64, |damaged| {
+            let damaged = match around.as_ptr() == head.as_ptr() {
+                true => [damaged, &stream[120..]].concat(),
+                false => [&stream[..stream.len() - 60], damaged].concat(),
+            };
+            assert_eq!(
+                split(&damaged, usize::MAX),
+                split(&damaged, 1_000 + part),
+                "{:02x?}",
+                &damaged[..120]
+            );
+        });
     }
 }
 
