@@ -2,6 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::desk::Outcome;
+use super::entry::{Cause, State};
+use crate::config::Policy;
 use crate::lsn::Lsn;
 use crate::router::RowPosition;
 
@@ -28,6 +31,26 @@ pub struct Known {
     /// The hold that begins where the row stands: queue and key. Not before: earlier events of the key, which
     /// were in flight when the former session ended, come again and have to pass.
     pub holds: Option<(String, Vec<u8>)>,
+}
+
+/// Where a row stands that is put aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Where it begins.
+    pub state: State,
+    /// Why it is here.
+    pub cause: Cause,
+    /// The queue that it stands in or heads; `None` where nothing is held.
+    pub held_by: Option<String>,
+}
+
+/// Why a row is not put aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotTaken {
+    /// The policy is to halt before it.
+    Policy,
+    /// There may be no more entries.
+    Full,
 }
 
 impl Holds {
@@ -86,19 +109,46 @@ impl Holds {
         same
     }
 
-    /// Counts an entry that was put into the table; false if there may be no more.
-    pub fn add(&mut self, max: u64) -> bool {
+    /// Takes in a row that cannot be published or must not be yet: behind what is held of its queue and key, or
+    /// by the policy of its topic.
+    ///
+    /// # Errors
+    /// See [`NotTaken`]; nothing has changed then.
+    pub fn take_in(
+        &mut self,
+        queue: Option<String>,
+        key: &[u8],
+        cause: Cause,
+        policy: Policy,
+        max: u64,
+    ) -> Result<Standing, NotTaken> {
+        let behind = queue.as_deref().is_some_and(|queue| self.holds(queue, key));
+        let (state, cause, held_by) = match (policy, queue) {
+            // What is held already stays in order, whatever the policy is by now.
+            (_, Some(queue)) if behind => (State::Queued, Cause::Behind, Some(queue)),
+            (Policy::HoldKey, Some(queue)) => (State::Held, cause, Some(queue)),
+            // Without a key there is no order to hold.
+            (Policy::HoldKey, None) | (Policy::Continue, _) => (State::Passed, cause, None),
+            (Policy::Halt, _) => return Err(NotTaken::Policy),
+        };
         if self.open - self.leaving >= max {
-            return false;
+            return Err(NotTaken::Full);
         }
         self.open += 1;
-        true
+        if let Some(queue) = &held_by {
+            self.hold(queue, key);
+        }
+        Ok(Standing { state, cause, held_by })
     }
 
-    /// Counts entries as settled.
-    pub fn settled(&mut self, entries: u64) {
-        self.open = self.open.saturating_sub(entries);
-        self.leaving = self.leaving.saturating_sub(entries).min(self.open);
+    /// What became of a decided entry is written down, and so many entries are settled by it. Its key is free
+    /// again, unless one of those behind it is stuck: that one holds it from now on.
+    pub fn written_down(&mut self, outcome: &Outcome, settled: u64) {
+        self.open = self.open.saturating_sub(settled);
+        self.leaving = self.leaving.saturating_sub(settled).min(self.open);
+        if let (None, Some((held_by, key))) = (&outcome.stuck, &outcome.queue) {
+            self.lift(held_by, key);
+        }
     }
 
     /// Entries that are not settled.
@@ -109,6 +159,7 @@ impl Holds {
 
 #[cfg(test)]
 mod tests {
+    use super::super::desk::Stuck;
     use super::*;
 
     fn at(lsn: u64, ordinal: u64, epoch: u64) -> RowPosition {
@@ -160,18 +211,45 @@ mod tests {
         assert!(holds.meet(&at(9, 2, 1), || None) && holds.holds("t", b"k"));
     }
 
+    fn take(holds: &mut Holds, key: &[u8], policy: Policy) -> Result<State, NotTaken> {
+        let queue = Some("t".to_owned());
+        holds.take_in(queue, key, Cause::Header, policy, 3).map(|standing| standing.state)
+    }
+
+    fn outcome(stuck: bool) -> Outcome {
+        let id = (1, Lsn(1), 0);
+        let stuck = stuck.then(|| Stuck { id, cause: Cause::Header, reason: "still".to_owned() });
+        let queue = Some(("t".to_owned(), b"k".to_vec()));
+        Outcome { head: id, discard: false, queue, last: None, stuck }
+    }
+
+    #[test]
+    fn what_is_behind_a_held_one_queues_whatever_the_policy_is() {
+        let mut holds = Holds::default();
+        assert_eq!(take(&mut holds, b"k", Policy::Continue), Ok(State::Passed));
+        assert_eq!(take(&mut holds, b"k", Policy::Halt), Err(NotTaken::Policy));
+        assert_eq!(take(&mut holds, b"k", Policy::HoldKey), Ok(State::Held));
+        assert_eq!(take(&mut holds, b"k", Policy::Halt), Ok(State::Queued));
+        let keyless = Holds::default().take_in(None, b"", Cause::NullColumn, Policy::HoldKey, 1);
+        let passed = Standing { state: State::Passed, cause: Cause::NullColumn, held_by: None };
+        assert_eq!(keyless, Ok(passed));
+    }
+
     #[test]
     fn entries_are_bounded() {
-        let mut holds = Holds::new(1, 0);
-        assert!(holds.add(3) && holds.add(3) && !holds.add(3));
-        holds.settled(2);
-        assert_eq!(holds.open(), 1);
-        holds.settled(9);
-        assert!(holds.add(1));
+        let mut holds = Holds::new(2, 0);
+        assert_eq!(take(&mut holds, b"k", Policy::HoldKey), Ok(State::Held));
+        assert_eq!(take(&mut holds, b"l", Policy::HoldKey), Err(NotTaken::Full));
+        assert!(!holds.holds("t", b"l"), "what is not taken holds nothing");
+        holds.written_down(&outcome(true), 2);
+        assert!(holds.holds("t", b"k") && holds.open() == 1, "one is stuck");
+        holds.written_down(&outcome(false), 9);
+        assert!(!holds.holds("t", b"k") && holds.open() == 0);
         // What is decided on counts against no bound until it is settled.
-        let mut full = Holds::new(3, 2);
-        assert!(full.add(2) && !full.add(2));
-        full.settled(2);
-        assert!(full.open() == 2 && !full.add(2));
+        let mut full = Holds::new(4, 2);
+        assert_eq!(take(&mut full, b"k", Policy::HoldKey), Ok(State::Held));
+        assert_eq!(take(&mut full, b"l", Policy::HoldKey), Err(NotTaken::Full));
+        full.written_down(&outcome(false), 2);
+        assert_eq!(take(&mut full, b"l", Policy::HoldKey), Err(NotTaken::Full));
     }
 }

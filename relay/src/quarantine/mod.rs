@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`entry`] | what is kept of a row, and why |
 //! | [`holds`] | which keys are held and which rows are settled by an entry; pure |
+//! | [`carry`] | in which order a decision is carried out; pure |
 //! | [`desk`] | what the router hands in and asks, bounded |
 //! | [`keeper`] | carries it out on the session's SQL connection, and settles |
 //! | [`table`] | the statements |
@@ -17,6 +18,7 @@
 //! An entry settles its row when it is committed **and** a state record that lists it is acknowledged: a
 //! failover can lose the entry although the position has passed its row, and the list shows that (R39).
 
+pub mod carry;
 pub mod desk;
 pub mod entry;
 pub mod holds;
@@ -26,4 +28,4 @@ pub mod table;
 
 pub use desk::Desk;
 pub use entry::{Cause, Entry, RawRow, State};
-pub use holds::{Holds, Known};
+pub use holds::{Holds, Known, NotTaken, Standing};

@@ -3,7 +3,7 @@
 use super::outlet::{Outlet, RouteError};
 use super::{Place, Plan, RowPosition, Unpublishable, Value};
 use crate::config::Policy;
-use crate::quarantine::{Cause, Entry, RawRow, State};
+use crate::quarantine::{Cause, Entry, NotTaken, RawRow, Standing};
 
 impl Outlet {
     /// Puts a row aside that cannot be published or must not be yet. `opaque`: what the ledger counted it
@@ -59,25 +59,17 @@ impl Outlet {
         (cause, reason): (Cause, String),
         (row, bytes): (Option<RawRow>, u64),
     ) -> Result<(), RouteError> {
-        let queue = place.queue();
         let key = place.key.as_deref().unwrap_or_default();
-        let behind = queue.as_deref().is_some_and(|queue| self.holds.holds(queue, key));
         let policy = self.quarantine.policy_of(place.topic.as_deref());
-        let (state, cause, held_by) = match (policy, queue) {
-            // What is held already stays in order, whatever the policy is by now.
-            (_, Some(queue)) if behind => (State::Queued, Cause::Behind, Some(queue)),
-            (Policy::HoldKey, Some(queue)) => (State::Held, cause, Some(queue)),
-            // Without a key there is no order to hold.
-            (Policy::HoldKey, None) | (Policy::Continue, _) => (State::Passed, cause, None),
-            (Policy::Halt, _) => return Err(RouteError::Row { position: at.text(), reason }),
+        let max = self.quarantine.max_entries;
+        let standing = match self.holds.take_in(place.queue(), key, cause, policy, max) {
+            Ok(standing) => standing,
+            Err(NotTaken::Policy) => return Err(RouteError::Row { position: at.text(), reason }),
+            Err(NotTaken::Full) => {
+                return Err(RouteError::QuarantineFull { position: at.text(), reason, max });
+            }
         };
-        if !self.holds.add(self.quarantine.max_entries) {
-            let max = self.quarantine.max_entries;
-            return Err(RouteError::QuarantineFull { position: at.text(), reason, max });
-        }
-        if let Some(queue) = &held_by {
-            self.holds.hold(queue, key);
-        }
+        let Standing { state, cause, held_by } = standing;
         self.show_holds();
         let opaque = opaque.unwrap_or_else(|| self.ledger.row());
         let entry = Entry { at: *at, place, held_by, state, cause, reason, row, bytes };

@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::outlet::{Outlet, RouteError, Sent};
 use super::{Plan, RowPosition, Scratch, Unpublishable};
 use crate::quarantine::Cause;
-use crate::quarantine::desk::{Answer, Decided, EntryId, Outcome, Question, Stored, Stuck};
+use crate::quarantine::carry::{Went, carry_out};
+use crate::quarantine::desk::{Answer, EntryId, Outcome, Question, Stored, Stuck};
+use crate::quarantine::entry::position_text;
 use crate::session::chain;
 
 /// How long one wait for acknowledgements lasts before the session's end is looked at.
@@ -29,49 +31,23 @@ impl Outlet {
             }
             Some(Answer::Behind(_) | Answer::Settled(_)) | None => return Ok(()),
         };
-        let mut outcome = Outcome {
-            head: id,
-            discard: decided.discard,
-            queue: decided.queue.clone(),
-            last: None,
-            stuck: None,
-        };
-        if !decided.discard {
-            outcome.stuck = self.publish_stored(&decided.entry, scratch)?;
-        }
-        if outcome.stuck.is_none() {
-            self.publish_behind(&decided, &mut outcome, scratch)?;
-        }
-        self.write_down(outcome)
-    }
-
-    /// Publishes what queued up, page by page, until one of them is stuck.
-    fn publish_behind(
-        &mut self,
-        decided: &Decided,
-        outcome: &mut Outcome,
-        scratch: &mut Scratch,
-    ) -> Result<(), RouteError> {
-        let Some(queue) = &decided.queue else { return Ok(()) };
-        loop {
-            let question = Question::Behind { queue: queue.clone(), after: outcome.last };
-            let Some(Answer::Behind(page)) = self.desk.ask(question, &self.ending) else { return Ok(()) };
-            if page.is_empty() {
-                return Ok(());
+        let (desk, ending) = (self.desk.clone(), self.ending.clone());
+        let publish = |entry: &Stored| self.publish_stored(entry, scratch);
+        let outcome = carry_out(&decided, publish, |queue, after| {
+            match desk.ask(Question::Behind { queue: queue.clone(), after }, &ending) {
+                Some(Answer::Behind(page)) => Some(page),
+                Some(Answer::Decision(_) | Answer::Settled(_)) | None => None,
             }
-            for entry in page {
-                outcome.stuck = self.publish_stored(&entry, scratch)?;
-                if outcome.stuck.is_some() || self.ending.is_over() {
-                    return Ok(());
-                }
-                outcome.last = Some(entry.id);
-            }
+        })?;
+        if let Some(outcome) = outcome {
+            self.write_down(outcome);
         }
+        Ok(())
     }
 
     /// Publishes one entry as what it was: with its own position and time.
-    fn publish_stored(&mut self, entry: &Stored, scratch: &mut Scratch) -> Result<Option<Stuck>, RouteError> {
-        let stuck = |cause, reason| Ok(Some(Stuck { id: entry.id, cause, reason }));
+    fn publish_stored(&mut self, entry: &Stored, scratch: &mut Scratch) -> Result<Went, RouteError> {
+        let stuck = |cause, reason| Ok(Went::Stuck(Stuck { id: entry.id, cause, reason }));
         let Some((raw, row)) = entry.row.as_ref().and_then(|raw| Some((raw, raw.row()?))) else {
             let reason = "only a reference to this row is kept: enqueue its event anew in smaller parts and discard it";
             return stuck(Cause::RowTooLarge, reason.to_owned());
@@ -94,7 +70,8 @@ impl Outlet {
             sent => sent?,
         };
         match sent {
-            Sent::Gone => Ok(None),
+            Sent::Gone if self.ending.is_over() => Ok(Went::Over),
+            Sent::Gone => Ok(Went::Out),
             Sent::Refused { opaque, cause, reason } => {
                 // Its row in the ledger is settled: the entry stands in the table.
                 if let Some(opaque) = opaque {
@@ -105,43 +82,39 @@ impl Outlet {
         }
     }
 
-    fn write_down(&mut self, outcome: Outcome) -> Result<(), RouteError> {
+    fn write_down(&mut self, outcome: Outcome) {
         while self.window.records() > 0 {
             if self.ending.is_over() {
-                return Ok(());
+                return;
             }
             self.ending.pause(LOOK);
         }
         if self.ending.is_over() || self.publisher.has_failed() {
             // Not everything was taken: the session ends, and the message comes again.
-            return Ok(());
+            return;
         }
-        let stuck = outcome.stuck.clone();
-        let (queue, discard, (epoch, lsn, ordinal)) = (outcome.queue.clone(), outcome.discard, outcome.head);
-        let answer = self.desk.ask(Question::Outcome(outcome), &self.ending);
-        let Some(Answer::Settled(settled)) = answer else { return Ok(()) };
-        self.holds.settled(settled);
-        match (&stuck, &queue) {
-            (Some(stuck), _) => tracing::warn!(
-                position = format!("{}/{:016X}/{}", stuck.id.0, stuck.id.1.0, stuck.id.2),
+        let answer = self.desk.ask(Question::Outcome(outcome.clone()), &self.ending);
+        let Some(Answer::Settled(settled)) = answer else { return };
+        self.holds.written_down(&outcome, settled);
+        match &outcome.stuck {
+            Some(stuck) => tracing::warn!(
+                position = text(stuck.id),
                 cause = stuck.cause.code(),
                 settled,
                 "held: an entry of the quarantine could still not be published: {}",
                 stuck.reason
             ),
-            (None, queue) => {
-                if let Some((held_by, key)) = queue {
-                    self.holds.lift(held_by, key);
-                }
-                tracing::info!(
-                    position = format!("{epoch}/{:016X}/{ordinal}", lsn.0),
-                    discarded = discard,
-                    settled,
-                    "carried out a decision about the quarantine"
-                );
-            }
+            None => tracing::info!(
+                position = text(outcome.head),
+                discarded = outcome.discard,
+                settled,
+                "carried out a decision about the quarantine"
+            ),
         }
         self.show_holds();
-        Ok(())
     }
+}
+
+fn text((epoch, commit_lsn, ordinal): EntryId) -> String {
+    position_text(&RowPosition { epoch, commit_lsn, ordinal, commit_unix_millis: 0 })
 }
