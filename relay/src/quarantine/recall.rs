@@ -106,7 +106,7 @@ fn uncertain(record: &StateRecord, log_end: Lsn) -> Option<String> {
 
 /// Lists what is in the table and may come again in the stream, so that meeting it settles its row. What
 /// is listed and comes again is put in again.
-fn list(record: &mut StateRecord, found: &[Recalled], entry_lsn: Lsn) {
+pub(super) fn list(record: &mut StateRecord, found: &[Recalled], entry_lsn: Lsn) {
     record.quarantined.retain(|entry| {
         let lsn = parse_position(&entry.position).map_or(Lsn::ZERO, |(_, lsn, _)| lsn);
         entry.entry_lsn > record.position && lsn < record.position
@@ -133,7 +133,8 @@ fn comes_again(record: &StateRecord, entry: &Recalled) -> bool {
     }
 }
 
-fn holds(record: &StateRecord, found: &[Recalled]) -> Holds {
+/// The holds that stand where the record's position is, and what comes again from there.
+pub(super) fn holds(record: &StateRecord, found: &[Recalled]) -> Holds {
     let open = found.iter().filter(|entry| entry.open);
     let decided: HashSet<_> =
         found.iter().filter(|entry| entry.decided.is_some()).map(|entry| &entry.queue).collect();
@@ -142,11 +143,13 @@ fn holds(record: &StateRecord, found: &[Recalled]) -> Holds {
     };
     let mut holds = Holds::new(open.clone().count() as u64, open.filter(leaving).count() as u64);
     for entry in found {
+        // Only the first of a queue holds its key. A decision that comes again may find one that was made later,
+        // and take events along that are still to be met: they must not hold a key that nothing heads.
+        let queue = entry.queue.as_ref().filter(|_| !entry.behind);
         if comes_again(record, entry) {
             let (_, lsn, ordinal) = entry.id;
-            let known = Known { event_id: entry.event_id.clone(), holds: entry.queue.clone() };
-            holds.know(lsn, ordinal, known);
-        } else if let Some((held_by, key)) = &entry.queue {
+            holds.know(lsn, ordinal, Known { event_id: entry.event_id.clone(), holds: queue.cloned() });
+        } else if let Some((held_by, key)) = queue {
             holds.hold(held_by, key);
         }
     }
@@ -170,6 +173,7 @@ mod tests {
             event_id: Some(format!("e{lsn}.{ordinal}")),
             queue: open.then(|| ("t".to_owned(), b"k".to_vec())),
             open,
+            behind: false,
             decided: None,
         }
     }
@@ -203,6 +207,14 @@ mod tests {
         let mut holds = holds(&record, &table);
         assert!(!holds.holds("t", b"k"), "what was in flight before it comes again, and passes");
         assert!(holds.meet(&at(120, 1), || Some("e120.1".to_owned())) && holds.holds("t", b"k"));
+    }
+
+    #[test]
+    fn what_waits_behind_another_holds_nothing_itself() {
+        let behind = |lsn| Recalled { behind: true, ..found(lsn, 0, true) };
+        let mut holds = holds(&record(100, 2), &[behind(90), behind(120)]);
+        assert!(holds.meet(&at(120, 0), || None), "it is settled by its entry");
+        assert_eq!((holds.held_keys(), holds.open()), (0, 2));
     }
 
     #[test]

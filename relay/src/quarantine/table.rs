@@ -232,6 +232,8 @@ pub struct Recalled {
     pub queue: Option<(String, Vec<u8>)>,
     /// Whether it is not settled.
     pub open: bool,
+    /// Whether it only waits behind the one that its queue is held by.
+    pub behind: bool,
     /// What was decided of it and not carried out, in the word of the message.
     pub decided: Option<&'static str>,
 }
@@ -256,12 +258,13 @@ pub async fn recall(sql: &Sql, whose: &Whose, position: Lsn, epoch: u64) -> Resu
         let (held_by, key, open): (Option<String>, Option<Vec<u8>>, bool) =
             (row.get(4), row.get(5), row.get(6));
         let queue = held_by.zip(key).filter(|_| open);
-        let decided = match row.get::<_, &str>(7) {
+        let state: &str = row.get(7);
+        let decided = match state {
             "releasing" => Some("release"),
             "discarding" => Some("discard"),
             _ => None,
         };
-        Recalled { id: id(row), event_id: row.get(3), queue, open, decided }
+        Recalled { id: id(row), event_id: row.get(3), queue, open, behind: state == "queued", decided }
     };
     Ok(rows.iter().map(recalled).collect())
 }
