@@ -29,3 +29,6 @@ pub mod table;
 pub use desk::Desk;
 pub use entry::{Cause, Entry, RawRow, State};
 pub use holds::{Holds, Known, NotTaken, Standing};
+
+#[cfg(test)]
+mod tests;
