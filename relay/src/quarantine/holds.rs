@@ -109,6 +109,12 @@ impl Holds {
         same
     }
 
+    /// Whether a hold begins with a row that is taken in. Everything before it has to be on the broker then: one of
+    /// its key that is refused later would come before it, and the queue have two that hold it.
+    pub fn begins(&self, queue: Option<&str>, key: &[u8], policy: Policy) -> bool {
+        policy == Policy::HoldKey && queue.is_some_and(|queue| !self.holds(queue, key))
+    }
+
     /// Takes in a row that cannot be published or must not be yet: behind what is held of its queue and key, or
     /// by the policy of its topic.
     ///
@@ -228,7 +234,12 @@ mod tests {
         let mut holds = Holds::default();
         assert_eq!(take(&mut holds, b"k", Policy::Continue), Ok(State::Passed));
         assert_eq!(take(&mut holds, b"k", Policy::Halt), Err(NotTaken::Policy));
+        assert!(holds.begins(Some("t"), b"k", Policy::HoldKey));
+        assert!(
+            !holds.begins(Some("t"), b"k", Policy::Continue) && !holds.begins(None, b"", Policy::HoldKey)
+        );
         assert_eq!(take(&mut holds, b"k", Policy::HoldKey), Ok(State::Held));
+        assert!(!holds.begins(Some("t"), b"k", Policy::HoldKey));
         assert_eq!(take(&mut holds, b"k", Policy::Halt), Ok(State::Queued));
         let keyless = Holds::default().take_in(None, b"", Cause::NullColumn, Policy::HoldKey, 1);
         let passed = Standing { state: State::Passed, cause: Cause::NullColumn, held_by: None };

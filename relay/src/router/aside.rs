@@ -51,6 +51,7 @@ impl Outlet {
         self.keep(place, at, None, (Cause::RowTooLarge, reason), (None, bytes as u64))
     }
 
+    /// Returns without having kept it only when the session is over or about to be.
     fn keep(
         &mut self,
         place: Place,
@@ -61,8 +62,12 @@ impl Outlet {
     ) -> Result<(), RouteError> {
         let key = place.key.as_deref().unwrap_or_default();
         let policy = self.quarantine.policy_of(place.topic.as_deref());
+        let queue = place.queue();
+        if self.holds.begins(queue.as_deref(), key, policy) && !self.all_taken() {
+            return Ok(());
+        }
         let max = self.quarantine.max_entries;
-        let standing = match self.holds.take_in(place.queue(), key, cause, policy, max) {
+        let standing = match self.holds.take_in(queue, key, cause, policy, max) {
             Ok(standing) => standing,
             Err(NotTaken::Policy) => return Err(RouteError::Row { position: at.text(), reason }),
             Err(NotTaken::Full) => {

@@ -82,15 +82,21 @@ impl Outlet {
         }
     }
 
-    fn write_down(&mut self, outcome: Outcome) {
+    /// Waits until the broker has taken everything that was handed over; false where it has not, and the session is
+    /// over or about to be.
+    pub(super) fn all_taken(&self) -> bool {
         while self.window.records() > 0 {
             if self.ending.is_over() {
-                return;
+                return false;
             }
             self.ending.pause(LOOK);
         }
-        if self.ending.is_over() || self.publisher.has_failed() {
-            // Not everything was taken: the session ends, and the message comes again.
+        !self.ending.is_over() && !self.publisher.has_failed()
+    }
+
+    fn write_down(&mut self, outcome: Outcome) {
+        if !self.all_taken() {
+            // The session ends, and the message comes again.
             return;
         }
         let answer = self.desk.ask(Question::Outcome(outcome.clone()), &self.ending);

@@ -230,7 +230,7 @@ impl Router {
     fn come_to_rest(&self) {
         let RouterParts { outlet, recorder, ending, .. } = &self.parts;
         let target = outlet.ledger.newest_end();
-        while !ending.is_over() && !(outlet.window.records() == 0 && recorder.recorded_up_to(target)) {
+        while !(ending.is_over() || outlet.window.records() == 0 && recorder.recorded_up_to(target)) {
             recorder.flush();
             ending.pause(LOOK);
         }

@@ -159,8 +159,11 @@ const ALWAYS: usize = usize::MAX;
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
     #[test]
-    fn holds_keep_order_and_lose_nothing(steps in prop::collection::vec(step(), 0..120)) {
-        holds_through(ALWAYS, steps);
+    fn holds_keep_order_and_lose_nothing(
+        alone in prop_oneof![Just(0), Just(ALWAYS)],
+        steps in prop::collection::vec(step(), 0..120),
+    ) {
+        holds_through(alone, steps);
     }
 }
 
@@ -187,6 +190,24 @@ fn a_decision_that_comes_again_leaves_no_hold_behind() {
             Step::Keep { most: 1 },
             Step::Mend { which: 0 },
             decide,
+            END,
+        ],
+    );
+}
+
+/// The second event is bad by itself, the first is refused when it was sent long ago: they do not hold the key both.
+#[test]
+fn a_hold_begins_when_everything_before_it_is_taken() {
+    let refused = Event { key: Some(0), bad: true, refused: true };
+    holds_through(
+        0,
+        vec![
+            Step::Commit(vec![refused, event(true), event(false)]),
+            Step::Read { items: 3 },
+            Step::Keep { most: 1 },
+            Step::Acknowledge { key: Some(0) },
+            Step::Read { items: 7 },
+            Step::Decide { which: 1, discard: false },
             END,
         ],
     );

@@ -129,6 +129,9 @@ impl Session {
             ..Place::default()
         };
         let key = place.key.clone().unwrap_or_default();
+        if self.holds.begins(place.queue().as_deref(), &key, world.policy) {
+            self.all_taken(world)?;
+        }
         let standing = self.holds.take_in(place.queue(), &key, cause, world.policy, world.max);
         let Standing { state, cause, held_by } = standing.map_err(|_halt| Over)?;
         match state {
@@ -178,9 +181,7 @@ impl Session {
         assert!(order.is_sorted_by(|a, b| a < b), "released out of order: {order:?}");
         assert!(order.iter().all(|sent| *sent >= id && (*sent != id || !decided.discard)));
         let Some(outcome) = outcome.filter(|_| self.keeper_lives()) else { return Ok(()) };
-        while let Some(key) = self.next_in_flight() {
-            self.acknowledged(world, key)?;
-        }
+        self.all_taken(world)?;
         let settled = world.table.settle(&outcome);
         assert_eq!(settled, order.len() as u64 + u64::from(decided.discard));
         self.holds.written_down(&outcome, settled);
@@ -204,8 +205,14 @@ impl Session {
         }
     }
 
-    fn next_in_flight(&self) -> Option<Option<u8>> {
-        self.in_flight.iter().find(|(_, records)| !records.is_empty()).map(|(key, _)| *key)
+    fn all_taken(&mut self, world: &mut World) -> Result<(), Over> {
+        let keys: Vec<Option<u8>> = self.in_flight.keys().copied().collect();
+        for key in keys {
+            while self.in_flight.get(&key).is_some_and(|records| !records.is_empty()) {
+                self.acknowledged(world, key)?;
+            }
+        }
+        Ok(())
     }
 
     /// The broker acknowledges the oldest record of a key, or refuses it: then everything is sent again, alone as
@@ -307,9 +314,7 @@ impl Session {
             self.check(world);
         }
         self.keep_all(world);
-        while let Some(key) = self.next_in_flight() {
-            self.acknowledged(world, key)?;
-        }
+        self.all_taken(world)?;
         self.write_record(world);
         let end = world.log.last().map_or(self.begun, |committed| committed.end);
         assert!(world.record.position >= end, "the position stays at {}", world.record.position);
