@@ -15,6 +15,10 @@
 //! entry is published (or, discarded, is not), then everything that queued up behind it, in order, and the
 //! hold is lifted. Nothing can overtake in between, since nobody else publishes (R46).
 //!
+//! A hold begins when the broker has taken everything before the row. An event of the key that is refused after
+//! that would come again in front of it, and the key have two that hold it: whichever is decided on first would let
+//! pass what waits for the other.
+//!
 //! An entry settles its row when it is committed **and** a state record that lists it is acknowledged: a
 //! failover can lose the entry although the position has passed its row, and the list shows that (R39).
 

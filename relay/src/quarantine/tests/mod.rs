@@ -183,6 +183,7 @@ fn a_decision_that_comes_again_leaves_no_hold_behind() {
         vec![
             Step::Commit(vec![event(true)]),
             Step::Read { items: 3 },
+            Step::Keep { most: 1 },
             decide.clone(),
             Step::Read { items: 3 },
             Step::Commit(vec![event(false)]),
