@@ -258,9 +258,9 @@ mod tests {
         assert!(!holds.holds("t", b"k") && holds.open() == 0);
         // What is decided on counts against no bound until it is settled.
         let mut full = Holds::new(4, 2);
-        assert_eq!(take(&mut full, b"k", Policy::HoldKey), Ok(State::Held));
-        assert_eq!(take(&mut full, b"l", Policy::HoldKey), Err(NotTaken::Full));
+        assert_eq!(take(&mut full, b"l", Policy::Continue), Ok(State::Passed));
+        assert_eq!(take(&mut full, b"l", Policy::Continue), Err(NotTaken::Full));
         full.written_down(&outcome(false), 2);
-        assert_eq!(take(&mut full, b"l", Policy::HoldKey), Err(NotTaken::Full));
+        assert_eq!((full.open(), take(&mut full, b"l", Policy::Continue)), (3, Err(NotTaken::Full)));
     }
 }

@@ -116,7 +116,7 @@ impl World {
         }
         let entry_lsn = Lsn(self.wal);
         let mut record = self.record.clone();
-        recall::list(&mut record, &found, entry_lsn).expect("there is room in the list");
+        recall::list(&mut record, &found, entry_lsn);
         let holds = recall::holds(&record, &found);
         self.acknowledge(record);
         Session::new(self, holds)
