@@ -72,7 +72,8 @@ async fn a_sound_set_up_has_no_error_with_and_without_a_running_relay() {
     let servers = cluster::shared();
     let scene = Scene::prepare(&servers.postgres, &servers.kafka, "check_sound").await;
     scene.insert(300).await;
-    let slots = "SELECT coalesce(string_agg(slot_name || confirmed_flush_lsn::text, ' '), '') FROM pg_replication_slots";
+    let slots = "SELECT coalesce(string_agg(slot_name || confirmed_flush_lsn::text, ' '), '') FROM pg_replication_slots
+                  WHERE slot_name LIKE '%check_sound%'";
     let before = scene.text(slots).await;
     let report = Report::of(&scene.config);
     assert_eq!((report.code, report.codes().len()), (Some(0), 0), "{:#}", report.document);

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use outbox_tests::cluster::{self, Kafka};
+use outbox_relay::lsn::Lsn;
+use outbox_tests::cluster::{self, Kafka, Postgres, usual_version};
 use outbox_tests::history::Published;
 use outbox_tests::outbox::{Outbox, proving};
 use outbox_tests::relay::Relay;
@@ -213,7 +214,11 @@ async fn more_events_may_wait_behind_a_held_one_than_the_state_record_lists() {
     .await;
     relay.kill();
     let relay = scene.start();
-    wait_published(&scene, "healthy", &[1]);
+    let mut log = scene.log();
+    eventually(LIMIT, "the healthy event, once or twice", || {
+        log.catch_up();
+        (!published(log.records(), "healthy").is_empty()).then_some(())
+    });
     relay.wait_status(LIMIT, "all of them to be held", |status| {
         (status["quarantine"]["open"] == BEHIND + 1).then_some(())
     });
@@ -226,6 +231,47 @@ async fn more_events_may_wait_behind_a_held_one_than_the_state_record_lists() {
     verdict.assert_pass();
     assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
     println!("proof: backlog behind a held event: {verdict}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_whose_commit_waits_for_a_standby_is_carried_out_once_it_can_be_seen() {
+    let postgres = Postgres::start(usual_version());
+    let scene = Scene::prepare(&postgres, &cluster::shared().kafka, "quarantine_standby").await;
+    let scene = scene.configured(|config| config.text("kafka.max_record_bytes", SMALL_RECORDS));
+    let relay = scene.start();
+    for (n, bytes) in [(1, 3_000), (2, 10)] {
+        event(&scene, "poisoned", n, bytes).await;
+    }
+    wait_entries(&scene.database, "queued", &["poisoned"]).await;
+
+    // From here on commits wait for a standby that is not there; the stream does not.
+    scene.database.batch_execute("SET synchronous_commit = local").await.unwrap();
+    scene.database.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
+    scene.database.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let asking = scene.postgres.connect(&scene.name).await;
+    let deciding = tokio::spawn(async move {
+        decide_first(&asking, "discard").await;
+    });
+    let waiting =
+        "SELECT pid, pg_current_wal_flush_lsn()::text FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    let (pid, decided) = eventually_async(LIMIT, "the decision to wait for a standby", async || {
+        let row = scene.database.query_opt(waiting, &[]).await.unwrap()?;
+        Some((row.get::<_, i32>(0), row.get::<_, String>(1).parse::<Lsn>().unwrap()))
+    })
+    .await;
+    relay.wait_status(LIMIT, "the relay to have read it", |status| {
+        let received: Lsn = status["positions"]["received"].as_str()?.parse().ok()?;
+        (received >= decided).then_some(())
+    });
+    assert_eq!(entries(&scene.database, "held").await, ["poisoned"], "nobody can see the decision yet");
+
+    let cancel = format!("SELECT pg_cancel_backend({pid})");
+    scene.database.batch_execute(&cancel).await.unwrap();
+    deciding.await.unwrap();
+    wait_entries(&scene.database, "discarded", &["poisoned"]).await;
+    wait_published(&scene, "poisoned", &[2]);
+    assert_eq!(relay.status()["totals"]["reconnects"], 0, "{}", relay.log());
+    assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -386,19 +432,27 @@ async fn a_record_that_the_broker_refuses_is_found_alone_and_no_later_event_of_i
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_is_refused_for_its_time_halts_the_relay_by_name() {
     let servers = cluster::shared();
-    let scene = Scene::prepare(&servers.postgres, &servers.kafka, "quarantine_time").await;
+    // The limit is lowered under a relay that will not look for long: only the broker can refuse.
+    let scene = Scene::prepare(&servers.postgres, &servers.kafka, "quarantine_time")
+        .await
+        .configured(|config| config.text("topics.look_interval", "1h"));
     let relay = scene.start();
     scene.insert(7).await;
     scene.verdict().await.assert_pass();
-    assert_eq!(relay.terminate().code(), Some(0));
+    relay.pause();
     scene.insert(7).await;
     let old = std::time::Instant::now();
     eventually(LIMIT, "the rows to be older than the limit", || {
         (old.elapsed() > Duration::from_millis(1_500)).then_some(())
     });
     set(&servers.kafka, &scene.topic(), "message.timestamp.before.max.ms", "1000").await;
-    let log = scene.start_halts();
-    assert!(log.contains("time") && log.contains(&scene.topic()), "{log}");
+    relay.resume();
+    assert_eq!(relay.wait_exit(LIMIT).code(), Some(3), "{}", relay.log());
+    let log = relay.log();
+    let refused = log.lines().find(|line| line.contains("was refused") && line.contains("one at a time"));
+    assert!(refused.is_some_and(|line| line.contains(&scene.topic())), "by the broker first: {log}");
+    let halted = log.lines().find(|line| line.contains("halted: ")).unwrap_or_default();
+    assert!(halted.contains("message.timestamp.before.max.ms") && halted.contains(&scene.topic()), "{log}");
     let none = entries(&scene.database, "held").await;
     assert!(none.is_empty(), "its time is every record's: nothing is put aside");
     set(&servers.kafka, &scene.topic(), "message.timestamp.before.max.ms", "9223372036854775807").await;

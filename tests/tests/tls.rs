@@ -89,6 +89,9 @@ async fn publishes_over_tls(postgres: &Postgres, kafka: &Kafka, ca: &str, name: 
     let seen = connections(&scene).await;
     let expected = [("client backend".to_owned(), true), ("walsender".to_owned(), true)];
     assert_eq!(seen, expected, "{}", relay.log());
+    // An operator's commands are the relay's: this server lets nobody in without TLS.
+    let (status, said) = scene.config.command(&["quarantine", "list"]);
+    assert!(status.success(), "{said}");
     assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
 }
 

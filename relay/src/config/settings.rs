@@ -276,6 +276,16 @@ impl QuarantineSettings {
         topic.and_then(|topic| self.topics.get(topic)).copied().unwrap_or(self.policy)
     }
 
+    /// The strictest policy of any topic.
+    pub fn strictest(&self) -> Policy {
+        let all = || self.topics.values().chain([&self.policy]);
+        match (all().any(|policy| *policy == Policy::Halt), all().any(|policy| *policy == Policy::HoldKey)) {
+            (true, _) => Policy::Halt,
+            (false, true) => Policy::HoldKey,
+            (false, false) => Policy::Continue,
+        }
+    }
+
     /// Whether any row at all may be put into the quarantine.
     pub fn is_used(&self) -> bool {
         self.policy != Policy::Halt || self.topics.values().any(|policy| *policy != Policy::Halt)

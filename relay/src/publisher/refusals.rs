@@ -35,6 +35,9 @@ pub struct Refusals {
     until: Mutex<Option<Reach>>,
     /// What a batch may hold since one was refused for its size.
     batch: Mutex<Option<usize>>,
+    /// What it might hold before the newest refusal, as long as it is not known whether the batch was too large or a
+    /// record in it.
+    doubted: Mutex<Option<Option<usize>>>,
 }
 
 impl Refusals {
@@ -60,7 +63,16 @@ impl Refusals {
     /// A batch was refused for its size, although batches held so many bytes at most: from now on they hold
     /// half of it, or the same batch would be built again for ever.
     pub fn halve_batches(&self, from: usize) {
+        self.doubted.lock().get_or_insert(self.batch_limit());
         self.limit_batches(from / 2);
+    }
+
+    /// It was a record that was too large, as is known since it was refused alone: batches hold again what they held
+    /// before. If they are too large as well, they are refused again.
+    pub fn was_a_record(&self) {
+        if let Some(before) = self.doubted.lock().take() {
+            *self.batch.lock() = before;
+        }
     }
 
     /// Batches hold so many bytes at most from now on.
@@ -88,6 +100,7 @@ impl Refusals {
 
     /// That far everything is sent.
     pub fn passed(&self) {
+        *self.doubted.lock() = None;
         *self.until.lock() = None;
     }
 }
@@ -115,6 +128,13 @@ mod tests {
         assert_eq!(refusals.batch_limit(), Some(500_000));
         refusals.halve_batches(1);
         assert_eq!(refusals.batch_limit(), Some(SMALLEST_BATCH));
+        // It was one record, after all.
+        refusals.was_a_record();
+        assert_eq!(refusals.batch_limit(), None);
+        refusals.halve_batches(1_000_000);
+        refusals.passed();
+        refusals.was_a_record();
+        assert_eq!(refusals.batch_limit(), Some(500_000), "no record was refused alone");
         assert!(Reach { commit_lsn: Lsn(7), ordinal: 9 } <= Reach::whole(Lsn(7)));
         assert!(Reach { commit_lsn: Lsn(8), ordinal: 0 } > Reach::whole(Lsn(7)));
     }

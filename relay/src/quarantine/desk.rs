@@ -74,7 +74,12 @@ pub struct Stuck {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Question {
     /// What was decided of this entry; nothing, where the decision is carried out already.
-    Decision(EntryId),
+    Decision {
+        /// The entry.
+        id: EntryId,
+        /// The transaction that brought the message and marked the entry.
+        xid: u32,
+    },
     /// The next of those that queued up, after this one.
     Behind {
         /// Queue and key.
@@ -240,7 +245,7 @@ mod tests {
         }
         let asking = std::thread::spawn({
             let (desk, ending) = (desk.clone(), ending.clone());
-            move || desk.ask(Question::Decision((1, Lsn(1), 0)), &ending)
+            move || desk.ask(Question::Decision { id: (1, Lsn(1), 0), xid: 7 }, &ending)
         });
         while desk.orders.lock().waiting.len() < 4 {
             std::thread::yield_now();
@@ -275,6 +280,6 @@ mod tests {
     fn whoever_waits_hears_the_end() {
         let (desk, ending) = (Desk::default(), Ending::default());
         ending.end(crate::session::End::Drained);
-        assert_eq!(desk.ask(Question::Decision((1, Lsn(1), 0)), &ending), None);
+        assert_eq!(desk.ask(Question::Decision { id: (1, Lsn(1), 0), xid: 7 }, &ending), None);
     }
 }

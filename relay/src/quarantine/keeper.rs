@@ -107,7 +107,10 @@ impl Keeper<'_> {
     async fn ask(&self, question: Question) -> Result<Answer, SqlError> {
         let Keeper { sql, whose, .. } = self;
         match question {
-            Question::Decision(id) => {
+            Question::Decision { id, xid } => {
+                while !table::can_be_seen(sql, xid).await? && !self.ending.is_over() {
+                    sleep(LOOK * 10).await;
+                }
                 Ok(Answer::Decision(table::decision(sql, whose, id).await?.map(Box::new)))
             }
             Question::Behind { queue, after } => {

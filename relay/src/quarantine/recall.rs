@@ -69,7 +69,7 @@ async fn lost(sql: &Sql, whose: &Whose, record: &StateRecord) -> Result<Option<S
         .quarantined
         .iter()
         .filter_map(|entry| Some((parse_position(&entry.position)?, entry)))
-        .filter(|((_, lsn, _), _)| *lsn < record.position)
+        .filter(|((_, lsn, _), entry)| *lsn < record.position && entry.entry_lsn > record.position)
         .collect();
     let ids: Vec<EntryId> = passed.iter().map(|(id, _)| *id).collect();
     let present = table::present(sql, whose, &ids).await.map_err(|error| error.end())?;
@@ -109,7 +109,7 @@ fn uncertain(record: &StateRecord, log_end: Lsn) -> Option<String> {
 pub(super) fn list(record: &mut StateRecord, found: &[Recalled], entry_lsn: Lsn) {
     record.quarantined.retain(|entry| {
         let lsn = parse_position(&entry.position).map_or(Lsn::ZERO, |(_, lsn, _)| lsn);
-        entry.entry_lsn > record.position && lsn < record.position
+        lsn < record.position
     });
     let again: Vec<&Recalled> = found.iter().filter(|entry| comes_again(record, entry)).collect();
     record.list(again.into_iter().map(|entry| {
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_position_has_passed_leaves_the_list() {
+    fn what_comes_again_is_listed_anew_and_what_is_passed_stays_a_while() {
         let mut record = record(100, 1);
         let entry = |position: &str, entry_lsn| ListedEntry {
             id: "e".to_owned(),
@@ -231,7 +231,12 @@ mod tests {
             entry("1/0000000000000064/0", 300),
         ];
         list(&mut record, &[], Lsn(500));
-        assert_eq!(record.quarantined, [entry("1/0000000000000051/0", 101)]);
+        record.let_go();
+        assert_eq!(
+            record.quarantined,
+            [entry("1/0000000000000050/0", 100), entry("1/0000000000000051/0", 101)],
+            "what the position has passed stays for a failover to be looked for; what comes again is put in again"
+        );
     }
 
     #[test]

@@ -110,14 +110,38 @@ fn placeholders(before: usize) -> String {
     format!("({})", all.join(", "))
 }
 
-/// A log position at or above the commit of everything that was done on this connection.
+/// A log position at or above the commit of everything that was done on this connection, and on disk.
 ///
 /// # Errors
 /// As for every question.
 pub async fn log_position(sql: &Sql) -> Result<Lsn, SqlError> {
-    let row = sql.one("the position of an entry", "SELECT pg_current_wal_insert_lsn()", &[]).await?;
+    let row = sql.one("the position of an entry", "SELECT pg_current_wal_flush_lsn()", &[]).await?;
     let lsn: PgLsn = row.get(0);
     Ok(Lsn(lsn.into()))
+}
+
+/// Whether what a transaction did can be seen by this connection. The stream brings a transaction as soon as its
+/// commit is on disk; others see it only a little later, and where standbys are waited for only after they answered.
+///
+/// # Errors
+/// As for every question.
+pub async fn can_be_seen(sql: &Sql, xid: u32) -> Result<bool, SqlError> {
+    let statement =
+        "SELECT pg_snapshot_xmax(s)::text::int8, ARRAY(SELECT x::text::int8 FROM pg_snapshot_xip(s) x)
+                       FROM pg_current_snapshot() s";
+    let row = sql.one("whether a decision can be seen", statement, &[]).await?;
+    let (next, running): (i64, Vec<i64>) = (row.get(0), row.get(1));
+    Ok(is_seen(xid, next, &running))
+}
+
+/// `next` is above every transaction that has ended, `running` those below it that have not; both with the epoch
+/// that `xid` lacks, which is the one nearer to `next`.
+fn is_seen(xid: u32, next: i64, running: &[i64]) -> bool {
+    // The difference of two numbers on a circle, which is how PostgreSQL compares them.
+    const HALF: i64 = 1 << 31;
+    let ahead = (i64::from(xid) - next).rem_euclid(2 * HALF);
+    let full = next + if ahead < HALF { ahead } else { ahead - 2 * HALF };
+    full < next && !running.contains(&full)
 }
 
 /// What was decided of an entry; `None` where there is nothing to carry out.
@@ -325,4 +349,19 @@ fn keys((epoch, lsn, ordinal): EntryId) -> (i64, PgLsn, i64) {
 /// PostgreSQL has no unsigned numbers; neither epochs nor ordinals come near its largest.
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_is_seen_once_it_has_ended() {
+        assert!(is_seen(7, 10, &[8]) && !is_seen(8, 10, &[8]));
+        assert!(!is_seen(10, 10, &[]) && !is_seen(12, 10, &[]), "begun after every one that has ended");
+        // Around the end of the circle.
+        let epoch = 1_i64 << 32;
+        assert!(is_seen(u32::MAX, epoch + 3, &[]) && !is_seen(u32::MAX, epoch + 3, &[epoch - 1]));
+        assert!(!is_seen(1, epoch - 1, &[]));
+    }
 }

@@ -39,11 +39,21 @@ impl Outlet {
     ) -> Result<(), RouteError> {
         let place = plan.place(row);
         if self.holds.meet(at, || plan.event_id(row)) {
+            self.show_holds();
             let opaque = self.ledger.row();
             self.settler.settle(opaque);
             return Ok(());
         }
-        let holds = self.quarantine.policy_of(place.topic.as_deref()) == Policy::HoldKey;
+        // Which topic it would have gone to may not be known, and so not what its policy is: the strictest counts.
+        let policy = match place.whole {
+            true => self.quarantine.policy_of(place.topic.as_deref()),
+            false => self.quarantine.strictest(),
+        };
+        if policy == Policy::Halt {
+            let reason = Unpublishable::RowTooLarge { bytes, limit }.to_string();
+            return Err(RouteError::Row { position: at.text(), reason });
+        }
+        let holds = policy == Policy::HoldKey;
         if holds && !place.whole {
             return Err(RouteError::TooLarge { position: at.text(), bytes });
         }

@@ -237,6 +237,7 @@ impl Outlet {
         scratch: &mut Scratch,
     ) -> Result<(), RouteError> {
         if self.holds.meet(at, || plan.event_id(row)) {
+            self.show_holds();
             let opaque = self.ledger.row();
             self.settler.settle(opaque);
             return Ok(());
@@ -403,6 +404,9 @@ impl Outlet {
     ) -> Result<Answer, RouteError> {
         match code.map_or(Refused::TheProducer, of_kafka) {
             Refused::TheRecord => {
+                if code == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
+                    self.publishers.refusals().was_a_record();
+                }
                 let (opaque, cause, reason) = (Some(opaque), Cause::Refused, said.to_string());
                 Ok(Answer::Sent(Sent::Refused { opaque, cause, reason }))
             }

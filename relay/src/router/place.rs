@@ -64,7 +64,7 @@ impl Plan {
             Topic::ByRule(rule) => {
                 let mut buffer = Vec::new();
                 let bytes = rule.template.bytes(row, self.max_record_bytes, &mut buffer).ok()?;
-                Some(String::from_utf8_lossy(bytes.within(&buffer)).into_owned())
+                Some(readable(bytes.within(&buffer)))
             }
         }
     }
@@ -73,7 +73,12 @@ impl Plan {
 fn text_of(column: &Column, row: &[Value<'_>]) -> Option<String> {
     let mut buffer = Vec::new();
     let text = column.text(row, &mut buffer).ok()??;
-    Some(String::from_utf8_lossy(text.within(&buffer)).into_owned())
+    Some(readable(text.within(&buffer)))
+}
+
+/// As text that PostgreSQL can keep: it knows no NUL, which a `bytea` may hold.
+fn readable(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).replace('\0', "\u{FFFD}")
 }
 
 #[cfg(test)]

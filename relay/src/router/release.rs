@@ -15,13 +15,13 @@ use crate::session::chain;
 const LOOK: Duration = Duration::from_millis(1);
 
 impl Outlet {
-    /// Carries out what was decided of an entry. Returns when everything that was published by it is
+    /// Carries out what the transaction `xid` decided of an entry. Returns when everything that was published by it is
     /// acknowledged and written down, or the session is over: only then may the position pass the message.
     ///
     /// # Errors
     /// A topic cannot be published to.
-    pub fn carry_out(&mut self, id: EntryId, scratch: &mut Scratch) -> Result<(), RouteError> {
-        let asked = self.desk.ask(Question::Decision(id), &self.ending);
+    pub fn carry_out(&mut self, id: EntryId, xid: u32, scratch: &mut Scratch) -> Result<(), RouteError> {
+        let asked = self.desk.ask(Question::Decision { id, xid }, &self.ending);
         let decided = match asked {
             Some(Answer::Decision(Some(decided))) => *decided,
             // Carried out before, or there is no such entry: anybody may write a message.

@@ -89,6 +89,7 @@ enum Stage {
     },
     /// In a transaction whose rows are handed over.
     Publishing {
+        xid: u32,
         commit_lsn: Lsn,
         commit_millis: i64,
         ordinal: u64,
@@ -212,11 +213,21 @@ impl Router {
         let RouterParts { settings, lane, .. } = &self.parts;
         let told = Command::read(message.prefix, message.content, &settings.name, *lane);
         let told = told.filter(|_| message.transactional);
-        let (Some(told), Stage::Publishing { .. }) = (told, &self.transaction) else { return Ok(()) };
+        let (Some(told), &Stage::Publishing { xid, ordinal, .. }) = (told, &self.transaction) else {
+            return Ok(());
+        };
         match told {
             Do::Release { position } | Do::Discard { position } => {
                 let Some(id) = parse_position(&position) else { return Ok(()) };
-                self.parts.outlet.carry_out(id, &mut self.scratch)
+                self.parts.outlet.carry_out(id, xid, &mut self.scratch)
+            }
+            // What stands before it in its own transaction would come again on other partitions.
+            Do::Switch { topic, .. } if ordinal > 0 => {
+                let why = format!(
+                    "topic {topic} was to be switched within a transaction that has events before it"
+                );
+                self.parts.outlet.topics.refuse_switch(&why);
+                Ok(())
             }
             Do::Switch { topic, partitions } => {
                 self.come_to_rest();
@@ -275,7 +286,7 @@ impl Router {
             self.parts.ending.pause(Duration::from_millis(1));
         }
         self.transaction =
-            Stage::Publishing { commit_lsn, commit_millis: commit_time.to_unix_millis(), ordinal: 0 };
+            Stage::Publishing { xid, commit_lsn, commit_millis: commit_time.to_unix_millis(), ordinal: 0 };
         Ok(())
     }
 
@@ -362,7 +373,7 @@ fn place_of_row(parts: &RouterParts, transaction: &mut Stage) -> Result<Option<R
             parts.observed.skipped_rows.add(1);
             Ok(None)
         }
-        Stage::Publishing { commit_lsn, commit_millis, ordinal } => {
+        Stage::Publishing { commit_lsn, commit_millis, ordinal, .. } => {
             let at = RowPosition {
                 epoch: parts.epoch,
                 commit_lsn: *commit_lsn,

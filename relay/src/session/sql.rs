@@ -101,7 +101,11 @@ impl Sql {
     /// # Errors
     /// The server cannot be reached or refuses.
     pub async fn connect(source: &SourceSettings, name: &str, ending: Arc<Ending>) -> Result<Sql, SqlError> {
-        let options = format!("-c idle_session_timeout={IDLE} -c statement_timeout=5s -c lock_timeout=5s");
+        // An entry of the quarantine has to outlive a crash of the server, whatever the role's settings are; a standby
+        // is not waited for, since what a failover loses is looked for (R39).
+        let options = format!(
+            "-c idle_session_timeout={IDLE} -c statement_timeout=5s -c lock_timeout=5s -c synchronous_commit=local"
+        );
         let mut config = config(source, &format!("outbox-relay {name}"), &options);
         let tls = Connector::new(&source.transport, &source.host, &mut config);
         let question = || format!("connecting to PostgreSQL at {}:{}", source.host, source.port).into();

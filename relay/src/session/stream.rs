@@ -10,6 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::own::{Start, keep_alive, published, reader_end};
 use super::{Context, End, Ending, Owned, Reading, Sql, blocking, drain, step};
 use crate::ledger::{self, Settler};
+use crate::lsn::Lsn;
 use crate::observe::{Observed, Phase};
 use crate::publisher::{Confirmations, Flow, Poller, Publishers, Reach, Refusals, Window};
 use crate::quarantine::keeper::Keeper;
@@ -81,7 +82,8 @@ pub(super) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, s
         }
     };
     context.streamed.store(true, SeqCst);
-    context.observed.enter(Phase::Streaming, None);
+    let slowly = context.refusals.until().map(|until| one_by_one(until.commit_lsn));
+    context.observed.enter(Phase::Streaming, slowly);
     tracing::info!(slot = context.settings.slot(), "streaming");
     let keeper = Keeper {
         sql: &sql,
@@ -235,9 +237,12 @@ fn one_at_a_time(refusals: &Refusals, record: &mut StateRecord) -> Flow {
     }
     let Some(until) = refusals.until() else { return Flow::Full };
     record.highest_handed = Some(until.commit_lsn);
-    let sentence = format!("sending one record at a time up to {}, after a refusal", until.commit_lsn);
-    tracing::info!("{sentence}");
+    tracing::info!("{}", one_by_one(until.commit_lsn));
     Flow::OneAtATime
+}
+
+fn one_by_one(until: Lsn) -> String {
+    format!("sending one record at a time up to {until}, after a refusal")
 }
 
 /// The loop of a session: the end comes first, then the order to stop, then the pings. `None` when the

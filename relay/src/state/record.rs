@@ -24,6 +24,9 @@ pub const MAX_RECORD_BYTES: usize = 512 * 1024;
 /// Most quarantine entries that a record lists.
 pub const MAX_LISTED: usize = 1_000;
 
+/// Of these, how many stay that the position has passed.
+pub const MAX_PASSED: usize = 100;
+
 /// Most bytes of an event's id in that list, so that the list fits whatever ids are like: those of the
 /// contract have 36. Only people read it.
 const MAX_LISTED_ID: usize = 64;
@@ -60,7 +63,8 @@ pub struct StateRecord {
     /// Partition counts by topic, fixed before the topic's first record, so that a topic that grows
     /// moves no key.
     pub partitions: BTreeMap<String, u32>,
-    /// Quarantine entries whose rows settle with this record, until the position has passed them.
+    /// Quarantine entries whose rows settle with this record, until the position has passed them, and some of those
+    /// that it has passed.
     pub quarantined: Vec<ListedEntry>,
     /// Such entries that found no room in the list, until the position has passed them all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -139,10 +143,18 @@ impl StateRecord {
         }
     }
 
-    /// Lets go of entries that the position has passed.
+    /// Lets go of entries that the position has passed, but for the newest [`MAX_PASSED`]: a failover may put the
+    /// position back to a place before them, and then they are looked for.
     pub fn let_go(&mut self) {
         let position = self.position;
-        self.quarantined.retain(|entry| entry.entry_lsn > position);
+        let passed = |entry: &ListedEntry| entry.entry_lsn <= position;
+        let mut too_many =
+            self.quarantined.iter().filter(|entry| passed(entry)).count().saturating_sub(MAX_PASSED);
+        self.quarantined.retain(|entry| {
+            let goes = passed(entry) && too_many > 0;
+            too_many -= usize::from(goes);
+            !goes
+        });
         self.unlisted = self.unlisted.filter(|unlisted| unlisted.up_to > position);
     }
 }
@@ -381,10 +393,19 @@ mod tests {
         assert_eq!(StateRecord::decode(&record.encode().unwrap()).unwrap(), record);
         record.position = Lsn(39);
         record.let_go();
-        assert!(record.quarantined.is_empty() && record.unlisted.is_some());
+        assert!(record.quarantined.len() == MAX_PASSED && record.unlisted.is_some());
         record.position = Lsn(40);
         record.let_go();
         assert_eq!(record.unlisted, None);
+        record.list([entry(50), entry(60)]);
+        record.position = Lsn(55);
+        record.let_go();
+        let last: Vec<Lsn> = record.quarantined.iter().rev().take(2).map(|entry| entry.entry_lsn).collect();
+        assert_eq!(
+            (record.quarantined.len(), last),
+            (MAX_PASSED + 1, vec![Lsn(60), Lsn(50)]),
+            "the newest stay"
+        );
     }
 
     fn record() -> impl Strategy<Value = StateRecord> {

@@ -28,14 +28,37 @@ const LATENCY: (f64, f64) = (1.0, 10.0);
 /// Limits of memory in MiB: in steady streaming, and ever.
 const MEMORY: (f64, f64) = (64.0, 128.0);
 
-/// Every requirement that was measured.
+/// Every requirement; one that was not measured is not met.
 pub fn verdicts(results: &[Results]) -> Vec<Verdict> {
     let throughput = results.iter().flat_map(|under| {
         under.drains.iter().filter_map(|drains| throughput(&under.congestion_control, drains))
     });
     let latency =
         results.iter().filter_map(|under| latency(&under.congestion_control, under.latency.as_ref()?));
-    throughput.chain(latency).chain(memory(results)).collect()
+    throughput.chain(latency).chain(memory(results)).chain(missing(results)).collect()
+}
+
+/// What is required and was left out.
+fn missing(results: &[Results]) -> Vec<Verdict> {
+    let mut left_out = Vec::new();
+    if !results.iter().any(|under| under.congestion_control == "cubic") {
+        left_out.push("everything under cubic".to_owned());
+    }
+    for under in results {
+        let control = &under.congestion_control;
+        let drained = |rows| under.drains.iter().any(|drains| drains.shape.per_transaction == rows);
+        left_out.extend(
+            [1, 100]
+                .into_iter()
+                .filter(|rows| !drained(*rows))
+                .map(|rows| format!("{rows} per transaction, {control}")),
+        );
+        if under.latency.is_none() {
+            left_out.push(format!("latency, {control}"));
+        }
+    }
+    let verdict = |requirement| Verdict { requirement, found: "not measured".to_owned(), met: false };
+    left_out.into_iter().map(verdict).collect()
 }
 
 fn throughput(control: &str, drains: &Drains) -> Option<Verdict> {
@@ -109,6 +132,24 @@ mod tests {
         };
         let shape = Shape { per_transaction: 100, rows: 100 };
         Drains { shape, wal_bytes: 0, cold: None, pairs: ratios.iter().map(pair).collect() }
+    }
+
+    #[test]
+    fn what_was_not_measured_is_not_met() {
+        let under = Results {
+            congestion_control: "bbr".to_owned(),
+            own_namespace: false,
+            postgres: String::new(),
+            postgres_settings: Vec::new(),
+            payload_type: String::new(),
+            payload_bytes: 1.0,
+            drains: vec![drains(&[2.0; 7])],
+            latency: None,
+        };
+        let found = missing(&[under]);
+        let left_out: Vec<&str> = found.iter().map(|verdict| verdict.requirement.as_str()).collect();
+        assert_eq!(left_out, ["everything under cubic", "1 per transaction, bbr", "latency, bbr"]);
+        assert!(found.iter().all(|verdict| !verdict.met));
     }
 
     #[test]

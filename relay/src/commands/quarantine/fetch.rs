@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use outbox_schema::record::Position;
 use tokio_postgres::types::{PgLsn, ToSql};
-use tokio_postgres::{Client, NoTls, Row};
+use tokio_postgres::{Client, Row};
 
 use super::QuarantineError;
 use super::choice::Choice;
 use super::entry::{Entry, Key, State};
 use crate::config::Settings;
 use crate::session::sql_config;
+use crate::tls::Connector;
 
 /// What an entry is read from; `behind` is added by each question in its own way.
 const FIELDS: &str =
@@ -80,8 +81,9 @@ impl Source {
         // A decision waits for the relay where both are at the same entry.
         let options = "-c statement_timeout=30s -c lock_timeout=10s";
         let name = format!("outbox-relay {} quarantine", settings.name);
-        let config = sql_config(&settings.source, &name, options);
-        let (client, connection) = config.connect(NoTls).await.map_err(QuarantineError::Connect)?;
+        let mut config = sql_config(&settings.source, &name, options);
+        let tls = Connector::new(&settings.source.transport, &settings.source.host, &mut config);
+        let (client, connection) = config.connect(tls).await.map_err(QuarantineError::Connect)?;
         // Ends with the client; what breaks it reaches the client's calls as errors.
         tokio::spawn(connection);
         Ok(Source {

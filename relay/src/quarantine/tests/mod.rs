@@ -1,6 +1,7 @@
 //! The holds by random schedules: few keys, bad rows, decisions, and sessions that end at any step. The model of
 //! what has to be true is in [`world`]: it looks at the log, the table, the record and the broker, and knows nothing
-//! of holds.
+//! of holds. What sends and writes in them is a copy of the router's and the keeper's order, without their I/O; the
+//! real ones are held by the server tests.
 
 mod session;
 mod table;

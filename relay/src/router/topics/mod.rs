@@ -205,7 +205,8 @@ impl Topics {
         Ok(())
     }
 
-    fn refuse_switch(&self, why: &str) {
+    /// Says why keys are not spread over another number of partitions, though somebody asked for it.
+    pub fn refuse_switch(&self, why: &str) {
         let sentence = format!("told to switch, but {why}; nothing was changed");
         tracing::warn!("{sentence}");
         self.observed.error(sentence);
