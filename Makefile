@@ -14,7 +14,7 @@ DEMO_ARGS ?=
 PAIRS ?= 7
 ROWS ?= 1000000
 SHAPES ?= 100:$(ROWS),1:$(shell echo $$(($(ROWS) / 2)))
-CC ?= machine,cubic
+CONTROLS ?= machine,cubic
 OUT ?= docs/bench-relay.md
 BENCH_ARGS ?=
 
@@ -64,7 +64,7 @@ prove: all ## The full counts; writes docs/proof.md (at most 90 minutes)
 bench-relay: all ## The relay against pg_recvlogical; writes docs/bench-relay.md (at most 15 minutes)
 	@scripts/parts postgres-all kafka >/dev/null
 	$(CARGO) run $(PROFILE) --locked --quiet -p outbox-tests --bin bench-relay -- \
-		--pairs $(PAIRS) --shapes $(SHAPES) --cc $(CC) --out $(OUT) $(BENCH_ARGS)
+		--pairs $(PAIRS) --shapes $(SHAPES) --cc $(CONTROLS) --out $(OUT) $(BENCH_ARGS)
 
 deny: ## Licences, sources and advisories (needs cargo-deny)
 	@command -v cargo-deny >/dev/null || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
