@@ -467,3 +467,19 @@ async fn a_plan_says_what_the_start_then_does() {
     assert_eq!((code, &skip["decision"]), (Some(0), &"make-slot".into()), "{skip:#}");
     println!("proof: plan: {} / {} / {}", stopped["sentence"], ahead["sentence"], fill["sentence"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_and_keys_by_rule_are_looked_at_as_the_relay_makes_them() {
+    let servers = cluster::shared();
+    let scene = Scene::prepare(&servers.postgres, &servers.kafka, "check_rules").await;
+    let config =
+        scene.config.clone().text("route.topic", "ruled.{aggregatetype}").text("route.key", "{type}");
+    insert(&scene, "check_rules", 200, "'k' || i").await;
+    let report = Report::of(&config);
+    assert_eq!(report.finding("topic-missing")["subject"], "ruled.check_rules");
+    assert_eq!(report.finding("keys-dominated")["subject"], "route.key");
+    servers.kafka.create_topic("ruled.check_rules", 3, &[]).await;
+    let report = Report::of(&config);
+    assert!(!report.codes().contains(&"topic-missing"), "{:#}", report.document);
+    assert_eq!(report.code, Some(0), "{:#}", report.document);
+}

@@ -263,6 +263,9 @@ async fn a_decision_whose_commit_waits_for_a_standby_is_carried_out_once_it_can_
         let received: Lsn = status["positions"]["received"].as_str()?.parse().ok()?;
         (received >= decided).then_some(())
     });
+    relay.wait_status(LIMIT, "what it waits for", |status| {
+        status["waiting_for"].as_str()?.contains("standby").then_some(())
+    });
     assert_eq!(entries(&scene.database, "held").await, ["poisoned"], "nobody can see the decision yet");
 
     let cancel = format!("SELECT pg_cancel_backend({pid})");

@@ -18,6 +18,9 @@ const BATCH: usize = 100;
 const BATCH_BYTES: usize = 4 << 20;
 /// How often it is looked whether a record that lists the entries is acknowledged.
 const LOOK: Duration = Duration::from_millis(2);
+/// How often it is looked whether a decision's transaction can be seen, which may wait for a standby.
+const UNSEEN: Duration = Duration::from_millis(20);
+
 /// What the keeper works with.
 pub struct Keeper<'s> {
     /// The session's connection; single statements only.
@@ -108,8 +111,17 @@ impl Keeper<'_> {
         let Keeper { sql, whose, .. } = self;
         match question {
             Question::Decision { id, xid } => {
+                let mut shown = false;
                 while !table::can_be_seen(sql, xid).await? && !self.ending.is_over() {
-                    sleep(LOOK * 10).await;
+                    if !std::mem::replace(&mut shown, true) {
+                        let what =
+                            "the transaction of a decision about the quarantine, which waits for a standby";
+                        self.observed.waiting_for(Some(what.into()));
+                    }
+                    sleep(UNSEEN).await;
+                }
+                if shown {
+                    self.observed.waiting_for(None);
                 }
                 Ok(Answer::Decision(table::decision(sql, whose, id).await?.map(Box::new)))
             }

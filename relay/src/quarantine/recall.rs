@@ -31,7 +31,9 @@ pub async fn recall(
 ) -> Result<Holds, End> {
     let there = table::exists(sql).await.map_err(|error| error.end())?;
     if !there {
-        if settings.quarantine.is_used() || !record.quarantined.is_empty() {
+        // Those that the position has passed are of use only where a table is.
+        let listed = record.quarantined.iter().any(|entry| entry.entry_lsn > record.position);
+        if settings.quarantine.is_used() || listed || record.unlisted.is_some() {
             return Err(End::Halt(
                 "there is no table outbox.quarantine, where rows go that cannot be published: run `outbox-relay init` \
                  again, or set quarantine.policy = \"halt\""

@@ -77,7 +77,7 @@ fn text_of(column: &Column, row: &[Value<'_>]) -> Option<String> {
 }
 
 /// As text that PostgreSQL can keep: it knows no NUL, which a `bytea` may hold.
-fn readable(bytes: &[u8]) -> String {
+pub(super) fn readable(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).replace('\0', "\u{FFFD}")
 }
 
@@ -94,6 +94,11 @@ mod tests {
         assert_eq!(place.key.as_deref(), Some(b"o-1".as_slice()));
         assert_eq!((place.event_id.as_deref(), place.whole), (None, true));
         assert_eq!(place.queue().as_deref(), Some("outbox.event.order"));
+    }
+
+    #[test]
+    fn what_is_kept_as_text_can_be_kept() {
+        assert_eq!(readable(b"a\0b\xFF"), "a\u{FFFD}b\u{FFFD}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::binary::Binary;
 use super::column::Column;
+use super::place::readable;
 use super::row::{ColumnInfo, RelationShape, Value};
 use super::rules::{Piece, Template, TopicRule};
 use crate::config::{KafkaSettings, OutboxSettings, SourceFormat, rules};
@@ -112,7 +113,7 @@ impl Plan {
     pub fn event_id(&self, row: &[Value<'_>]) -> Option<String> {
         let mut buffer = Vec::new();
         let id = if row.len() > self.id.index { self.id.text(row, &mut buffer).ok()?? } else { return None };
-        Some(String::from_utf8_lossy(id.within(&buffer)).into_owned())
+        Some(readable(id.within(&buffer)))
     }
 }
 

@@ -163,19 +163,6 @@ impl Sql {
         Ok(self.one("who owns the lane", sql, &[&lane]).await?.get(0))
     }
 
-    /// Whether anybody owns the lane now.
-    ///
-    /// # Errors
-    /// As for every question.
-    pub async fn lane_is_owned(&self, lane: &str) -> Result<bool, SqlError> {
-        let sql = "WITH k AS (SELECT hashtextextended('outbox-relay:' || $1, 0) AS key)
-             SELECT EXISTS (SELECT FROM k, pg_locks l
-              WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-                AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                AND ((l.classid::bigint << 32) | l.objid::bigint) = k.key)";
-        Ok(self.one("whether the lane is owned", sql, &[&lane]).await?.get(0))
-    }
-
     /// Puts a command for a relay into the log, as a transaction of its own; answers where it stands.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use super::finding::{Area, Finding};
 use super::table;
 use crate::commands::init::survey::is_contract;
 use crate::commands::words::bytes;
+use crate::config::rules::{Piece, Template};
 use crate::config::{OutboxSettings, Settings};
 use crate::router::topic;
 use crate::session::{Sql, SqlError};
@@ -20,6 +21,8 @@ const BLOCKS: i64 = 500;
 const TELLING: i64 = 100;
 /// What key and headers add to a payload, generously.
 const BESIDE: i64 = 2048;
+/// The key that makes keys by rule.
+const ROUTE_KEY: &str = "route.key";
 
 /// What the sample showed. Values of rows are not in it but for aggregate types, which are topics' names.
 #[derive(Debug, Clone, Deserialize)]
@@ -54,16 +57,21 @@ pub async fn look(
 }
 
 fn statement(settings: &Settings, table: &table::Facts, published: Option<&str>) -> String {
-    let columns = &settings.outbox.columns;
-    let key = match &columns.partition_key {
-        Some(column) => {
+    let (columns, rules) = (&settings.outbox.columns, &settings.outbox.rules);
+    let key = match (&rules.key, &columns.partition_key) {
+        (Some(template), _) => made_by(template),
+        (None, Some(column)) => {
             format!(
                 "coalesce({}::text, {}::text)",
                 quote_identifier(column),
                 quote_identifier(&columns.aggregateid)
             )
         }
-        None => format!("{}::text", quote_identifier(&columns.aggregateid)),
+        (None, None) => format!("{}::text", quote_identifier(&columns.aggregateid)),
+    };
+    let kind = match &rules.topic {
+        Some(rule) => made_by(&rule.template),
+        None => format!("{}::text", quote_identifier(&columns.aggregatetype)),
     };
     let payload = quote_identifier(&columns.payload);
     let is_bytea = table.column(&columns.payload).is_some_and(|column| column.r#type == "bytea");
@@ -81,7 +89,7 @@ fn statement(settings: &Settings, table: &table::Facts, published: Option<&str>)
     };
     format!(
         "WITH newest AS MATERIALIZED ({}),
-              sample AS MATERIALIZED (SELECT {key} AS key, {}::text AS id, {}::text AS kind, {size} AS size, {age} AS age FROM newest),
+              sample AS MATERIALIZED (SELECT {key} AS key, {}::text AS id, {kind} AS kind, {size} AS size, {age} AS age FROM newest),
               kinds AS (SELECT kind, count(*) AS n FROM sample GROUP BY kind ORDER BY n DESC, kind LIMIT 200)
          SELECT jsonb_build_object(
             'rows', count(*), 'keys', count(DISTINCT key), 'null_keys', count(*) FILTER (WHERE key IS NULL),
@@ -93,8 +101,20 @@ fn statement(settings: &Settings, table: &table::Facts, published: Option<&str>)
          FROM sample",
         newest(settings, table),
         quote_identifier(&columns.id),
-        quote_identifier(&columns.aggregatetype),
     )
+}
+
+/// What a template makes of a row, in SQL: NULL where one of its columns is.
+fn made_by(template: &Template) -> String {
+    let pieces: Vec<String> = template
+        .pieces
+        .iter()
+        .map(|piece| match piece {
+            Piece::Literal(text) => quote_literal(text),
+            Piece::Column(column) => format!("{}::text", quote_identifier(column)),
+        })
+        .collect();
+    format!("({})", pieces.join(" || "))
 }
 
 /// The newest rows, by an index wherever one can be known.
@@ -124,10 +144,27 @@ pub fn topics(sample: &Sample, settings: &Settings) -> (Vec<String>, Vec<Finding
     let (mut topics, mut findings) = (Vec::new(), Vec::new());
     for kind in sample.aggregate_types.iter().flatten() {
         let mut name = String::new();
-        match topic::route(&settings.kafka.topic_prefix, kind.as_bytes(), &mut name) {
-            Ok(()) => topics.push(name),
-            Err(fault) => {
-                let outbox = &settings.outbox;
+        let outbox = &settings.outbox;
+        let made = match &outbox.rules.topic {
+            Some(rule) => {
+                let rewritten = rule.rewrite.as_ref().and_then(|rewrite| rewrite.apply(kind));
+                topic::route("", rewritten.as_deref().unwrap_or(kind).as_bytes(), &mut name)
+            }
+            None => topic::route(&settings.kafka.topic_prefix, kind.as_bytes(), &mut name),
+        };
+        match (made, &outbox.rules.topic) {
+            (Ok(()), _) if topics.contains(&name) => {}
+            (Ok(()), _) => topics.push(name),
+            (Err(fault), Some(_)) => findings.push(
+                Finding::error(
+                    Area::Keys,
+                    "topic-illegal",
+                    format!("`{kind}`, which route.topic makes,"),
+                    format!("is no topic's name: {fault}"),
+                )
+                .mend("mend route.topic, route.regex and route.replacement", "outbox-relay config show"),
+            ),
+            (Err(fault), None) => {
                 let column = quote_identifier(&outbox.columns.aggregatetype);
                 findings.push(
                     Finding::error(
@@ -161,7 +198,20 @@ pub fn judge(sample: &Sample, settings: &Settings) -> Vec<Finding> {
         ];
     }
     let mut findings = vec![choice(sample, settings)];
-    if sample.null_keys > 0 {
+    if sample.null_keys > 0 && outbox.rules.key.is_some() {
+        findings.push(
+            Finding::error(
+                Area::Keys,
+                "keys-null",
+                ROUTE_KEY,
+                format!(
+                    "{} of the newest {} rows have NULL in a column that it names, and cannot be published",
+                    sample.null_keys, sample.rows
+                ),
+            )
+            .mend("name columns that are never NULL", "outbox-relay config show"),
+        );
+    } else if sample.null_keys > 0 {
         let column = &outbox.columns.aggregateid;
         findings.push(
             Finding::error(
@@ -188,8 +238,11 @@ pub fn judge(sample: &Sample, settings: &Settings) -> Vec<Finding> {
 }
 
 fn choice(sample: &Sample, settings: &Settings) -> Finding {
-    let columns = &settings.outbox.columns;
-    let column = &columns.aggregateid;
+    let outbox = &settings.outbox;
+    let (column, key) = match &outbox.rules.key {
+        Some(template) => (ROUTE_KEY, made_by(template)),
+        None => (outbox.columns.aggregateid.as_str(), quote_identifier(&outbox.columns.aggregateid)),
+    };
     let Sample { rows, keys, most, .. } = *sample;
     if rows >= TELLING && sample.key_is_id * 2 > rows {
         return unique(
@@ -204,15 +257,13 @@ fn choice(sample: &Sample, settings: &Settings) -> Finding {
         );
     }
     if rows >= TELLING && most * 2 > rows {
-        let outbox = &settings.outbox;
         let seen = format!(
             "one key has {most} of the newest {rows} rows: they all go through one partition, one after another"
         );
         return Finding::note(Area::Keys, "keys-dominated", column, seen).advised(
             "find it; where its events need no common order, give them a finer partition key",
             format!(
-                "SELECT {0}, count(*) FROM {1} GROUP BY 1 ORDER BY 2 DESC LIMIT 5;",
-                quote_identifier(column),
+                "SELECT {key}, count(*) FROM {} GROUP BY 1 ORDER BY 2 DESC LIMIT 5;",
                 quote_qualified(&outbox.schema, &outbox.table)
             ),
         );
@@ -255,6 +306,7 @@ fn size(sample: &Sample, settings: &Settings) -> Finding {
 mod tests {
     use super::*;
     use crate::commands::check::fixture::{codes, settings};
+    use crate::config::rules::{Rewrite, TopicRule, whole};
 
     fn sound() -> Sample {
         Sample {
@@ -291,6 +343,36 @@ mod tests {
         assert_eq!(topics, ["outbox.event.order"]);
         assert_eq!(codes(&findings), ["topic-illegal"]);
         assert!(findings[0].seen.contains("byte 0x20"), "{}", findings[0].seen);
+    }
+
+    #[test]
+    fn rules_make_topics_and_keys_as_the_router_does() {
+        let mut settings = settings();
+        let template = Template::parse("shop.{kind's}").unwrap();
+        let rewrite = Rewrite::new(whole("shop[.](.*)s").unwrap(), "$1").unwrap();
+        settings.outbox.rules.topic = Some(TopicRule { template, rewrite: Some(rewrite) });
+        settings.outbox.rules.key = Some(Template::parse("{tenant}/{id}").unwrap());
+        let table =
+            table::Facts { partitioned: false, unlogged: false, row_security: false, columns: Vec::new() };
+        let statement = statement(&settings, &table, None);
+        assert!(statement.contains("('shop.' || \"kind's\"::text) AS kind"), "{statement}");
+        assert!(statement.contains("(\"tenant\"::text || '/' || \"id\"::text) AS key"), "{statement}");
+        assert!(
+            !statement.contains("aggregate_type\"") && !statement.contains("\"aggregateid\""),
+            "{statement}"
+        );
+        let made = ["shop.orders", "shop.order", "shop.orders", "shop.a b"];
+        let sample = Sample {
+            aggregate_types: made.map(|kind| Some(kind.to_owned())).to_vec(),
+            null_keys: 1,
+            ..sound()
+        };
+        let (topics, findings) = topics(&sample, &settings);
+        assert_eq!(
+            (topics, codes(&findings)),
+            (vec!["order".into(), "shop.order".into()], vec!["topic-illegal"])
+        );
+        assert_eq!(judge(&sample, &settings)[1].subject, "route.key");
     }
 
     #[test]

@@ -155,7 +155,7 @@ fn failover(facts: &Facts, name: &str) -> Option<Finding> {
                 Area::Slot,
                 "slot-no-failover",
                 name,
-                "is no failover slot: on a standby that is promoted it is not there, and the relay fills the gap or halts",
+                "is no failover slot: on a standby that is promoted it is not there, and the relay halts",
             )
             .advised(
                 "where there are standbys: make it one while no relay runs, on a replication connection",

@@ -240,8 +240,14 @@ fn types(facts: &Facts, outbox: &OutboxSettings, name: &str) -> Vec<Finding> {
 
 fn keys(facts: &Facts, outbox: &OutboxSettings, name: &str) -> Vec<Finding> {
     let columns = &outbox.columns;
-    let required = [&columns.id, &columns.aggregatetype, &columns.aggregateid, &columns.r#type];
-    let nullable = required.into_iter().filter_map(|name| facts.column(name)).filter(|found| !found.required);
+    let needed = [
+        (&columns.id, true),
+        (&columns.aggregatetype, outbox.rules.topic.is_none()),
+        (&columns.aggregateid, outbox.rules.key.is_none()),
+        (&columns.r#type, true),
+    ];
+    let required = needed.into_iter().filter(|(_, needed)| *needed).map(|(name, _)| name);
+    let nullable = required.filter_map(|name| facts.column(name)).filter(|found| !found.required);
     nullable
         .map(|column| {
             Finding::warning(

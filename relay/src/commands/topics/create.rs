@@ -18,6 +18,9 @@ Examples:
 A topic that exists is left as it is. Partitions, replicas and retention come from `topics` in the
 configuration; topics.create need not be set.";
 
+/// The pause before a topic that is not ready is looked at again.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// What `topics create` takes.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -71,6 +74,6 @@ fn one(settings: &Settings, cluster: &Cluster, topic: &str) -> anyhow::Result<(M
         if Instant::now() >= deadline {
             anyhow::bail!("topic {topic} cannot be published to after {LIMIT:?}: {trouble}");
         }
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(AGAIN);
     }
 }

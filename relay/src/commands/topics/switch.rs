@@ -146,7 +146,7 @@ async fn tell_and_wait(settings: Arc<Settings>, order: Order, timeout: Duration)
         if follows(record.as_ref(), &order) {
             break output::print(&format!("{topic}: its keys are spread over {wanted} partitions\n"));
         }
-        let is_owned = sql.lane_is_owned(&lane).await?;
+        let is_owned = sql.owned_by(&lane).await?.is_some();
         if is_owned {
             owned = Instant::now();
         }
