@@ -4,8 +4,14 @@
 //! | module | what it decides |
 //! |---|---|
 //! | [`frontier`] | which offset of a partition may be committed |
+//! | [`metadata`] | the text that goes with a commit |
+//! | [`journal`] | which record kills the process, and which handler may start |
 
 #[doc(hidden)]
 pub mod frontier;
 #[doc(hidden)]
+pub mod journal;
+#[doc(hidden)]
 pub mod lane;
+#[doc(hidden)]
+pub mod metadata;
