@@ -6,11 +6,17 @@
 //! | [`frontier`] | which offset of a partition may be committed |
 //! | [`metadata`] | the text that goes with a commit |
 //! | [`journal`] | which record kills the process, and which handler may start |
+//! | [`keys`] | which record runs next: FIFO per key, one run of a key at a time |
+//! | [`intake`] | when to stop reading, and of which partitions |
 
 #[doc(hidden)]
 pub mod frontier;
 #[doc(hidden)]
+pub mod intake;
+#[doc(hidden)]
 pub mod journal;
+#[doc(hidden)]
+pub mod keys;
 #[doc(hidden)]
 pub mod lane;
 #[doc(hidden)]
