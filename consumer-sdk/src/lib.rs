@@ -8,6 +8,7 @@
 //! | [`journal`] | which record kills the process, and which handler may start |
 //! | [`keys`] | which record runs next: FIFO per key, one run of a key at a time |
 //! | [`intake`] | when to stop reading, and of which partitions |
+//! | [`ladder`] | what follows a failed attempt, and when to stop because everything fails |
 
 #[doc(hidden)]
 pub mod frontier;
@@ -17,6 +18,7 @@ pub mod intake;
 pub mod journal;
 #[doc(hidden)]
 pub mod keys;
+pub mod ladder;
 #[doc(hidden)]
 pub mod lane;
 #[doc(hidden)]
