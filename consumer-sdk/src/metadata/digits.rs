@@ -106,6 +106,17 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_is_too_long_is_none() {
+        let mut text = String::new();
+        put(&mut text, u64::MAX);
+        assert_eq!(take(&mut text.as_bytes()), Some(u64::MAX));
+        // The last digit has room for four bits of 64; a fifth would be lost quietly.
+        let fifth = text.replace(text.chars().last().unwrap_or_default(), "Q");
+        assert_eq!(take(&mut fifth.as_bytes()), None);
+        assert_eq!(take(&mut format!("{}A", "g".repeat(13)).as_bytes()), None, "a fourteenth digit");
+    }
+
+    #[test]
     fn the_checksum_is_the_known_one() {
         // "123456789" has CRC-32 cbf43926; the offset's eight bytes are put in front by hand.
         let sum = checksum(i64::from_le_bytes(*b"12345678"), b"9");

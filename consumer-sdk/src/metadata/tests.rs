@@ -105,6 +105,17 @@ fn the_text_is_fixed() {
 }
 
 #[test]
+fn more_names_than_are_written_are_not_read() {
+    // Otherwise the text that a process writes next could not hold what it read.
+    let mut text = String::from(HEAD);
+    digits::put(&mut text, 1);
+    digits::put(&mut text, NAMED_LIMIT as u64 + 1);
+    (0..3 * (NAMED_LIMIT as u64 + 1)).for_each(|number| digits::put(&mut text, number));
+    text += &digits::checksum(0, text.as_bytes());
+    assert_eq!(parse(0, text.as_bytes()), Err(Foreign::Damaged));
+}
+
+#[test]
 fn what_others_wrote_is_named() {
     assert_eq!(parse(0, b""), Ok(Metadata::default()));
     assert_eq!(parse(0, b"0@host-1"), Err(Foreign::NotOurs));
