@@ -199,8 +199,8 @@ keys! {
     KAFKA_COMPRESSION: Choice<&'static str> = Choice(&[
         ("none", "none"), ("gzip", "gzip"), ("snappy", "snappy"), ("lz4", "lz4"), ("zstd", "zstd"),
     ]), "kafka.compression", Text("lz4"), "\"zstd\"";
-    /// How long a record waits for company in its batch. Costs latency always. While the relay is behind
-    /// records find company by themselves, since only five requests are under way at a time.
+    /// How long a record waits for company in its batch. Costs latency always. While the relay is far
+    /// behind, by more than a second, records wait 8 ms at least: large batches are worth more then.
     KAFKA_LINGER: Span = Span { min: millis(0), max: seconds(1) }, "kafka.linger", Text("0ms"), "\"1ms\"";
     /// Records handed over and not yet acknowledged. When it is reached the relay stops routing.
     KAFKA_MAX_IN_FLIGHT_RECORDS: Count = Count { min: 1, max: 1_000_000 }, "kafka.max_in_flight_records",

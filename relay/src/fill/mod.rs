@@ -28,6 +28,7 @@ use crate::quarantine::{self, Holds};
 use crate::reader::Positions;
 use crate::router::outlet::{Outlet, RouteError, Ways};
 use crate::router::topics::Topics;
+use crate::router::topics::cluster::Cluster;
 use crate::router::{Plan, RelationShape, RowPosition, Scratch, Value};
 use crate::session::{Context, End, Ending, Owned, Sql, blocking, own, step};
 use crate::state::{PublishedSnapshot, RecordedPhase, Recorder, RecorderParts, Ring, StateRecord};
@@ -45,7 +46,7 @@ pub(crate) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, r
         return error.end();
     }
     context.observed.enter(Phase::Filling, Some("the state record".into()));
-    let Owned { sql, reading, store, .. } = owned;
+    let Owned { sql, reading, store, cluster, .. } = owned;
     // A slot from a fill that was cut short is dropped below; nobody may stream from it then.
     drop(reading);
     let slot = context.settings.slot();
@@ -64,7 +65,7 @@ pub(crate) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, r
             observed: &context.observed,
             ending,
         };
-        let way = Way { writer, settler, head, holds, aside: aside.clone() };
+        let way = Way { writer, settler, head, holds, aside: aside.clone(), cluster };
         let result = tokio::select! {
             biased;
             result = fill(context, ending, &sql, &desk, way) => result,
@@ -131,6 +132,7 @@ struct Way {
     head: Head,
     holds: Holds,
     aside: Arc<quarantine::Desk>,
+    cluster: Arc<Cluster>,
 }
 
 /// Puts the phase `filling` on Kafka before anything is changed in the database.
@@ -277,11 +279,11 @@ fn publish(
     let kafka = &settings.kafka;
     let observed = &context.observed;
     let plan = Plan::compile(shape, &settings.outbox, kafka).map_err(|error| End::halt(&error))?;
-    let Way { mut writer, settler, head, holds, aside } = way;
+    let Way { mut writer, settler, head, holds, aside, cluster } = way;
     let window = Arc::new(Window::new(kafka.max_in_flight_records, kafka.max_in_flight_bytes));
     let refusals = context.refusals.clone();
     refusals.begin();
-    let flow = if refusals.until().is_some() { Flow::OneAtATime } else { Flow::Full };
+    let flow = if refusals.until().is_some() { Flow::OneAtATime } else { Flow::CatchUp };
     let publishers =
         Publishers::new(kafka, settler.clone(), window.clone(), observed.clone(), refusals, flow)
             .map_err(|error| End::halt(&error))?;
@@ -293,7 +295,7 @@ fn publish(
     writer.open(whole).map_err(|error| End::halt(&error))?;
     let pins = record.partitions.clone();
     let (recorded, seen, over) = (recorder.clone(), observed.clone(), ending.clone());
-    let topics = Topics::new(pins, kafka, &settings.topics, recorded, seen, over)
+    let topics = Topics::new(pins, cluster, kafka, &settings.topics, recorded, seen, over)
         .map_err(|error| End::halt(&error))?;
     let ways = Ways {
         topics,

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lsn::Lsn;
 pub use head::Head;
-pub use window::Settler;
+pub use window::{OPAQUE_BITS, Settler};
 pub use writer::Writer;
 
 /// Default number of transactions that may be outstanding at once: enough for a full producer queue of
@@ -41,7 +41,7 @@ pub const DEFAULT_CAPACITY: usize = 65_536;
 /// Makes a ledger that starts at `start`, which counts as confirmed.
 ///
 /// `capacity` is the number of transactions (keepalives included) that may be ended or open and not yet
-/// confirmed; it is rounded up to a power of two and kept between 1 and 2^31.
+/// confirmed; it is rounded up to a power of two and kept between 1 and 2^20.
 pub fn ledger(capacity: usize, start: Lsn) -> (Writer, Settler, Head) {
     let window = window::Window::new(capacity);
     (Writer::new(window.clone(), start), Settler::new(window.clone()), Head::new(window, start))

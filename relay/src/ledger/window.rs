@@ -36,13 +36,22 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 use super::Transaction;
 use crate::lsn::Lsn;
 
-/// An opaque is the ledger's number above and the slot below; it is meant for pointers of 64 bits.
-const SLOT_BITS: u32 = 32;
-const _: () = assert!(usize::BITS == 64, "an opaque holds a ledger's number and a slot");
+/// An opaque is the ledger's number above and the slot below.
+const SLOT_BITS: u32 = 20;
 
-/// Distinguishes the ledgers of a process, so that the reports of a former one are recognised. Begins at
-/// 1: no opaque is 0, which librdkafka hands back for "none".
-static LEDGERS: AtomicU32 = AtomicU32::new(1);
+/// Bits of a ledger's number: enough that a former ledger of the same number is long gone.
+const NUMBER_BITS: u32 = 16;
+
+/// Bits of an opaque; the rest of a word is the publisher's.
+pub const OPAQUE_BITS: u32 = NUMBER_BITS + SLOT_BITS;
+
+/// Distinguishes the ledgers of a process, so that the reports of a former one are recognised.
+static LEDGERS: AtomicU32 = AtomicU32::new(0);
+
+/// Begins at 1: no opaque is 0, which librdkafka hands back for "none".
+fn next_number() -> u32 {
+    LEDGERS.fetch_add(1, Relaxed) % ((1 << NUMBER_BITS) - 1) + 1
+}
 
 /// One word on a cache line of its own: the writer's and the head's counters are written all the time.
 #[derive(Default)]
@@ -83,9 +92,9 @@ pub(super) struct Window {
 
 impl Window {
     pub(super) fn new(capacity: usize) -> Arc<Window> {
-        let capacity = capacity.clamp(1, 1 << (SLOT_BITS - 1)).next_power_of_two();
+        let capacity = capacity.clamp(1, 1 << SLOT_BITS).next_power_of_two();
         Arc::new(Window {
-            number: LEDGERS.fetch_add(1, Relaxed),
+            number: next_number(),
             mask: capacity as u64 - 1,
             ended_count: Alone::default(),
             confirmed_count: Alone::default(),

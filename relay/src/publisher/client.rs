@@ -135,6 +135,10 @@ pub fn batch_bytes(kafka: &KafkaSettings, limit: Option<usize>) -> usize {
     limit.map_or(usual, |limit| usual.min(limit))
 }
 
+/// How long records wait for company while the relay is far behind, at least. At some hundred thousand records a
+/// second and a dozen partitions it makes batches of about a hundred.
+const COMPANY: Duration = Duration::from_millis(8);
+
 /// An error of librdkafka in a sentence; `None` where another has said more: that all brokers are down follows
 /// what made each of them unreachable.
 pub(super) fn trouble(error: &KafkaError, reason: &str) -> Option<String> {
@@ -152,8 +156,13 @@ pub(super) fn data_producer(
     flow: Flow,
     batch_limit: Option<usize>,
 ) -> Result<BaseProducer<Delivery>, KafkaError> {
-    // Nothing keeps a record company that is sent alone.
-    let linger = if flow == Flow::Full { kafka.linger } else { Duration::ZERO };
+    let linger = match flow {
+        Flow::Full => kafka.linger,
+        Flow::CatchUp => kafka.linger.max(COMPANY),
+        // Nothing keeps a record company that is sent alone.
+        Flow::OneAtATime => Duration::ZERO,
+    };
+    let alone = flow == Flow::OneAtATime;
     let mut config = base_config(kafka);
     config
         // Acknowledged means on every in-sync replica (R1).
@@ -162,7 +171,7 @@ pub(super) fn data_producer(
         .set("enable.idempotence", "true")
         // A record refused for good must not be overtaken by later ones of its key (R17). The producer dies
         // of it; where one record is in flight at a time nothing can overtake, and it need not.
-        .set("enable.gapless.guarantee", if flow == Flow::Full { "true" } else { "false" })
+        .set("enable.gapless.guarantee", if alone { "false" } else { "true" })
         .set("max.in.flight.requests.per.connection", "5")
         // Broker trouble is waited for, however long it takes; nothing is given up on.
         .set("message.timeout.ms", "0")

@@ -8,14 +8,14 @@ use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::{DeliveryResult, NoCustomPartitioner, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::window::Window;
+use super::Flow;
+use super::window::{Charge, Load, Window};
 use crate::ledger::Settler;
 use crate::observe::Observed;
-use crate::router::record::charge;
 use crate::session::{Refused, of_kafka};
 
 /// A record that will never be taken as it is: where it was going and why it was refused.
@@ -52,11 +52,36 @@ pub(super) struct Delivery {
     refusal: Mutex<Option<Refusal>>,
     /// A record was not delivered, for whatever reason.
     failed: AtomicBool,
+    tally: Mutex<Tally>,
+    /// Reports after which they are told.
+    tally_at: u64,
 }
 
 impl Delivery {
-    pub(super) fn new(settler: Settler, window: Arc<Window>, observed: Arc<Observed>) -> Delivery {
-        Delivery { settler, window, observed, refusal: Mutex::new(None), failed: AtomicBool::new(false) }
+    pub(super) fn new(
+        settler: Settler,
+        window: Arc<Window>,
+        observed: Arc<Observed>,
+        flow: Flow,
+    ) -> Delivery {
+        // What is sent alone is waited for.
+        let tally_at = if flow == Flow::OneAtATime { 1 } else { TALLY.min(window.max_records().div_ceil(8)) };
+        let (refusal, failed, tally) = (Mutex::default(), AtomicBool::new(false), Mutex::default());
+        Delivery { settler, window, observed, refusal, failed, tally, tally_at }
+    }
+
+    /// Tells of all reports there were.
+    pub(super) fn settle_up(&self) {
+        self.tell(&mut self.tally.lock());
+    }
+
+    fn tell(&self, tally: &mut Tally) {
+        let Tally { room, published, bytes } = std::mem::take(tally);
+        if room.records() > 0 {
+            self.observed.published_records.add(published);
+            self.observed.published_bytes.add(bytes);
+            self.window.give_back(room);
+        }
     }
 
     pub(super) fn refusal(&self) -> Option<Refusal> {
@@ -115,27 +140,37 @@ impl ClientContext for Delivery {
 impl ProducerContext<NoCustomPartitioner> for Delivery {
     type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
-        let message = match result {
-            Ok(message) => message,
-            Err((_, message)) => message,
-        };
+    fn delivery(&self, result: &DeliveryResult<'_>, word: usize) {
+        let (opaque, charge) = Charge::apart(word);
+        let (Ok(message) | Err((_, message))) = result;
         let bytes = message.key_len() + message.payload_len();
-        // The same sum as at the hand-over.
-        let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-        let headers = headers.map(|header| (header.key, header.value.map_or(0, <[u8]>::len)));
-        let charge = charge(message.key_len(), message.payload_len(), headers);
         match result {
-            Ok(_) => {
-                self.settler.settle(opaque);
-                self.observed.published_records.add(1);
-                self.observed.published_bytes.add(bytes as u64);
-            }
+            Ok(_) => self.settler.settle(opaque),
             Err((error, message)) => {
                 self.refused(error, message, bytes);
                 self.failed.store(true, SeqCst);
             }
         }
-        self.window.give_back(charge);
+        let mut tally = self.tally.lock();
+        tally.room = tally.room.and(charge);
+        if result.is_ok() {
+            tally.published += 1;
+            tally.bytes += bytes as u64;
+        }
+        if tally.room.records() >= self.tally_at {
+            self.tell(&mut tally);
+        }
     }
 }
+
+/// Reports that the router, and whoever looks from outside, are not told of yet: each telling costs more than
+/// the report itself.
+#[derive(Default)]
+struct Tally {
+    room: Load,
+    published: u64,
+    bytes: u64,
+}
+
+/// Most reports in a tally.
+const TALLY: u64 = 64;

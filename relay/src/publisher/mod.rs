@@ -15,9 +15,11 @@ pub use client::{Contact, base_config, batch_bytes, metadata_config};
 pub use delivery::Refusal;
 pub use poller::{Confirmations, Poller};
 pub use refusals::{Reach, Refusals};
-pub use window::Window;
+pub use window::{Charge, Load, Window};
 
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rdkafka::error::KafkaError;
@@ -38,19 +40,44 @@ pub struct Publisher {
 }
 
 /// Limit of one question for a topic's partitions.
-const LEARN: std::time::Duration = std::time::Duration::from_secs(2);
+const LEARN: Duration = Duration::from_secs(2);
 
-/// How a producer is used.
+/// How often a producer that is to be ended is looked at.
+const RETIRE: Duration = Duration::from_millis(5);
+
+/// How a producer is used. A refusal ends the session, and the producer with it, but where records go one at a
+/// time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
-    /// As many in flight as the window allows. A refusal ends the session, and the producer with it.
+    /// As many in flight as the window allows, each sent as soon as it can be.
     Full,
+    /// The same, but records wait a moment for company: what is far behind gains from large batches more than it
+    /// loses by waiting. Each request costs the broker and us as much as dozens of records.
+    CatchUp,
     /// One record in flight; whoever sent it asks what became of it. A refusal then says something of that
     /// record only, and the producer goes on.
     OneAtATime,
 }
 
-/// Makes the producers of one session: one, or a second one when records no longer go one at a time.
+/// Lag above which records wait for company.
+const FAR_BEHIND: Duration = Duration::from_secs(1);
+
+/// Lag below which they no longer do. Far below the other, since every change waits until nothing is in flight.
+const CAUGHT_UP: Duration = Duration::from_millis(100);
+
+impl Flow {
+    /// What suits a stream that is so far behind.
+    #[must_use]
+    pub fn at(self, lag: Duration) -> Flow {
+        match self {
+            Flow::Full if lag > FAR_BEHIND => Flow::CatchUp,
+            Flow::CatchUp if lag < CAUGHT_UP => Flow::Full,
+            Flow::Full | Flow::CatchUp | Flow::OneAtATime => self,
+        }
+    }
+}
+
+/// Makes the producers of one session, one after the other: the flow of a producer cannot be changed.
 pub struct Publishers {
     kafka: KafkaSettings,
     settler: Settler,
@@ -58,6 +85,8 @@ pub struct Publishers {
     observed: Arc<Observed>,
     refusals: Arc<Refusals>,
     current: Mutex<Arc<Publisher>>,
+    /// Takes leave of the former ones.
+    retiring: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Publishers {
@@ -76,7 +105,8 @@ impl Publishers {
         let limit = refusals.batch_limit();
         let first = Publisher::new(kafka, &settler, &window, &observed, flow, limit)?;
         let current = Mutex::new(Arc::new(first));
-        Ok(Publishers { kafka: kafka.clone(), settler, window, observed, refusals, current })
+        let retiring = Mutex::default();
+        Ok(Publishers { kafka: kafka.clone(), settler, window, observed, refusals, current, retiring })
     }
 
     /// Where refusals are kept.
@@ -101,17 +131,31 @@ impl Publishers {
         self.current.lock().clone()
     }
 
-    /// Puts a producer of full flow in its place. Nothing may be in flight.
+    /// Puts a producer of another flow in its place. Nothing may be in flight: only the records of one producer
+    /// stay in order by themselves.
     ///
     /// # Errors
     /// As [`Publishers::new`].
-    pub fn full_flow(&self) -> Result<Arc<Publisher>, KafkaError> {
+    pub fn switch(&self, flow: Flow) -> Result<Arc<Publisher>, KafkaError> {
         let limit = self.refusals.batch_limit();
-        let next =
-            Publisher::new(&self.kafka, &self.settler, &self.window, &self.observed, Flow::Full, limit)?;
+        let next = Publisher::new(&self.kafka, &self.settler, &self.window, &self.observed, flow, limit)?;
         let next = Arc::new(next);
-        *self.current.lock() = next.clone();
+        let former = std::mem::replace(&mut *self.current.lock(), next.clone());
+        // librdkafka joins its threads, which nobody on the data path shall wait for.
+        let leaving = thread::Builder::new().name("retire".into()).spawn(move || former.retire());
+        let mut retiring = self.retiring.lock();
+        retiring.retain(|thread| !thread.is_finished());
+        retiring.extend(leaving);
         Ok(next)
+    }
+}
+
+impl Drop for Publishers {
+    fn drop(&mut self) {
+        for thread in self.retiring.get_mut().drain(..) {
+            // It does nothing that panics.
+            let _left = thread.join();
+        }
     }
 }
 
@@ -137,8 +181,15 @@ impl Publisher {
         flow: Flow,
         batch_limit: Option<usize>,
     ) -> Result<Publisher, KafkaError> {
-        let context = Delivery::new(settler.clone(), window.clone(), observed.clone());
+        let context = Delivery::new(settler.clone(), window.clone(), observed.clone(), flow);
         Ok(Publisher { producer: client::data_producer(kafka, context, flow, batch_limit)?, flow })
+    }
+
+    /// Ends the producer, on whatever thread this is called, once nobody else uses it.
+    fn retire(self: Arc<Publisher>) {
+        while Arc::strong_count(&self) > 1 {
+            thread::sleep(RETIRE);
+        }
     }
 
     /// How it is used.
@@ -146,13 +197,14 @@ impl Publisher {
         self.flow
     }
 
-    /// Hands one record over; never blocks. `opaque` comes back to the ledger with the report.
-    pub fn hand_over(&self, record: &Record<'_>, partition: i32, opaque: usize) -> HandOver {
+    /// Hands one record over; never blocks. `word` comes back with the report: what the ledger has to be told, and
+    /// [beside it](Charge::beside) the room that the record took.
+    pub fn hand_over(&self, record: &Record<'_>, partition: i32, word: usize) -> HandOver {
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
         for header in record.headers.iter() {
             headers = headers.insert(Header { key: header.0, value: Some(header.1) });
         }
-        let mut base = BaseRecord::<[u8], [u8], usize>::with_opaque_to(record.topic, opaque)
+        let mut base = BaseRecord::<[u8], [u8], usize>::with_opaque_to(record.topic, word)
             .partition(partition)
             .timestamp(record.timestamp_ms)
             .headers(headers);
@@ -187,12 +239,29 @@ impl Publisher {
         self.producer.context().take_refusal()
     }
 
-    fn poll(&self, wait: std::time::Duration) {
+    fn poll(&self, wait: Duration) {
         self.producer.poll(wait);
+        self.producer.context().settle_up();
     }
 
     /// The fatal error of a dead producer.
     fn fatal(&self) -> Option<(RDKafkaErrorCode, String)> {
         self.producer.client().fatal_error()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flow_follows_the_lag_and_does_not_flutter() {
+        let millis = Duration::from_millis;
+        assert_eq!(Flow::Full.at(millis(900)), Flow::Full);
+        assert_eq!(Flow::Full.at(millis(1_100)), Flow::CatchUp);
+        assert_eq!(Flow::CatchUp.at(millis(900)), Flow::CatchUp);
+        assert_eq!(Flow::CatchUp.at(millis(50)), Flow::Full);
+        // Records go one by one until the refused ones are passed, however far behind that is.
+        assert_eq!(Flow::OneAtATime.at(millis(1_000_000)), Flow::OneAtATime);
     }
 }

@@ -102,7 +102,7 @@ fn poll(
         *confirmations.newest.lock() = confirmed;
         confirmations.rounds.fetch_add(1, SeqCst);
         // A record that was sent alone is asked for by whoever sent it.
-        let refusal = || publisher.refusal().filter(|_| publisher.flow() == Flow::Full);
+        let refusal = || publisher.refusal().filter(|_| publisher.flow() != Flow::OneAtATime);
         if let Some(refusal) = refusal() {
             ending.end(End::refused(&refusal, publishers));
         } else if let Some((code, reason)) = publisher.fatal() {
@@ -112,7 +112,7 @@ fn poll(
                 ending.end(End::refused(&refusal, publishers));
             }
             ending.end(End::Reconnect(format!("the Kafka producer gave up ({code}): {reason}")));
-        } else if publisher.has_failed() && publisher.flow() == Flow::Full {
+        } else if publisher.has_failed() && publisher.flow() != Flow::OneAtATime {
             // Its row would never settle, and the position stand still without a word.
             ending.end(End::Reconnect("librdkafka dropped a record without a reason".into()));
         }

@@ -18,7 +18,7 @@ const CYCLE: Duration = Duration::from_millis(5);
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     committed: Option<PgTime>,
-    behind: bool,
+    lag_micros: i64,
 }
 
 impl Pace {
@@ -29,17 +29,22 @@ impl Pace {
 
     /// A message was sent at this time. Both times are the server's, so its clock may be anything.
     pub(super) fn sent(&mut self, time: PgTime) {
-        self.behind = self.committed.is_some_and(|committed| time.micros_since(committed) > BEHIND_MICROS);
+        self.lag_micros = self.committed.map_or(0, |committed| time.micros_since(committed));
     }
 
     /// Whether the reader is behind the server.
     pub(super) fn is_behind(&self) -> bool {
-        self.behind
+        self.lag_micros > BEHIND_MICROS
+    }
+
+    /// Time from the newest commit to the message that was sent last, in microseconds of the server's clock.
+    pub(super) fn lag_micros(&self) -> i64 {
+        self.lag_micros
     }
 
     /// What is left of the cycle that began at `woke`.
     pub(super) fn nap(&self, woke: Instant, now: Instant) -> Duration {
-        if !self.behind {
+        if !self.is_behind() {
             return Duration::ZERO;
         }
         CYCLE.saturating_sub(now.duration_since(woke))

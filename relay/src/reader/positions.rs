@@ -1,6 +1,7 @@
 //! What feedback carries.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use crate::lsn::Lsn;
 
@@ -10,6 +11,7 @@ use crate::lsn::Lsn;
 pub struct Positions {
     recorded: AtomicU64,
     received: AtomicU64,
+    lag_micros: AtomicI64,
 }
 
 impl Positions {
@@ -28,6 +30,15 @@ impl Positions {
     /// Newest position seen on the stream.
     pub fn received(&self) -> Lsn {
         Lsn(self.received.load(Relaxed))
+    }
+
+    /// How long the newest message was sent after the commit that it belongs to.
+    pub fn lag(&self) -> Duration {
+        Duration::from_micros(u64::try_from(self.lag_micros.load(Relaxed)).unwrap_or(0))
+    }
+
+    pub(super) fn lags(&self, micros: i64) {
+        self.lag_micros.store(micros, Relaxed);
     }
 
     pub(super) fn receive(&self, position: Lsn) {

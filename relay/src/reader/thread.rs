@@ -224,6 +224,7 @@ impl Reading {
             progress = self.assembler.advance(0, &mut self.seen)?;
         }
         self.positions.receive(self.seen.position);
+        self.positions.lags(self.seen.pace.lag_micros());
         self.observed.received.set(self.positions.received().0);
         if std::mem::take(&mut self.seen.reply_requested) {
             self.clock.server_asks();

@@ -12,7 +12,7 @@ use crate::config::{KafkaSettings, OutboxSettings, QuarantineSettings, Settings}
 use crate::ledger::{Settler, Writer};
 use crate::observe::Observed;
 use crate::pgoutput::DecodeError;
-use crate::publisher::{Flow, HandOver, Publisher, Publishers, Reach, Window};
+use crate::publisher::{Charge, Flow, HandOver, Load, Publisher, Publishers, Reach, Window};
 use crate::quarantine::{Cause, Desk, Holds};
 use crate::session::compare::HaltReason;
 use crate::session::{End, Ending, Refused, of_kafka};
@@ -22,6 +22,9 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// How long the answer to a record that was sent alone is waited for before it is looked for again.
 const ALONE: Duration = Duration::from_micros(300);
+
+/// How long what is in flight is waited for before it is looked at again.
+const SETTLED: Duration = Duration::from_micros(300);
 
 /// How long after a missing right the record is sent again.
 const FORBIDDEN: Duration = Duration::from_secs(1);
@@ -270,11 +273,39 @@ impl Outlet {
             && self.publishers.refusals().until().is_none_or(|until| reach > until)
         {
             self.publishers.refusals().passed();
-            self.publisher =
-                self.publishers.full_flow().map_err(|error| RouteError::Producer(error.to_string()))?;
+            self.publisher = self
+                .publishers
+                .switch(Flow::Full)
+                .map_err(|error| RouteError::Producer(error.to_string()))?;
             self.observed.waiting_for(None);
             tracing::info!("past the refused records: sending in full flow again");
         }
+        Ok(())
+    }
+
+    /// Lets records wait for company, or no longer, as suits a stream that is so far behind. Between two
+    /// transactions.
+    ///
+    /// # Errors
+    /// librdkafka refuses the configuration.
+    pub fn keep_pace(&mut self, lag: Duration) -> Result<(), RouteError> {
+        let flow = self.publisher.flow().at(lag);
+        if flow == self.publisher.flow() {
+            return Ok(());
+        }
+        while self.window.records() > 0 {
+            if self.ending.is_over() {
+                return Ok(());
+            }
+            self.ending.pause(SETTLED);
+        }
+        // What is not in flight any more may have been refused: the session ends, and nothing may pass it.
+        if self.publisher.has_failed() {
+            return Ok(());
+        }
+        tracing::debug!(?flow, ?lag, "another flow");
+        self.publisher =
+            self.publishers.switch(flow).map_err(|error| RouteError::Producer(error.to_string()))?;
         Ok(())
     }
 
@@ -295,18 +326,18 @@ impl Outlet {
         self.fit_batches()?;
         // A record without a key has no order to keep; its id spreads such records.
         let partition = partition(record.key.unwrap_or(record.id), count);
-        let bytes = record.charge();
+        let charge = record.charge();
         let mut opaque = None;
         let mut forbidden = false;
         loop {
-            while !self.window.take(bytes) {
-                self.window.wait(bytes, LOOK);
+            while !self.window.take(charge) {
+                self.window.wait(charge, LOOK);
                 if self.ending.is_over() {
                     return Ok(Sent::Gone);
                 }
             }
             let opaque = *opaque.get_or_insert_with(|| self.ledger.row());
-            match self.hand_over(record, partition, opaque, at)? {
+            match self.hand_over(record, partition, (opaque, charge), at)? {
                 Answer::Sent(sent) => {
                     if forbidden {
                         self.observed.waiting_for(None);
@@ -333,12 +364,12 @@ impl Outlet {
         &self,
         record: &Record<'_>,
         partition: i32,
-        opaque: usize,
+        (opaque, charge): (usize, Charge),
         at: &RowPosition,
     ) -> Result<Answer, RouteError> {
         let mut learned = 0;
         loop {
-            match self.publisher.hand_over(record, partition, opaque) {
+            match self.publisher.hand_over(record, partition, charge.beside(opaque)) {
                 // The topic has grown, and its keys were switched, since the producer looked at it.
                 HandOver::Refused(error)
                     if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition)
@@ -356,7 +387,7 @@ impl Outlet {
                 // The session is over or about to be: the poller says why.
                 HandOver::Full | HandOver::Dead => return Ok(Answer::Sent(Sent::Gone)),
                 HandOver::Refused(error) => {
-                    self.window.give_back(record.charge());
+                    self.window.give_back(Load::default().and(charge));
                     return self.refused(opaque, at, error.rdkafka_error_code(), &error);
                 }
             }

@@ -9,6 +9,7 @@ use super::row::Value;
 use super::unpublishable::Unpublishable;
 use super::{binary, created_at, rules, topic};
 use crate::lsn::Lsn;
+use crate::publisher::Charge;
 
 /// Microseconds from the Unix epoch to PostgreSQL's, 2000-01-01 00:00 UTC.
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
@@ -91,16 +92,12 @@ pub struct Record<'a> {
     pub id: &'a [u8],
 }
 
-/// What a record counts for in flight: key, value and headers as they are kept until it is acknowledged.
-pub fn charge<'a>(key: usize, value: usize, headers: impl Iterator<Item = (&'a str, usize)>) -> usize {
-    key + value + headers.map(|(name, value)| name.len() + value + HEADER_OVERHEAD).sum::<usize>()
-}
-
 impl Record<'_> {
-    /// What the record counts for in flight, by [`charge`].
-    pub fn charge(&self) -> usize {
-        let headers = self.headers.iter().map(|(name, value)| (name, value.len()));
-        charge(self.key.map_or(0, <[u8]>::len), self.value.map_or(0, <[u8]>::len), headers)
+    /// What the record counts for in flight: key, value and headers as they are kept until it is acknowledged.
+    pub fn charge(&self) -> Charge {
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len() + HEADER_OVERHEAD);
+        let bytes = self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len);
+        Charge::of(bytes + headers.sum::<usize>())
     }
 
     /// Most that the record can take alone in a batch, uncompressed: what brokers and clients compare

@@ -13,7 +13,7 @@ use crate::config::Settings;
 use crate::ledger::Transaction;
 use crate::lsn::Lsn;
 use crate::observe::Observed;
-use crate::pgoutput::{self, Column, CopyMessage, Message};
+use crate::pgoutput::{self, Column, CopyMessage, Message, PgTime};
 use crate::publisher::Reach;
 use crate::quarantine::entry::parse_position;
 use crate::reader::{Chunks, Frame, Next};
@@ -164,7 +164,7 @@ impl Router {
         match CopyMessage::parse(frame.payload)? {
             CopyMessage::Keepalive { wal_end, .. } => self.keepalive(wal_end),
             CopyMessage::XLogData { body, .. } if cut => self.oversize(frame, body),
-            CopyMessage::XLogData { body, .. } => self.message(Message::parse(body)?),
+            CopyMessage::XLogData { body, send_time, .. } => self.message(Message::parse(body)?, send_time),
         }
     }
 
@@ -185,10 +185,14 @@ impl Router {
         parts.outlet.put_cut_aside(plan, &row, &at, frame.full_len, limit)
     }
 
-    fn message(&mut self, message: Message<'_>) -> Result<(), RouteError> {
+    fn message(&mut self, message: Message<'_>, sent: PgTime) -> Result<(), RouteError> {
         match message {
             Message::Insert { relation_id, tuple } => self.insert(relation_id, tuple),
-            Message::Begin { final_lsn, commit_time, xid } => self.begin(final_lsn, commit_time, xid),
+            Message::Begin { final_lsn, commit_time, xid } => {
+                // Both times are the server's.
+                let lag = u64::try_from(sent.micros_since(commit_time)).unwrap_or(0);
+                self.begin(final_lsn, commit_time, xid, Duration::from_micros(lag))
+            }
             Message::Commit { end_lsn, commit_time, .. } => self.commit(end_lsn, commit_time),
             Message::Relation(relation) => self.relation(&relation),
             Message::Update { .. } | Message::Delete { .. } | Message::Truncate { .. } => {
@@ -260,7 +264,13 @@ impl Router {
         Ok(())
     }
 
-    fn begin(&mut self, commit_lsn: Lsn, commit_time: pgoutput::PgTime, xid: u32) -> Result<(), RouteError> {
+    fn begin(
+        &mut self,
+        commit_lsn: Lsn,
+        commit_time: PgTime,
+        xid: u32,
+        lag: Duration,
+    ) -> Result<(), RouteError> {
         if !matches!(self.transaction, Stage::Between) {
             return Err(RouteError::OutOfPlace("Begin"));
         }
@@ -278,6 +288,7 @@ impl Router {
             self.parts.ceiling = self.parts.recorder.raise_ceiling(commit_lsn, &self.parts.ending);
         }
         self.parts.outlet.reach(Reach::whole(commit_lsn))?;
+        self.parts.outlet.keep_pace(lag)?;
         let transaction = Transaction { commit_lsn, xid, commit_time: commit_time.0 };
         while !self.parts.ending.is_over() {
             if self.parts.outlet.ledger.open(transaction).is_ok() {
@@ -290,7 +301,7 @@ impl Router {
         Ok(())
     }
 
-    fn commit(&mut self, end_lsn: Lsn, commit_time: pgoutput::PgTime) -> Result<(), RouteError> {
+    fn commit(&mut self, end_lsn: Lsn, commit_time: PgTime) -> Result<(), RouteError> {
         match std::mem::replace(&mut self.transaction, Stage::Between) {
             Stage::Between => Err(RouteError::OutOfPlace("Commit")),
             Stage::Skipping { xid, rows } => {

@@ -37,6 +37,7 @@ use crate::config::Settings;
 use crate::observe::Observed;
 use crate::publisher::Refusals;
 use crate::reader::{Chunks, Positions, Reader};
+use crate::router::topics::cluster::Cluster;
 use crate::state::{StateRecord, Store};
 
 /// What every session of a lane is given.
@@ -98,6 +99,8 @@ pub(crate) struct Owned {
     pub(crate) reading: Option<Reading>,
     /// The fenced place of the state record.
     pub(crate) store: Store,
+    /// A client for questions about topics, connected meanwhile.
+    pub(crate) cluster: Arc<Cluster>,
     /// The session's own name as a writer of state records.
     pub(crate) writer: uuid::Uuid,
 }

@@ -14,6 +14,7 @@ use crate::lsn::Lsn;
 use crate::observe::Phase;
 use crate::publisher::Contact;
 use crate::reader::{self, Positions, ReaderConfig, ReaderEnd};
+use crate::router::topics::cluster::Cluster;
 use crate::state::{RecordedPhase, StateRecord, Store, StoreError, topic};
 use crate::wire::{Connection, SystemIdentity, Target, TimelineHistory, WireError};
 
@@ -61,6 +62,9 @@ pub(super) async fn own(context: &Context, ending: &Arc<Ending>) -> Result<(Owne
     let look = step(context, ending, server(&sql)).await?;
     step(context, ending, in_line(context, &sql, &name)).await?;
 
+    // It connects while the lane is being taken over; nothing waits for it then.
+    let cluster = Cluster::on_its_way(&settings.kafka, &settings.state.topic);
+    let cluster = cluster.map_err(|error| End::halt(&error))?;
     context.observed.enter(Phase::Recovering, Some("the replication slot".into()));
     let slot =
         step(context, ending, async { sql.slot(&slot_name).await.map_err(|error| error.end()) }).await?;
@@ -96,7 +100,8 @@ pub(super) async fn own(context: &Context, ending: &Arc<Ending>) -> Result<(Owne
         Err(end @ End::Reconnect(_)) => return Err(said_by(replication.reading, end)),
         Err(end) => return Err(end),
     };
-    let owned = Owned { sql, reading: replication.reading, store, writer: uuid::Uuid::now_v7() };
+    let (reading, writer) = (replication.reading, uuid::Uuid::now_v7());
+    let owned = Owned { sql, reading, store, cluster, writer };
     let slot = slot.map(|(facts, _)| facts);
     let facts = (look, replication.timeline, replication.history);
     let next = step(context, ending, decide(context, &owned, record, slot, facts)).await?;

@@ -20,6 +20,7 @@ use crate::reader::{Positions, Reader};
 use crate::router::outlet::{Outlet, Ways};
 use crate::router::thread as router;
 use crate::router::topics::Topics;
+use crate::router::topics::cluster::Cluster;
 use crate::state::{Recorder, RecorderParts, StateRecord};
 
 /// How often the SQL connection is pinged; it ends on the server after ten idle seconds.
@@ -47,7 +48,7 @@ pub(super) struct Pipeline {
 }
 
 pub(super) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, start: Start) -> End {
-    let Owned { sql, reading, store, .. } = owned;
+    let Owned { sql, reading, store, cluster, .. } = owned;
     let Some(reading) = reading else {
         return End::Reconnect("the slot went away before the stream began".into());
     };
@@ -69,7 +70,7 @@ pub(super) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, s
             tokio::select! {
                 biased;
                 end = keep_alive(&sql, &slot, None) => Err(end),
-                begun = blocking(move || begin(&mine, &over, reading, store, start, holds)) => begun,
+                begun = blocking(move || begin(&mine, &over, reading, (store, cluster), start, holds)) => begun,
             }
         };
         step(context, ending, beginning).await
@@ -133,7 +134,7 @@ fn begin(
     context: &Context,
     ending: &Arc<Ending>,
     reading: Reading,
-    store: crate::state::Store,
+    (store, cluster): (crate::state::Store, Arc<Cluster>),
     start: Start,
     holds: Holds,
 ) -> Result<Pipeline, End> {
@@ -144,7 +145,7 @@ fn begin(
     let epoch = record.epoch;
     let pins = record.partitions.clone();
     let (writer, settler, head) = ledger::ledger(ledger::DEFAULT_CAPACITY, position);
-    let (window, publishers) = producers(context, &settler, &mut record)?;
+    let (window, publishers) = producers(context, &settler, &mut record, reading.positions.lag())?;
     let confirmations = Confirmations::new(position);
     let Reading { reader, chunks, positions, .. } = reading;
     let thread = |error: std::io::Error| End::reconnect(&error);
@@ -168,7 +169,7 @@ fn begin(
             .map_err(thread)?;
     let draining = Arc::new(AtomicBool::new(false));
     let (recorded, seen, over) = (recorder.clone(), observed.clone(), ending.clone());
-    let topics = Topics::new(pins, &settings.kafka, &settings.topics, recorded, seen, over)
+    let topics = Topics::new(pins, cluster, &settings.kafka, &settings.topics, recorded, seen, over)
         .map_err(|error| End::halt(&error))?;
     let watching = topics.watch().map_err(thread)?;
     let desk = Arc::new(Desk::default());
@@ -219,10 +220,11 @@ fn producers(
     context: &Context,
     settler: &Settler,
     record: &mut StateRecord,
+    lag: Duration,
 ) -> Result<(Arc<Window>, Arc<Publishers>), End> {
     let kafka = &context.settings.kafka;
     let window = Arc::new(Window::new(kafka.max_in_flight_records, kafka.max_in_flight_bytes));
-    let flow = one_at_a_time(&context.refusals, record);
+    let flow = one_at_a_time(&context.refusals, record).at(lag);
     let (observed, refusals) = (context.observed.clone(), context.refusals.clone());
     let publishers = Publishers::new(kafka, settler.clone(), window.clone(), observed, refusals, flow);
     Ok((window, Arc::new(publishers.map_err(|error| End::halt(&error))?)))

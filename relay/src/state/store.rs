@@ -4,6 +4,7 @@
 //! Every call here blocks in short slices and looks between them whether the session is over; none runs
 //! on a thread that has to see the database go.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -214,9 +215,12 @@ impl Store {
         }
     }
 
-    /// Lets go of those who read the record; after the first write of a session nobody needs them.
+    /// Lets go of those who read the record; after the first write of a session nobody needs them. Closing them
+    /// takes a fifth of a second, for which the first topic of a session would wait, and every record behind it.
     pub(super) fn read_no_more(&mut self) {
-        self.readers = None;
+        let Some(readers) = self.readers.take() else { return };
+        // It ends by itself; without a thread they are closed here.
+        let _closing = thread::Builder::new().name("close".into()).spawn(move || drop(readers));
     }
 
     fn broken(&self, source: StateError) -> StoreError {

@@ -1,6 +1,7 @@
 //! What it is measured on.
 
-use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +16,7 @@ pub struct Machine {
     pub memory_mib: u64,
     /// The kernel's name and version.
     pub kernel: String,
-    /// `net.ipv4.tcp_congestion_control`.
+    /// Congestion control of its connections over loopback.
     pub congestion_control: String,
 }
 
@@ -38,8 +39,14 @@ impl Machine {
     }
 }
 
-/// `net.ipv4.tcp_congestion_control` of this process's network namespace.
+/// The congestion control of a connection over loopback in this process's network namespace, as the kernel says
+/// of one that was made to be asked.
 pub fn congestion_control() -> String {
-    let text = fs::read_to_string(super::network::CONTROL).unwrap_or_else(|error| error.to_string());
-    text.trim().to_owned()
+    let asked = || -> io::Result<String> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let connection = TcpStream::connect(listener.local_addr()?)?;
+        let name = socket2::SockRef::from(&connection).tcp_congestion()?;
+        Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
+    };
+    asked().unwrap_or_else(|error| error.to_string())
 }

@@ -1,14 +1,17 @@
 //! A network namespace of its own for another congestion control.
 //!
-//! The setting belongs to the namespace, so inside one that was made for the measurement it can be changed
-//! without touching the machine's.
+//! The kernel lets only the machine's own namespace choose a default that the machine does not allow to everybody.
+//! A route may name one, and the routes of a namespace that was made for the measurement are its own: nothing of
+//! the machine is touched.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Where the kernel shows the setting of whoever asks.
-pub const CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+use super::machine::congestion_control;
+
+/// The routes of loopback, of which the more special one wins.
+const ROUTES: [&str; 2] = ["127.0.0.0/8", "127.0.0.1"];
 
 /// Names this process's namespace.
 const NAMESPACE: &str = "/proc/self/ns/net";
@@ -46,7 +49,7 @@ pub fn namespace() -> Result<String, String> {
     Ok(link.display().to_string())
 }
 
-/// Sets the congestion control of this process's namespace, which must be another than `machine`, the
+/// Sets the congestion control of loopback in this process's namespace, which must be another than `machine`, the
 /// machine's: its setting is not ours to change.
 ///
 /// # Errors
@@ -55,7 +58,21 @@ pub fn set_control(name: &str, machine: &str) -> Result<(), String> {
     if namespace()? == machine {
         return Err("this is the machine's own network namespace; its setting is left alone".into());
     }
-    fs::write(CONTROL, name).map_err(|error| format!("congestion control {name}: {error}"))
+    for route in ROUTES {
+        let mut command = Command::new("ip");
+        command.args(["route", "replace", "local", route, "dev", "lo", "table", "local"]);
+        command.args(["proto", "kernel", "scope", "host", "src", "127.0.0.1", "congctl", name]);
+        let output = command.output().map_err(|error| format!("ip: {error}"))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("congestion control {name}: {}", said.trim()));
+        }
+    }
+    let found = congestion_control();
+    if found != name {
+        return Err(format!("connections over loopback go under {found}, although {name} was set"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -64,8 +81,8 @@ mod tests {
 
     #[test]
     fn the_machines_own_setting_is_left_alone() {
-        let before = fs::read_to_string(CONTROL).unwrap();
-        assert!(set_control("cubic", &namespace().unwrap()).is_err());
-        assert_eq!(fs::read_to_string(CONTROL).unwrap(), before);
+        let before = congestion_control();
+        assert!(set_control("reno", &namespace().unwrap()).is_err());
+        assert_eq!(congestion_control(), before);
     }
 }

@@ -7,7 +7,7 @@ use super::plan::Shape;
 /// Everything measured under one congestion control.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Results {
-    /// `net.ipv4.tcp_congestion_control` of the namespace that it was measured in.
+    /// Congestion control of the connections over loopback, where it was measured.
     pub congestion_control: String,
     /// Whether that namespace was made for the measurement.
     pub own_namespace: bool,

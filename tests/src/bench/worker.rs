@@ -16,7 +16,7 @@ use crate::relay::Relay;
 const WARM_UP: Shape = Shape { per_transaction: 100, rows: 500_000 };
 
 /// Further drains of them after the cold one: the broker's code is compiled by then.
-const WARM_UPS: usize = 4;
+const WARM_UPS: usize = 10;
 
 /// Seconds of the open loop before the first run that counts.
 const SETTLE: u64 = 5;

@@ -85,6 +85,23 @@ impl Cluster {
         Ok(Cluster { admin })
     }
 
+    /// The same, on its way to a broker: the first answer comes from a bootstrap connection, which is closed with
+    /// it, and the next question would wait until librdkafka connects again.
+    ///
+    /// # Errors
+    /// As [`Cluster::new`].
+    pub fn on_its_way(kafka: &KafkaSettings, topic: &str) -> Result<Arc<Cluster>, KafkaError> {
+        let cluster = Arc::new(Cluster::new(kafka)?);
+        let (asks, topic) = (cluster.clone(), topic.to_owned());
+        // It ends by itself. Without it, or an answer, the first question takes longer, and says what is wrong.
+        let _asking = thread::Builder::new().name("ask".into()).spawn(move || {
+            for _ in 0..2 {
+                let _answer = asks.admin.inner().fetch_metadata(Some(&topic), REQUEST);
+            }
+        });
+        Ok(cluster)
+    }
+
     /// Looks at one topic.
     ///
     /// # Errors

@@ -2,8 +2,6 @@
 
 use std::num::NonZeroU32;
 
-use rdkafka::error::KafkaError;
-
 use super::limits::{OutOfTime, in_words};
 use crate::router::PinError;
 
@@ -65,9 +63,6 @@ pub enum TopicError {
     /// More topics than the state record can hold.
     #[error("the topic cannot be pinned")]
     Pins(#[from] PinError),
-    /// The client that looks topics up could not be made.
-    #[error("looking up topics")]
-    Client(#[source] Box<KafkaError>),
 }
 
 impl TopicError {

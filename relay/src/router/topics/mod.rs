@@ -68,9 +68,10 @@ impl Topics {
     /// Begins with the pins of the state record.
     ///
     /// # Errors
-    /// librdkafka refuses the configuration, or the record pins too many topics.
+    /// The record pins too many topics.
     pub fn new(
         pinned: impl IntoIterator<Item = (String, u32)>,
+        cluster: Arc<Cluster>,
         kafka: &KafkaSettings,
         settings: &TopicSettings,
         recorder: Arc<Recorder>,
@@ -79,9 +80,8 @@ impl Topics {
     ) -> Result<Topics, TopicError> {
         let pinned = pinned.into_iter().filter_map(|(topic, count)| Some((topic, NonZeroU32::new(count)?)));
         let pins = Pins::try_from(pinned.collect::<BTreeMap<_, _>>())?;
-        let cluster = Cluster::new(kafka).map_err(|error| TopicError::Client(error.into()))?;
         Ok(Topics {
-            cluster: Arc::new(cluster),
+            cluster,
             table: Arc::new(Table::new(pins, observed.clone())),
             used: HashMap::new(),
             settings: settings.clone(),

@@ -61,6 +61,7 @@ impl Stage {
         recorder.begun(&ending);
         let topics = Topics::new(
             record.partitions,
+            Arc::new(Cluster::new(&settings.kafka).unwrap()),
             &settings.kafka,
             &settings.topics,
             recorder,
