@@ -235,10 +235,8 @@ async fn the_place_of_an_event_follows_from_the_event() {
     let seven = "0193f2a0-1b2c-7abc-8def-0123456789ab";
     assert_eq!(inbox.admin.one(&time(seven, "NULL")).await, "2024-12-23 08:26:39.276+00");
     assert_eq!(inbox.admin.one(&time(seven, "'2020-01-01'")).await, "2024-12-23 08:26:39.276+00");
-    assert_eq!(
-        inbox.admin.one(&time("ffffffff-ffff-7fff-bfff-ffffffffffff", "NULL")).await,
-        "10889-08-02 05:31:50.655+00"
-    );
+    let latest = inbox.admin.one(&time("ffffffff-ffff-7fff-bfff-ffffffffffff", "NULL")).await;
+    assert!(latest.starts_with("10889-08-02 05:31:50.655"), "{latest}");
     let four = "0193f2a0-1b2c-4abc-8def-0123456789ab";
     assert_eq!(
         inbox.admin.one(&time(four, "'2020-01-01T00:00:00.123456Z'")).await,
