@@ -301,8 +301,10 @@ async fn an_attempt_that_fails_waits_again_and_an_exhausted_key_is_held() {
         ]
     );
 
-    // The policy skip: dead, and the key goes on.
-    claimant.run(&format!("BEGIN; {}; {}", resume("k-1", 1), inbox.settle(&[2], "dead"))).await;
+    // The policy skip: dead, and the key goes on. One that was settled and not taken off does not run again.
+    claimant.run(&format!("BEGIN; {}; {}; COMMIT", resume("k-1", 1), inbox.settle(&[2], "dead"))).await;
+    claimant.run("BEGIN").await;
+    assert_eq!(claimant.rows(&resume("k-1", 1)).await, ["dead 2"]);
     assert_eq!(claimant.one(&unpark("k-1")).await, "0");
     assert_eq!(claimant.one(&of_key("remove_parked_key", "k-1", "")).await, "t");
     claimant.run("COMMIT").await;
