@@ -95,7 +95,7 @@ CREATE TABLE inbox.dead_letter_copy (
     projected_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
 
     PRIMARY KEY (topic, partition, record_offset),
-    FOREIGN KEY (scope, letter) REFERENCES inbox.dead_letter ON DELETE CASCADE
+    FOREIGN KEY (scope, letter) REFERENCES inbox.dead_letter
 );
 
 CREATE INDEX dead_letter_copy_of ON inbox.dead_letter_copy (scope, letter);
