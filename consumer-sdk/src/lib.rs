@@ -1,14 +1,29 @@
-//! The consumer side of the transactional outbox. Only its pure cores are written so far; see the README
-//! beside this crate.
+//! The consumer side of the transactional outbox: a handler's effect in PostgreSQL happens once, in the order
+//! of its key. [`Consumer`] shows a whole program; the README beside this crate says what is not built yet.
 //!
-//! | module | what it decides |
+//! | module | what it owns |
 //! |---|---|
+//! | `consumer` | [`Consumer`]: who consumes what, with which handlers |
+//! | `handler`, `event`, `outcome` | what is registered, what it gets, what it says |
+//! | `tx` | [`Tx`]: the transaction that a handler's effects belong to |
+//! | `database` | connections |
+//! | `record` | a record as it was read |
+//! | `runtime` | what runs: the Kafka client's thread, workers, parked keys |
 //! | [`frontier`] | which offset of a partition may be committed |
 //! | [`metadata`] | the text that goes with a commit |
 //! | [`journal`] | which record kills the process, and which handler may start |
 //! | [`keys`] | which record runs next: FIFO per key, one run of a key at a time |
 //! | [`intake`] | when to stop reading, and of which partitions |
 //! | [`ladder`] | what follows a failed attempt, and when to stop because everything fails |
+
+mod consumer;
+mod database;
+mod event;
+mod handler;
+mod outcome;
+mod record;
+mod runtime;
+mod tx;
 
 #[doc(hidden)]
 pub mod frontier;
@@ -23,3 +38,11 @@ pub mod ladder;
 pub mod lane;
 #[doc(hidden)]
 pub mod metadata;
+
+pub use consumer::{Consumer, RunError, Unregistered};
+pub use database::DatabaseError;
+pub use event::{Event, Facts, Payload, Raw};
+pub use handler::{Handler, WithDatabase, WithoutDatabase, idempotent, transactional};
+pub use outbox_schema::OutboxEvent;
+pub use outcome::{Handled, HandlerError, Outcome, Permanent, done, reject, retry_after};
+pub use tx::{Tx, TxError};

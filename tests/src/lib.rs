@@ -25,6 +25,7 @@ pub mod cluster;
 pub mod fault;
 pub mod history;
 pub mod inbox;
+pub mod orders;
 pub mod outbox;
 pub mod parts;
 pub mod quarantine;

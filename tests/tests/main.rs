@@ -6,6 +6,7 @@ mod bad_rows;
 mod bad_settings;
 mod check;
 mod cluster;
+mod consumer;
 mod contract;
 mod crash;
 mod decoder_differential;

@@ -1,0 +1,386 @@
+//! The builder: who consumes what, with which handlers, and what follows a failure.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use rdkafka::config::ClientConfig;
+use rdkafka::error::KafkaError;
+
+use crate::database::{Database, DatabaseError};
+use crate::handler::{Handler, Registration, WithDatabase, WithoutDatabase};
+use crate::ladder::{Exhausted, Ladder, LadderError, in_place, minutes};
+use crate::runtime;
+
+/// A consumer that is being put together.
+///
+/// ```no_run
+/// use outbox_consumer::{Consumer, Event, Handled, Tx, done, transactional};
+/// use outbox_consumer::ladder::{hours, in_place, minutes};
+///
+/// #[derive(serde::Deserialize)]
+/// struct OrderPlaced {
+///     sku: String,
+///     quantity: i32,
+/// }
+///
+/// async fn reserve(order: Event<OrderPlaced>, tx: Tx) -> Handled {
+///     tx.execute("UPDATE stock SET free = free - $2 WHERE sku = $1", &[&order.sku, &order.quantity]).await?;
+///     done()
+/// }
+///
+/// # async fn run() -> Result<(), outbox_consumer::RunError> {
+/// Consumer::from_env("inventory")
+///     .owner("inventory-team", hours(4))
+///     .topic("outbox.event.order")
+///     .on("OrderPlaced", transactional(reserve))
+///     .retry(in_place(3).then([minutes(1), minutes(10), hours(1)]))
+///     .run()
+///     .await
+/// # }
+/// ```
+///
+/// A transactional handler needs a database; without one it does not compile:
+///
+/// ```compile_fail
+/// use outbox_consumer::{Consumer, Event, Handled, Tx, done, transactional};
+///
+/// async fn reserve(_: Event<u32>, _: Tx) -> Handled {
+///     done()
+/// }
+///
+/// let consumer = Consumer::without_database("inventory").on("OrderPlaced", transactional(reserve));
+/// ```
+#[must_use = "a consumer does nothing before it is run"]
+pub struct Consumer<D> {
+    name: String,
+    settings: HashMap<&'static str, String>,
+    kafka: Vec<(String, String)>,
+    topics: Vec<String>,
+    handlers: HashMap<String, Registration>,
+    owner: Option<(String, Duration)>,
+    ladder: Ladder,
+    unregistered: Unregistered,
+    concurrency: usize,
+    mistakes: Vec<String>,
+    of: PhantomData<fn() -> D>,
+}
+
+/// What happens to events of types that no handler is registered for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unregistered {
+    /// They are passed over: another consumer's concern.
+    #[default]
+    Skip,
+    /// They are a mistake: held, with their key, until somebody decides.
+    Hold,
+}
+
+/// What the workers need of a consumer.
+pub(crate) struct Registered {
+    pub(crate) name: String,
+    pub(crate) topics: Vec<String>,
+    pub(crate) handlers: HashMap<String, Registration>,
+    pub(crate) ladder: Ladder,
+    pub(crate) unregistered: Unregistered,
+    pub(crate) concurrency: usize,
+}
+
+/// Why a consumer did not run, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It is not set up as it has to be. All mistakes at once.
+    #[error("the consumer cannot run as it is set up:\n  - {}", .0.join("\n  - "))]
+    SetUp(Vec<String>),
+    /// librdkafka refuses the configuration.
+    #[error("Kafka's client cannot be made")]
+    Kafka(#[source] Box<KafkaError>),
+    /// The database is not usable.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The system has no thread to give.
+    #[error("starting the client's thread")]
+    Thread(#[source] std::io::Error),
+    /// It stopped, because no retry would mend what it met.
+    #[error("the consumer halted: {0}")]
+    Halted(String),
+}
+
+/// What is read from the environment, and the builder's word for it.
+const VARIABLES: [&str; 3] = ["KAFKA_BROKERS", "KAFKA_GROUP", "DATABASE_URL"];
+
+/// Workers, and with them handlers that run at the same time, unless told otherwise.
+const CONCURRENCY: usize = 16;
+
+impl Consumer<WithDatabase> {
+    /// A consumer of this name, with brokers and database of the environment: `KAFKA_BROKERS`, `DATABASE_URL`, and
+    /// `KAFKA_GROUP` where the group is not to be called as the consumer.
+    ///
+    /// The name is the scope of the inbox: an event happens once per name, whatever the group.
+    pub fn from_env(name: &str) -> Consumer<WithDatabase> {
+        Consumer::new(name, |variable| std::env::var(variable).ok())
+    }
+
+    /// The same, from any lookup.
+    pub fn from_lookup(name: &str, lookup: impl Fn(&str) -> Option<String>) -> Consumer<WithDatabase> {
+        Consumer::new(name, lookup)
+    }
+}
+
+impl Consumer<WithoutDatabase> {
+    /// A consumer without a database: its handlers see to repetitions themselves.
+    pub fn without_database(name: &str) -> Consumer<WithoutDatabase> {
+        Consumer::new(name, |variable| std::env::var(variable).ok().filter(|_| variable != "DATABASE_URL"))
+    }
+}
+
+impl<D> Consumer<D> {
+    fn new(name: &str, lookup: impl Fn(&str) -> Option<String>) -> Consumer<D> {
+        let found = VARIABLES.into_iter().filter_map(|variable| Some((variable, lookup(variable)?)));
+        Consumer {
+            name: name.to_owned(),
+            settings: found.filter(|(_, value)| !value.trim().is_empty()).collect(),
+            kafka: Vec::new(),
+            topics: Vec::new(),
+            handlers: HashMap::new(),
+            owner: None,
+            ladder: in_place(3).then([minutes(1), minutes(10), minutes(60)]).when_exhausted(Exhausted::Hold),
+            unregistered: Unregistered::default(),
+            concurrency: CONCURRENCY,
+            mistakes: Vec::new(),
+            of: PhantomData,
+        }
+    }
+
+    /// Who looks at what cannot be handled, and the time they have for it. Asked for before anything runs.
+    pub fn owner(mut self, owner: &str, within: Duration) -> Consumer<D> {
+        self.owner = Some((owner.to_owned(), within));
+        self
+    }
+
+    /// A topic to read; may be given again.
+    pub fn topic(mut self, topic: &str) -> Consumer<D> {
+        self.topics.push(topic.to_owned());
+        self
+    }
+
+    /// The handler for events of a type.
+    pub fn on(mut self, event_type: &str, handler: Handler<D>) -> Consumer<D> {
+        if self.handlers.insert(event_type.to_owned(), handler.registration).is_some() {
+            self.mistakes.push(format!("two handlers are registered for the type {event_type}"));
+        }
+        self
+    }
+
+    /// What happens to events of types that no handler is registered for: they are skipped unless told otherwise.
+    pub fn unregistered(mut self, what: Unregistered) -> Consumer<D> {
+        self.unregistered = what;
+        self
+    }
+
+    /// What follows a failed attempt. Three attempts in place, then rungs of one minute, ten and sixty, unless told
+    /// otherwise; an event that is exhausted is held, with its key.
+    pub fn retry(mut self, ladder: Ladder) -> Consumer<D> {
+        self.ladder = ladder;
+        self
+    }
+
+    /// How many handlers run at the same time: 16 unless told otherwise. Each may take a connection to the
+    /// database.
+    pub fn concurrency(mut self, handlers: usize) -> Consumer<D> {
+        self.concurrency = handlers;
+        self
+    }
+
+    /// An option of librdkafka. Those that would break a promise are refused.
+    pub fn kafka_option(mut self, name: &str, value: &str) -> Consumer<D> {
+        if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
+            self.mistakes.push(format!("the option {name} of Kafka's client is refused: {why}"));
+        }
+        self.kafka.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Everything that is wrong with it; empty where it can run.
+    pub fn mistakes(&self) -> Vec<String> {
+        let mut mistakes = self.mistakes.clone();
+        let mut expect = |holds: bool, sentence: &str| {
+            if !holds {
+                mistakes.push(sentence.to_owned());
+            }
+        };
+        expect(!self.name.trim().is_empty(), "the consumer has no name: it is the scope of its inbox");
+        expect(
+            self.settings.contains_key("KAFKA_BROKERS"),
+            "KAFKA_BROKERS is not set: host:port, comma-separated",
+        );
+        expect(!self.topics.is_empty(), "there is no topic: call topic()");
+        expect(!self.handlers.is_empty(), "there is no handler: call on()");
+        expect(
+            self.owner.as_ref().is_some_and(|(owner, within)| !owner.trim().is_empty() && !within.is_zero()),
+            "nobody owns what cannot be handled: call owner() with a name and the time they have",
+        );
+        expect(self.concurrency > 0, "concurrency is 0: nothing would ever run");
+        let needs = self.handlers.values().any(|handler| handler.kind == crate::handler::Kind::Transactional);
+        expect(
+            !needs || self.settings.contains_key("DATABASE_URL"),
+            "DATABASE_URL is not set, and a transactional handler needs it: postgresql://user@host/database",
+        );
+        mistakes.extend(self.ladder.check().err().map(|error: LadderError| error.to_string()));
+        mistakes
+    }
+
+    /// Runs until SIGTERM or Ctrl-C, then finishes what runs and leaves the group in order.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub async fn run(self) -> Result<(), RunError> {
+        self.run_until(told_to_stop()).await
+    }
+
+    /// Runs until `shutdown` resolves.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+        let mistakes = self.mistakes();
+        if !mistakes.is_empty() {
+            return Err(RunError::SetUp(mistakes));
+        }
+        let config = self.client_config();
+        let longest = self.handlers.values().map(|handler| handler.timeout).max().unwrap_or_default();
+        let database = match self.settings.get("DATABASE_URL") {
+            // Workers, the parked keys, and one to spare. The server ends what a frozen process left open a while
+            // after any handler would have been stopped (C31).
+            Some(url) => Some(Database::new(url, self.concurrency + 2, longest + Duration::from_secs(30))?),
+            None => None,
+        };
+        let registered = Registered {
+            name: self.name,
+            topics: self.topics,
+            handlers: self.handlers,
+            ladder: self.ladder,
+            unregistered: self.unregistered,
+            concurrency: self.concurrency,
+        };
+        if let Some((owner, within)) = &self.owner {
+            tracing::info!(
+                consumer = registered.name,
+                owner,
+                ?within,
+                "consuming {}",
+                registered.topics.join(", ")
+            );
+        }
+        runtime::run(&config, registered, database, shutdown).await
+    }
+
+    fn client_config(&self) -> ClientConfig {
+        let setting = |name: &str| self.settings.get(name).cloned();
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", setting("KAFKA_BROKERS").unwrap_or_default())
+            .set("group.id", setting("KAFKA_GROUP").unwrap_or_else(|| self.name.clone()))
+            .set("client.id", format!("outbox-consumer {}", self.name))
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            // A new consumer begins with everything (C35).
+            .set("auto.offset.reset", "earliest")
+            .set("allow.auto.create.topics", "false")
+            // By default a consumer whose queue was full rests for a second.
+            .set("fetch.queue.backoff.ms", "5")
+            .set("queued.max.messages.kbytes", "16384")
+            .set("socket.keepalive.enable", "true");
+        for (name, value) in &self.kafka {
+            config.set(name, value);
+        }
+        config
+            // Only the frontier is committed, and by us (C27).
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false");
+        config
+    }
+}
+
+/// Options that are the consumer's own, and why.
+const REFUSED: [(&str, &str); 6] = [
+    ("bootstrap.servers", "it is KAFKA_BROKERS"),
+    ("group.id", "it is KAFKA_GROUP"),
+    (
+        "enable.auto.commit",
+        "an offset is committed when everything below it is settled, and not when it was read",
+    ),
+    (
+        "enable.auto.offset.store",
+        "an offset is committed when everything below it is settled, and not when it was read",
+    ),
+    ("isolation.level", "records of transactions that were never committed would be handled"),
+    ("enable.partition.eof", "it is no error here"),
+];
+
+/// SIGTERM or Ctrl-C.
+async fn told_to_stop() {
+    let interrupted = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        let terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
+        if let Ok(mut terminated) = terminated {
+            tokio::select! {
+                _ = interrupted => {}
+                _ = terminated.recv() => {}
+            }
+            return;
+        }
+    }
+    // Without a way to hear of either nothing would ever stop it: running on is what is left.
+    if interrupted.await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Handlers are code and cannot be shown.
+impl<D> std::fmt::Debug for Consumer<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Consumer")
+            .field("name", &self.name)
+            .field("topics", &self.topics)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Event, Raw, done, idempotent};
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let consumer = Consumer::from_lookup("", |_| None)
+            .concurrency(0)
+            .kafka_option("enable.auto.commit", "true")
+            .retry(in_place(1).then([Duration::ZERO]));
+        let mistakes = consumer.mistakes();
+        for part in [
+            "no name",
+            "KAFKA_BROKERS",
+            "topic()",
+            "on()",
+            "owner()",
+            "concurrency",
+            "enable.auto.commit",
+            "rung",
+        ] {
+            assert!(mistakes.iter().any(|mistake| mistake.contains(part)), "{part}: {mistakes:?}");
+        }
+    }
+
+    #[test]
+    fn a_consumer_without_database_takes_idempotent_handlers() {
+        let handler = async |_: Event<Raw>| done();
+        let brokers = |name: &str| (name == "KAFKA_BROKERS").then(|| "127.0.0.1:9".to_owned());
+        let consumer: Consumer<WithoutDatabase> = Consumer::new("audit", brokers);
+        let consumer =
+            consumer.topic("t").owner("team", minutes(5)).on("A", idempotent(move |event| handler(event)));
+        assert_eq!(consumer.mistakes(), Vec::<String>::new());
+    }
+}

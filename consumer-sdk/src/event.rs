@@ -1,0 +1,188 @@
+//! An event as a handler gets it: the payload, and the facts of the event beside it.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use outbox_schema::record::{Position, header};
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use crate::record::Record;
+
+/// An event with its payload. Dereferences to the payload: `order.sku`.
+#[derive(Debug, Clone)]
+pub struct Event<T> {
+    payload: T,
+    facts: Facts,
+}
+
+/// What is known of an event beside its payload.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    id: Uuid,
+    event_type: String,
+    topic: Arc<str>,
+    partition: i32,
+    offset: i64,
+    timestamp: i64,
+    key: Option<Vec<u8>>,
+    attempt: u32,
+    position: Option<Position>,
+    version: Option<i64>,
+    created_at: Option<jiff::Timestamp>,
+    headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Facts {
+    /// The event's id: the same in every copy of it.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// What the handler is registered for.
+    pub fn event_type(&self) -> &str {
+        &self.event_type
+    }
+
+    /// Topic, partition and offset of this copy.
+    pub fn place(&self) -> (&str, i32, i64) {
+        (&self.topic, self.partition, self.offset)
+    }
+
+    /// The record's key as text; `None` where there is none or it is no text.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref().and_then(|key| std::str::from_utf8(key).ok())
+    }
+
+    /// Time of the record in Unix milliseconds: with our relay that of the commit.
+    pub fn timestamp_millis(&self) -> i64 {
+        self.timestamp
+    }
+
+    /// How old the event is by this machine's clock; zero for one from the future.
+    pub fn age(&self) -> std::time::Duration {
+        let now = jiff::Timestamp::now().as_millisecond();
+        std::time::Duration::from_millis(u64::try_from(now - self.timestamp).unwrap_or(0))
+    }
+
+    /// Which attempt this is in this process, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Where the event stood in its source's log.
+    pub fn position(&self) -> Option<Position> {
+        self.position
+    }
+
+    /// The aggregate's own version, where the producer counts them.
+    pub fn version(&self) -> Option<i64> {
+        self.version
+    }
+
+    /// When the producer made the event, where its header says so.
+    pub fn created_at(&self) -> Option<jiff::Timestamp> {
+        self.created_at
+    }
+
+    /// The W3C trace context of the producing transaction.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.header(header::TRACEPARENT)
+    }
+
+    /// A header's text; `None` where it is missing or no text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().rfind(|(found, _)| found == name)?;
+        std::str::from_utf8(value.as_deref()?).ok()
+    }
+}
+
+impl<T> Event<T> {
+    /// What is known beside the payload.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The payload alone.
+    pub fn into_payload(self) -> T {
+        self.payload
+    }
+}
+
+impl<T> Deref for Event<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.payload
+    }
+}
+
+/// The payload's bytes as they are; `None` for a tombstone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Raw(pub Option<Vec<u8>>);
+
+/// What a payload can be read as: JSON through serde, or [`Raw`].
+pub trait Payload: Sized + Send + 'static {
+    /// Reads the record's value.
+    ///
+    /// # Errors
+    /// A sentence without the payload's content.
+    fn read(value: Option<&[u8]>) -> Result<Self, String>;
+}
+
+impl<T: DeserializeOwned + Send + 'static> Payload for T {
+    fn read(value: Option<&[u8]>) -> Result<T, String> {
+        // A tombstone is JSON's null: `Event<Option<T>>` takes both.
+        serde_json::from_slice(value.unwrap_or(b"null")).map_err(|error| {
+            // serde's own words may quote the payload.
+            let (line, column) = (error.line(), error.column());
+            let what = if error.is_data() { "is not of the handler's type" } else { "is no JSON" };
+            format!("the payload {what} (line {line}, column {column})")
+        })
+    }
+}
+
+impl Payload for Raw {
+    fn read(value: Option<&[u8]>) -> Result<Raw, String> {
+        Ok(Raw(value.map(<[u8]>::to_vec)))
+    }
+}
+
+impl<T: Payload> Event<T> {
+    /// The event of a record; `None` as id is refused before.
+    pub(crate) fn of(record: &Record, id: Uuid) -> Result<Event<T>, String> {
+        let payload = T::read(record.value.as_deref())?;
+        let facts = Facts {
+            id,
+            event_type: record.event_type().unwrap_or_default().to_owned(),
+            topic: record.topic.clone(),
+            partition: record.partition,
+            offset: record.offset,
+            timestamp: record.timestamp,
+            key: record.key.clone(),
+            attempt: record.tries.counted + 1,
+            position: record.header(header::POSITION).and_then(|text| text.parse().ok()),
+            version: record.header(header::VERSION).and_then(|text| text.parse().ok()),
+            created_at: record.created_at(),
+            headers: record.headers.clone(),
+        };
+        Ok(Event { payload, facts })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_is_json_or_raw_and_a_mistake_does_not_quote_it() {
+        assert_eq!(u32::read(Some(b"17")), Ok(17));
+        assert_eq!(Option::<u32>::read(None), Ok(None));
+        assert_eq!(Raw::read(None), Ok(Raw(None)));
+        assert_eq!(Raw::read(Some(b"\xff")), Ok(Raw(Some(vec![0xff]))));
+        for value in [&b"\"secret\""[..], b"secret", b""] {
+            let said = u32::read(Some(value)).unwrap_err();
+            assert!(said.starts_with("the payload is") && !said.contains("secret"), "{said}");
+        }
+    }
+}

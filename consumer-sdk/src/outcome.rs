@@ -1,0 +1,157 @@
+//! What a handler says became of an event: a closed set, acted on in one place.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use crate::ladder::Failure;
+
+/// What became of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Outcome {
+    /// It is handled.
+    Done,
+    /// Not this time: try again, after this long at least. Counts as a failed attempt.
+    Retry {
+        /// Lengthens the delay of the retry policy, never shortens it.
+        after: Duration,
+        /// Why, for whoever looks.
+        reason: String,
+    },
+    /// It never will be: it is settled as rejected, with the reason, and not tried again.
+    Reject {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What handlers return. `?` works on every error; the [policy](crate::ladder) decides when it is tried again.
+pub type Handled = Result<Outcome, HandlerError>;
+
+/// The event is handled.
+///
+/// # Errors
+/// None; it is what a handler returns.
+pub fn done() -> Handled {
+    Ok(Outcome::Done)
+}
+
+/// Not this time.
+///
+/// # Errors
+/// None; it is what a handler returns.
+pub fn retry_after(after: Duration, reason: impl Into<String>) -> Handled {
+    Ok(Outcome::Retry { after, reason: reason.into() })
+}
+
+/// Never: settled as rejected.
+///
+/// # Errors
+/// None; it is what a handler returns.
+pub fn reject(reason: impl Into<String>) -> Handled {
+    Ok(Outcome::Reject { reason: reason.into() })
+}
+
+/// An error of a handler, whatever it was. Made by `?`.
+pub struct HandlerError {
+    source: Box<dyn StdError + Send + Sync>,
+    permanent: bool,
+}
+
+impl<E: StdError + Send + Sync + 'static> From<E> for HandlerError {
+    fn from(error: E) -> HandlerError {
+        HandlerError { source: Box::new(error), permanent: false }
+    }
+}
+
+impl HandlerError {
+    /// It is sure to come again: no further attempt is made.
+    #[must_use]
+    pub fn permanent(self) -> HandlerError {
+        HandlerError { permanent: true, ..self }
+    }
+
+    /// Whether somebody said so.
+    pub fn is_permanent(&self) -> bool {
+        self.permanent
+    }
+
+    /// The error and what it came from, in one sentence.
+    pub fn sentence(&self) -> String {
+        let mut sentence = self.source.to_string();
+        let mut source = self.source.source();
+        while let Some(cause) = source {
+            sentence.push_str(": ");
+            sentence.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        sentence
+    }
+
+    /// How the attempt counts: a serialization failure or a deadlock is nobody's fault (C44).
+    pub(crate) fn failure(&self) -> Failure {
+        if self.permanent {
+            return Failure::Permanent;
+        }
+        let mut link: Option<&(dyn StdError + 'static)> = Some(self.source.as_ref());
+        while let Some(error) = link {
+            let code = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
+            if code.is_some_and(|code| matches!(code.code(), "40001" | "40P01")) {
+                return Failure::Uncounted;
+            }
+            link = error.source();
+        }
+        Failure::Transient { after: Duration::ZERO }
+    }
+}
+
+impl fmt::Debug for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let HandlerError { source, permanent } = self;
+        f.debug_struct("HandlerError").field("source", source).field("permanent", permanent).finish()
+    }
+}
+
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence())
+    }
+}
+
+/// Says of an error that it is permanent: `parse(text).permanent()?`.
+pub trait Permanent<T> {
+    /// The error is sure to come again.
+    ///
+    /// # Errors
+    /// The error, marked.
+    fn permanent(self) -> Result<T, HandlerError>;
+}
+
+impl<T, E: Into<HandlerError>> Permanent<T> for Result<T, E> {
+    fn permanent(self) -> Result<T, HandlerError> {
+        self.map_err(|error| error.into().permanent())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_tried_again_unless_somebody_says_that_it_is_permanent() {
+        let parse = |permanent: bool| -> Handled {
+            let parsed = "x".parse::<u32>();
+            if permanent {
+                parsed.permanent()?
+            } else {
+                parsed?
+            };
+            done()
+        };
+        assert_eq!(parse(false).unwrap_err().failure(), Failure::Transient { after: Duration::ZERO });
+        let error = parse(true).unwrap_err();
+        assert_eq!(error.failure(), Failure::Permanent);
+        assert_eq!(error.sentence(), "invalid digit found in string");
+    }
+}

@@ -1,0 +1,96 @@
+//! A record as it was read: its bytes, and what its headers say of the event.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outbox_schema::record::header;
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use uuid::Uuid;
+
+/// A record that was read and is not settled. Its bytes are those of the topic.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    /// Unix milliseconds; 0 where the record has none.
+    pub(crate) timestamp: i64,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
+    /// The event's id; `None` where the header is missing or is no UUID.
+    pub(crate) id: Option<Uuid>,
+    pub(crate) tries: Tries,
+}
+
+/// The attempts of a record so far, in this process.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Tries {
+    /// Failed attempts that count.
+    pub(crate) counted: u32,
+    /// Failures in a row that do not.
+    pub(crate) uncounted: u32,
+    /// When the first attempt failed, since the consumer began.
+    pub(crate) first_failure: Option<Duration>,
+}
+
+/// What a record counts with beside its own bytes.
+const OVERHEAD: usize = 128;
+
+impl Record {
+    pub(crate) fn read(message: &BorrowedMessage<'_>, topic: Arc<str>) -> Record {
+        let mut headers = Vec::new();
+        if let Some(found) = message.headers() {
+            headers.reserve_exact(found.count());
+            headers
+                .extend(found.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))));
+        }
+        let id = text_of(&headers, header::ID).and_then(|text| Uuid::parse_str(text).ok());
+        Record {
+            topic,
+            partition: message.partition(),
+            offset: message.offset(),
+            timestamp: message.timestamp().to_millis().unwrap_or(0),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers,
+            id,
+            tries: Tries::default(),
+        }
+    }
+
+    /// Bytes that it is counted with.
+    pub(crate) fn bytes(&self) -> usize {
+        let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        let headers = self.headers.iter().map(|(name, value)| name.len() + length(value) + 32);
+        OVERHEAD + length(&self.key) + length(&self.value) + headers.sum::<usize>()
+    }
+
+    /// The text of a header; `None` where it is missing or no text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        text_of(&self.headers, name)
+    }
+
+    /// What handlers are registered for.
+    pub(crate) fn event_type(&self) -> Option<&str> {
+        self.header(header::TYPE)
+    }
+
+    /// When the event was made, where its id does not say it. Every copy carries the same.
+    pub(crate) fn created_at(&self) -> Option<jiff::Timestamp> {
+        self.header(header::CREATED_AT)?.parse().ok()
+    }
+
+    /// Hash of the id, the same in every process: how the crash journal names a record.
+    pub(crate) fn journal_id(&self) -> u32 {
+        // FNV-1a: stable, and no more is asked of it.
+        let bytes = self.id.map_or([0; 16], Uuid::into_bytes);
+        bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+    }
+}
+
+/// The last header of that name counts, as with Kafka's own clients.
+fn text_of<'h>(headers: &'h [(String, Option<Vec<u8>>)], name: &str) -> Option<&'h str> {
+    let (_, value) = headers.iter().rfind(|(found, _)| found == name)?;
+    std::str::from_utf8(value.as_deref()?).ok()
+}

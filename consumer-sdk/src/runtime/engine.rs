@@ -1,0 +1,345 @@
+//! What the consumer knows of its records: who runs, what is settled, what may be committed. One lock guards it; nothing
+//! here waits or does I/O.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::frontier::{Begun, Frontier};
+use crate::intake::{Held, Intake, Orders, Watermarks};
+use crate::journal::{self, Ending, Journal, Permit, Sent, Started};
+use crate::keys::{HoldId, Item, Keys, Run, Ticket};
+use crate::lane::Lane;
+use crate::metadata::{self, Metadata};
+use crate::record::Record;
+
+/// A record that a worker runs.
+#[derive(Debug)]
+pub(crate) struct Work {
+    ticket: Ticket,
+    item: Item<Record>,
+    /// Becomes true when the partition is lost: whatever is done for it then decides nothing.
+    pub(crate) lost: watch::Receiver<bool>,
+}
+
+impl Work {
+    /// The record.
+    pub(crate) fn record(&self) -> &Record {
+        &self.item.record
+    }
+
+    /// The record, to count its attempts.
+    pub(crate) fn record_mut(&mut self) -> &mut Record {
+        &mut self.item.record
+    }
+}
+
+/// One partition in one assignment.
+#[derive(Debug)]
+struct Assigned {
+    topic: Arc<str>,
+    frontier: Frontier,
+    /// What the broker has acknowledged.
+    committed: i64,
+    /// Runs that are out.
+    running: usize,
+    /// Nothing new is begun: it is about to leave.
+    leaving: bool,
+    lost: watch::Sender<bool>,
+}
+
+/// A commit that is to be sent.
+#[derive(Debug)]
+pub(crate) struct Commit {
+    pub(crate) lane: Lane,
+    pub(crate) topic: Arc<str>,
+    pub(crate) offset: i64,
+    pub(crate) metadata: String,
+    /// Proof for the journal; `None` for the last commit of a partition that leaves.
+    pub(crate) sent: Option<Sent>,
+}
+
+/// What a consumer has in hand.
+pub(crate) struct Engine {
+    keys: Keys<Record>,
+    lanes: HashMap<Lane, Assigned>,
+    present: HashMap<(u32, i32), Lane>,
+    intake: Intake,
+    journal: Journal,
+    epochs: u32,
+    settled: u64,
+}
+
+/// Bytes of text that go with a commit: the broker's usual limit, or only the journal where it allows less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// [`metadata::DEFAULT_LIMIT`].
+    Usual,
+    /// [`metadata::JOURNAL_LIMIT`] (C57).
+    Journal,
+}
+
+impl Engine {
+    pub(crate) fn new(most: Held, convict_after: u16) -> Engine {
+        Engine {
+            keys: Keys::new(),
+            lanes: HashMap::new(),
+            present: HashMap::new(),
+            intake: Intake::new(Watermarks::below(most)),
+            journal: Journal::new(convict_after),
+            epochs: 0,
+            settled: 0,
+        }
+    }
+
+    /// A partition was assigned and is read from `offset`, with the text that was committed beside it.
+    pub(crate) fn assigned(
+        &mut self,
+        topic: Arc<str>,
+        number: u32,
+        partition: i32,
+        offset: i64,
+        said: Metadata,
+    ) -> Lane {
+        self.epochs += 1;
+        let lane = Lane { topic: number, partition, epoch: self.epochs };
+        self.journal.assigned(lane, offset, said.journal);
+        let (lost, _) = watch::channel(false);
+        let frontier = Frontier::restore(offset, &said.completed);
+        let assigned = Assigned { topic, frontier, committed: offset, running: 0, leaving: false, lost };
+        self.lanes.insert(lane, assigned);
+        self.present.insert(lane.place(), lane);
+        self.intake.assigned(lane);
+        self.review();
+        lane
+    }
+
+    /// The present assignment of a partition.
+    pub(crate) fn lane(&self, place: (u32, i32)) -> Option<Lane> {
+        self.present.get(&place).copied()
+    }
+
+    /// Takes a record in. One that is settled already, or of a partition that has left, is passed over.
+    pub(crate) fn deliver(&mut self, place: (u32, i32), record: Record) {
+        let Some(lane) = self.lane(place) else { return };
+        let Some(assigned) = self.lanes.get_mut(&lane).filter(|assigned| !assigned.leaving) else { return };
+        // A record that was read before, after a seek of the client's own, is in hand or settled.
+        if let Ok(Begun::New) = assigned.frontier.begin(record.offset) {
+            let bytes = record.bytes();
+            let key = record.key.clone();
+            self.keys.push(lane, key.as_deref(), record, bytes);
+            self.intake.holds(self.keys.held());
+        }
+    }
+
+    /// The client has read up to here: transaction markers and compacted records never come (C27).
+    pub(crate) fn read_up_to(&mut self, place: (u32, i32), position: i64) {
+        if let Some(assigned) = self.lane(place).and_then(|lane| self.lanes.get_mut(&lane)) {
+            assigned.frontier.end_of_gap(position);
+        }
+    }
+
+    /// The next record whose key is free.
+    pub(crate) fn take(&mut self) -> Option<Work> {
+        let Run { ticket, records } = self.keys.take()?;
+        let item = records.into_iter().next()?;
+        let lost = match self.lanes.get_mut(&ticket.lane()) {
+            Some(assigned) => {
+                assigned.running += 1;
+                assigned.lost.subscribe()
+            }
+            // Revoked between; its receiver says lost, for the sender is gone.
+            None => watch::channel(true).1,
+        };
+        Some(Work { ticket, item, lost })
+    }
+
+    /// Whether the record's handler may start; asked when all else is ready.
+    pub(crate) fn may_start(&mut self, work: &Work) -> Permit {
+        self.journal.about_to_start(Engine::named(work))
+    }
+
+    /// It will not start after all.
+    pub(crate) fn will_not_start(&mut self, work: &Work) {
+        self.journal.abandoned(Engine::named(work));
+        self.review();
+    }
+
+    /// A handler has ended, and this process lives.
+    pub(crate) fn handler_ended(&mut self, started: Started, ending: Ending) {
+        self.journal.ended(started, ending);
+        self.review();
+    }
+
+    fn named(work: &Work) -> journal::Record {
+        journal::Record {
+            lane: work.ticket.lane(),
+            offset: work.record().offset,
+            id: work.record().journal_id(),
+        }
+    }
+
+    /// The record is settled, durably: its offset need not come again.
+    pub(crate) fn settle(&mut self, work: Work, without_handler: bool) {
+        let lane = work.ticket.lane();
+        if without_handler {
+            self.journal.settled_unstarted(Engine::named(&work));
+        }
+        if let Some(assigned) = self.lanes.get_mut(&lane) {
+            assigned.running -= 1;
+            // Of its own assignment, so it is open there.
+            let _settled = assigned.frontier.settle(work.record().offset);
+            self.journal.progressed(lane, assigned.frontier.committable());
+            if assigned.frontier.open() == 0 {
+                self.journal.drained(lane);
+            }
+            self.settled += 1;
+        }
+        self.keys.finish(work.ticket);
+        self.intake.holds(self.keys.held());
+        self.review();
+    }
+
+    /// The record waits for another attempt and holds its key; `None` where its partition has left.
+    pub(crate) fn hold(&mut self, work: Work) -> Option<HoldId> {
+        if let Some(assigned) = self.lanes.get_mut(&work.ticket.lane()) {
+            assigned.running -= 1;
+        }
+        let hold = self.keys.hold(work.ticket, [work.item]);
+        self.intake.holds(self.keys.held());
+        hold
+    }
+
+    /// The wait is over.
+    pub(crate) fn resume(&mut self, hold: HoldId) {
+        self.keys.resume(hold);
+    }
+
+    /// What the client has to pause and resume.
+    pub(crate) fn orders(&mut self) -> Orders {
+        self.intake.orders()
+    }
+
+    /// The client could not do so.
+    pub(crate) fn order_failed(&mut self, lane: Lane) {
+        self.intake.failed(lane);
+    }
+
+    /// Whether somebody waits for a commit: no handler starts before it is acknowledged.
+    pub(crate) fn commit_is_urgent(&self) -> bool {
+        self.journal.to_commit().next().is_some()
+    }
+
+    /// What is to be committed now.
+    pub(crate) fn to_commit(&mut self, room: Room) -> Vec<Commit> {
+        let urgent: BTreeSet<Lane> = self.journal.to_commit().collect();
+        let mut commits = Vec::new();
+        for (lane, assigned) in &self.lanes {
+            let offset = assigned.frontier.committable();
+            if assigned.leaving || offset <= assigned.committed && !urgent.contains(lane) {
+                continue;
+            }
+            let Some((entry, sent)) = self.journal.sending(*lane) else { continue };
+            let completed = assigned.frontier.completed_beyond();
+            let metadata = metadata::write(offset, entry, &completed, room.bytes());
+            let (lane, topic) = (*lane, assigned.topic.clone());
+            commits.push(Commit { lane, topic, offset, metadata, sent: Some(sent) });
+        }
+        commits
+    }
+
+    /// The broker has it.
+    pub(crate) fn committed(&mut self, commit: &Commit) {
+        if let Some(assigned) = self.lanes.get_mut(&commit.lane) {
+            assigned.committed = assigned.committed.max(commit.offset);
+        }
+        if let Some(sent) = commit.sent {
+            self.journal.acknowledged(sent);
+        }
+        self.review();
+    }
+
+    /// The broker has it not: it is made again.
+    pub(crate) fn not_committed(&mut self, commit: &Commit) {
+        if let Some(sent) = commit.sent {
+            self.journal.refused(sent);
+        }
+    }
+
+    /// The partition is to leave: nothing new of it is begun.
+    pub(crate) fn leave(&mut self, lane: Lane) {
+        if let Some(assigned) = self.lanes.get_mut(&lane) {
+            assigned.leaving = true;
+            self.keys.revoke(lane);
+            self.intake.holds(self.keys.held());
+        }
+    }
+
+    /// Runs of the partition that are out.
+    pub(crate) fn running(&self, lane: Lane) -> usize {
+        self.lanes.get(&lane).map_or(0, |assigned| assigned.running)
+    }
+
+    /// The partition leaves; what is to be committed for it at last. `stopping`: the process ends in order.
+    pub(crate) fn left(&mut self, lane: Lane, stopping: bool, room: Room) -> Option<Commit> {
+        let entry = if stopping { self.journal.stopped(lane) } else { self.journal.revoked(lane) };
+        let assigned = self.remove(lane)?;
+        let offset = assigned.frontier.committable();
+        let completed = assigned.frontier.completed_beyond();
+        let metadata = metadata::write(offset, &entry.unwrap_or_default(), &completed, room.bytes());
+        Some(Commit { lane, topic: assigned.topic, offset, metadata, sent: None })
+    }
+
+    /// The partition is another's by now: nothing is committed, and what runs for it decides nothing (C30).
+    pub(crate) fn lost(&mut self, lane: Lane) {
+        self.journal.lost(lane);
+        if let Some(assigned) = self.remove(lane) {
+            assigned.lost.send_replace(true);
+        }
+    }
+
+    fn remove(&mut self, lane: Lane) -> Option<Assigned> {
+        self.keys.revoke(lane);
+        self.intake.unassigned(lane);
+        self.intake.holds(self.keys.held());
+        if self.present.get(&lane.place()) == Some(&lane) {
+            self.present.remove(&lane.place());
+        }
+        let assigned = self.lanes.remove(&lane);
+        self.review();
+        assigned
+    }
+
+    /// Every partition that is assigned.
+    pub(crate) fn assignment(&self) -> Vec<Lane> {
+        self.lanes.keys().copied().collect()
+    }
+
+    /// Records whose keys are free.
+    pub(crate) fn ready(&self) -> usize {
+        self.keys.ready()
+    }
+
+    /// Records settled since the beginning.
+    pub(crate) fn settled(&self) -> u64 {
+        self.settled
+    }
+
+    /// In isolation one record is in flight in all, and only partitions in doubt are read.
+    fn review(&mut self) {
+        let isolated = self.journal.is_isolated();
+        self.keys.isolate(isolated);
+        let doubtful = || self.lanes.keys().filter(|lane| self.journal.in_doubt(**lane)).copied().collect();
+        self.intake.isolate(isolated.then(doubtful));
+    }
+}
+
+impl Room {
+    fn bytes(self) -> usize {
+        match self {
+            Room::Usual => metadata::DEFAULT_LIMIT,
+            Room::Journal => metadata::JOURNAL_LIMIT,
+        }
+    }
+}

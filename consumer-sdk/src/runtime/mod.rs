@@ -1,0 +1,173 @@
+//! What runs while a consumer runs.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`client`] | the thread with the Kafka client: polls, assignments, pauses, commits |
+//! | [`engine`] | what is in hand, behind one lock: keys, frontiers, intake, journal |
+//! | [`worker`] | tasks that run one record at a time, from the claim to the settlement |
+//! | [`inbox`] | what a worker asks of the database |
+//! | [`parked`] | the task that runs parked keys when they are due |
+
+mod client;
+mod engine;
+mod inbox;
+mod parked;
+mod worker;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::KafkaError;
+use tokio::sync::Notify;
+
+use crate::consumer::{Registered, RunError};
+use crate::database::Database;
+use crate::intake::Held;
+use crate::journal::DEFAULT_CONVICT_AFTER;
+use client::Client;
+use engine::Engine;
+
+/// Most records in hand, and their bytes, unless told otherwise.
+pub(crate) const MOST: Held = Held { count: 20_000, bytes: 64 << 20 };
+
+/// How long workers are waited for at the end.
+const LAST: Duration = Duration::from_secs(15);
+
+/// What the client's thread and the workers share.
+pub(crate) struct Shared {
+    pub(crate) engine: Mutex<Engine>,
+    pub(crate) registered: Registered,
+    pub(crate) database: Option<Arc<Database>>,
+    /// There is a record to run.
+    work: Notify,
+    /// The journal may answer otherwise than before.
+    permits: Notify,
+    stopping: AtomicBool,
+    stopped: Notify,
+    /// Why the consumer cannot go on.
+    halt: Mutex<Option<String>>,
+    begun: Instant,
+}
+
+impl Shared {
+    /// Lets workers look for records.
+    fn wake(&self, ready: usize) {
+        for _ in 0..ready.min(self.registered.concurrency) {
+            self.work.notify_one();
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(SeqCst)
+    }
+
+    /// Ends everything in order.
+    fn stop(&self) {
+        self.stopping.store(true, SeqCst);
+        self.stopped.notify_waiters();
+        self.work.notify_waiters();
+        self.permits.notify_waiters();
+    }
+
+    /// Ends everything, for a reason that no retry mends.
+    fn halt(&self, why: String) {
+        tracing::error!("{why}");
+        self.halt.lock().get_or_insert(why);
+        self.stop();
+    }
+
+    /// Time since the consumer began: the clock of attempts.
+    fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Waits, or less long where the consumer stops.
+    async fn pause(&self, delay: Duration) {
+        let stopped = self.stopped.notified();
+        if !self.is_stopping() {
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = stopped => {}
+            }
+        }
+    }
+}
+
+/// Runs a consumer until `shutdown` resolves.
+///
+/// # Errors
+/// [`RunError`]: librdkafka refuses the configuration, the database is not usable, or the consumer had to halt.
+pub(crate) async fn run(
+    config: &ClientConfig,
+    registered: Registered,
+    database: Option<Arc<Database>>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    if let Some(database) = &database {
+        // A mistake in the set-up is told at once, and not by every record.
+        database.lease().await?.give_back();
+    }
+    let topics = registered.topics.clone();
+    let concurrency = registered.concurrency;
+    let shared = Arc::new(Shared {
+        engine: Mutex::new(Engine::new(MOST, DEFAULT_CONVICT_AFTER)),
+        registered,
+        database,
+        work: Notify::new(),
+        permits: Notify::new(),
+        stopping: AtomicBool::new(false),
+        stopped: Notify::new(),
+        halt: Mutex::default(),
+        begun: Instant::now(),
+    });
+    let client =
+        Client::new(config, &topics, shared.clone()).map_err(|error| RunError::Kafka(error.into()))?;
+    let thread = std::thread::Builder::new().name("kafka".into()).spawn(move || client.run());
+    let thread = thread.map_err(RunError::Thread)?;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..concurrency {
+        tasks.spawn(worker::work(shared.clone()));
+    }
+    if shared.database.is_some() {
+        tasks.spawn(parked::keep(shared.clone()));
+    }
+    let halted = async {
+        while !shared.is_stopping() {
+            let stopped = shared.stopped.notified();
+            tokio::select! {
+                () = stopped => {}
+                () = tokio::time::sleep(Duration::from_millis(200)) => {}
+            }
+        }
+    };
+    tokio::select! {
+        () = shutdown => tracing::info!("told to stop: finishing what runs"),
+        () = halted => {}
+    }
+    shared.stop();
+    // The client's thread waits for handlers, and joining it would block a thread of the runtime (C41).
+    let joined = tokio::task::spawn_blocking(move || thread.join());
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST, ended).await.is_err() {
+        tracing::warn!("handlers did not end in time; what they did is not committed, and comes again");
+    }
+    if !matches!(joined.await, Ok(Ok(()))) {
+        return Err(RunError::Halted("the client's thread panicked".into()));
+    }
+    let settled = shared.engine.lock().settled();
+    tracing::info!(settled, "stopped");
+    match shared.halt.lock().take() {
+        Some(why) => Err(RunError::Halted(why)),
+        None => Ok(()),
+    }
+}
+
+/// What a failed client of Kafka is called.
+impl From<KafkaError> for RunError {
+    fn from(error: KafkaError) -> RunError {
+        RunError::Kafka(Box::new(error))
+    }
+}
