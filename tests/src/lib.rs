@@ -10,6 +10,7 @@
 //! | [`relay`] | the built relay as a child process |
 //! | [`scene`] | a database, a topic and a relay's configuration of one test |
 //! | [`outbox`] | a database with an outbox, its topics, and the configuration of its relay |
+//! | [`inbox`] | a database with an inbox, and sessions that are stepped by hand |
 //! | [`quarantine`] | entries of `outbox.quarantine` as a relay writes them |
 //! | [`workload`] | seeded outbox traffic whose order per key can be read from the data |
 //! | [`history`] | the checker: what was committed against what was published |
@@ -23,6 +24,7 @@ pub mod bench;
 pub mod cluster;
 pub mod fault;
 pub mod history;
+pub mod inbox;
 pub mod outbox;
 pub mod parts;
 pub mod quarantine;

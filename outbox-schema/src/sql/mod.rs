@@ -1,4 +1,4 @@
-//! The SQL of the contract: numbered migrations, and what each relay needs beside them.
+//! The SQL of the contract: numbered migrations, what each relay needs beside them, and the [`inbox`] of consumers.
 //!
 //! It runs on PostgreSQL 15 to 18. The files stand in `sql/` and can be run by hand.
 
@@ -101,6 +101,9 @@ macro_rules! migration {
     };
 }
 
+// Behind the macro that it uses.
+pub mod inbox;
+
 /// The migrations in the order in which `up` runs; `down` runs in the reverse order. Run all of them in one
 /// transaction: `outbox.contract_version()` is then seen only together with everything else. Where an older
 /// version is installed, those of a later [`version`](Migration::version) are what is missing.
@@ -133,15 +136,19 @@ mod tests {
 
     #[test]
     fn numbers_are_without_gaps() {
-        let numbers: Vec<u32> = MIGRATIONS.iter().map(|m| m.number).collect();
-        assert_eq!(numbers, (1..=MIGRATIONS.len() as u32).collect::<Vec<_>>());
-        assert!(MIGRATIONS.is_sorted_by_key(|m| m.version));
-        assert_eq!(MIGRATIONS.last().map(|m| m.version), Some(CONTRACT_VERSION));
+        for (migrations, version) in
+            [(MIGRATIONS, CONTRACT_VERSION), (inbox::MIGRATIONS, inbox::CONTRACT_VERSION)]
+        {
+            let numbers: Vec<u32> = migrations.iter().map(|m| m.number).collect();
+            assert_eq!(numbers, (1..=migrations.len() as u32).collect::<Vec<_>>());
+            assert!(migrations.is_sorted_by_key(|m| m.version));
+            assert_eq!(migrations.last().map(|m| m.version), Some(version));
+        }
     }
 
     #[test]
     fn up_only_adds() {
-        for migration in MIGRATIONS {
+        for migration in MIGRATIONS.iter().chain(inbox::MIGRATIONS) {
             let up = statements(migration.up);
             for word in ["DROP ", "TRUNCATE ", "DELETE ", "IF EXISTS", "CASCADE"] {
                 assert!(!up.contains(word), "{word} in {} up", migration.name);
@@ -151,7 +158,7 @@ mod tests {
 
     #[test]
     fn transactions_are_the_callers() {
-        for sql in MIGRATIONS.iter().flat_map(|m| [m.up, m.down]) {
+        for sql in MIGRATIONS.iter().chain(inbox::MIGRATIONS).flat_map(|m| [m.up, m.down]) {
             let sql = statements(sql);
             assert!(!sql.contains("COMMIT;") && !sql.contains("ROLLBACK;") && !sql.contains("BEGIN;"));
         }
