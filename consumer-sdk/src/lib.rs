@@ -10,6 +10,7 @@
 //! | [`intake`] | when to stop reading, and of which partitions |
 //! | [`ladder`] | what follows a failed attempt, and when to stop because everything fails |
 
+pub mod dead_letters;
 #[doc(hidden)]
 pub mod frontier;
 #[doc(hidden)]
