@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::foreign::{self, Foreign};
 use super::record::{Header, last};
+use super::topic::is_legal;
 
 /// Names with this prefix are the evidence's.
 pub const PREFIX: &str = "dlq.";
@@ -118,7 +119,7 @@ impl Evidence {
         let last_failed: Timestamp =
             parsed(headers, "dlq.last_failed").ok_or(Damage { header: "dlq.last_failed" })?;
         Ok(Evidence {
-            topic: needed("dlq.topic")?,
+            topic: needed("dlq.topic").and_then(a_topic)?,
             partition: place(headers, "dlq.partition")?,
             offset: place(headers, "dlq.offset")?,
             timestamp: parsed(headers, "dlq.timestamp"),
@@ -231,6 +232,11 @@ pub fn replayable(headers: &[Header]) -> Vec<Header> {
         is_reserved(name) && name != TRACEPARENT || foreign::is_foreign(name) || name == "__replicator_id"
     };
     headers.iter().filter(|header| !goes(&header.name)).cloned().collect()
+}
+
+/// A text that is no topic's name locates nothing, and would name a letter that no database takes.
+fn a_topic(name: String) -> Result<String, Damage> {
+    if is_legal(&name) { Ok(name) } else { Err(Damage { header: "dlq.topic" }) }
 }
 
 fn parsed<T: FromStr>(headers: &[Header], name: &str) -> Option<T> {

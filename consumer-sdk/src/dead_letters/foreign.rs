@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::evidence::Evidence;
 use super::record::{Header, Record, first, last};
+use super::topic::is_legal;
 
 /// Who wrote it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +90,7 @@ fn spring(headers: &[Header]) -> Foreign {
     let attempts = last(headers, "retry_topic-attempts").and_then(int);
     Foreign {
         framework: Framework::Spring,
-        topic: original("topic").map(lossy).filter(|topic| !topic.is_empty()),
+        topic: original("topic").map(lossy).filter(|topic| is_legal(topic)),
         partition: original("partition").and_then(int).filter(|partition| *partition >= 0),
         offset: original("offset").and_then(long).filter(|offset| *offset >= 0),
         timestamp: original("timestamp").and_then(long),
@@ -110,7 +111,7 @@ fn connect(headers: &[Header]) -> Foreign {
         .map(|connector| text("stage").map_or(connector.clone(), |stage| format!("{connector} {stage}")));
     Foreign {
         framework: Framework::Connect,
-        topic: text("topic"),
+        topic: text("topic").filter(|topic| is_legal(topic)),
         partition: text("partition").and_then(|text| text.parse().ok()).filter(|number| *number >= 0),
         offset: text("offset").and_then(|text| text.parse().ok()).filter(|number| *number >= 0),
         timestamp: None,

@@ -374,7 +374,7 @@ async fn write_all(client: &Client, rows: &[Projected]) -> Result<u64, tokio_pos
     }
 }
 
-/// Classes 22 (data exception) and 23 (constraint): what a row holds.
+/// Classes 22 (data exception), 23 (constraint) and 54 (too large for an index): what a row holds.
 fn is_of_a_row(error: &tokio_postgres::Error) -> bool {
-    error.code().is_some_and(|code| code.code().starts_with("22") || code.code().starts_with("23"))
+    error.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.code().starts_with(class)))
 }

@@ -130,11 +130,19 @@ pub enum Concern {
 /// [`NameError`] where that is no name of a topic.
 pub fn name(topic: &str, group: &str) -> Result<String, NameError> {
     let name = format!("{topic}.{group}.dlq");
-    let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if group.is_empty() || !name.chars().all(legal) {
+    if group.is_empty() || !name.chars().all(is_legal_in_a_name) {
         return Err(NameError::Illegal { group: group.to_owned(), name });
     }
     if name.len() > LONGEST { Err(NameError::TooLong { name }) } else { Ok(name) }
+}
+
+/// Whether a text can be the name of a topic.
+pub fn is_legal(name: &str) -> bool {
+    (1..=LONGEST).contains(&name.len()) && name.chars().all(is_legal_in_a_name)
+}
+
+fn is_legal_in_a_name(character: char) -> bool {
+    character.is_ascii_alphanumeric() || "._-".contains(character)
 }
 
 /// Whether a topic may hold dead letters of this group, by its name. Dots stand in both parts, so `a.b.c.dlq` may be
