@@ -25,6 +25,7 @@ mod record;
 mod runtime;
 mod tx;
 
+pub mod dead_letters;
 #[doc(hidden)]
 pub mod frontier;
 #[doc(hidden)]

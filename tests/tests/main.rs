@@ -21,6 +21,7 @@ mod inbox_claim;
 mod inbox_letters;
 mod inbox_park;
 mod inbox_upkeep;
+mod letters;
 mod memory;
 mod outage;
 mod postgres_restarts;

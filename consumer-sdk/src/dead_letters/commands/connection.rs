@@ -1,0 +1,202 @@
+//! Connections to PostgreSQL and Kafka.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+
+use clap::Args;
+use rdkafka::ClientConfig;
+use secrecy::{ExposeSecret, SecretString};
+use tokio_postgres::config::Host;
+use tokio_postgres::{Client, Config, NoTls};
+
+use super::CommandError;
+use super::output;
+
+/// Where the inbox is.
+#[derive(Debug, Args)]
+pub struct DatabaseArgs {
+    /// The database with the inbox, such as postgres://oncall@127.0.0.1/inventory
+    #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true, value_parser = secret)]
+    database_url: Option<SecretString>,
+}
+
+/// Where the dead-letter topics are.
+#[derive(Debug, Args)]
+pub struct KafkaArgs {
+    /// Brokers, such as 127.0.0.1:9092
+    #[arg(long, value_name = "HOST:PORT,…", env = "KAFKA_BROKERS")]
+    brokers: Option<String>,
+    /// A setting of the client (librdkafka's names), such as ssl.ca.location=/etc/ca.pem; repeatable
+    #[arg(long, value_name = "NAME=VALUE", value_parser = option)]
+    kafka_option: Vec<KafkaOption>,
+}
+
+/// A setting of the client. Its value may be a password and is not printed.
+#[derive(Debug, Clone)]
+struct KafkaOption {
+    name: String,
+    value: SecretString,
+}
+
+fn secret(text: &str) -> Result<SecretString, Infallible> {
+    Ok(SecretString::from(text))
+}
+
+fn option(text: &str) -> Result<KafkaOption, String> {
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
+    Ok(KafkaOption { name: name.trim().to_owned(), value: SecretString::from(value.trim()) })
+}
+
+/// A connection and who is logged in on it.
+pub struct Database {
+    /// The connection.
+    pub client: Client,
+    /// The role.
+    pub role: String,
+}
+
+impl DatabaseArgs {
+    /// Connects, and makes sure that there is an inbox.
+    pub async fn connect(&self) -> Result<Database, CommandError> {
+        let url = self.database_url.as_ref().ok_or_else(|| {
+            CommandError::Settings(
+                "no database is named: set DATABASE_URL or give --database-url (the database that the consumer's \
+                 handlers write to)"
+                    .into(),
+            )
+        })?;
+        let client = connect(url).await?;
+        let who = "SELECT session_user::text, current_database()::text, to_regnamespace('inbox') IS NOT NULL,
+                   coalesce(has_schema_privilege(to_regnamespace('inbox'), 'USAGE'), false)";
+        let row = client.query_one(who, &[]).await;
+        let row = row.map_err(|source| CommandError::Ask { what: "say who is logged in", source })?;
+        let role: String = row.get(0);
+        if !row.get::<_, bool>(2) {
+            return Err(CommandError::Absent { database: row.get(1) });
+        }
+        if !row.get::<_, bool>(3) {
+            return Err(CommandError::Forbidden { role });
+        }
+        Ok(Database { client, role })
+    }
+}
+
+/// Opens the connection. Without TLS so far, and therefore to this machine only; TLS comes with the crate that the
+/// relay's connection becomes, and this function is the only one to change then.
+async fn connect(url: &SecretString) -> Result<Client, CommandError> {
+    let config: Config = url.expose_secret().parse().map_err(|error: tokio_postgres::Error| {
+        CommandError::Settings(format!(
+            "DATABASE_URL is no URL of a database ({}): write postgres://ROLE@HOST:PORT/DATABASE",
+            output::with_causes(&error)
+        ))
+    })?;
+    if let Some(host) = config.get_hosts().iter().find_map(elsewhere) {
+        return Err(CommandError::Settings(format!(
+            "DATABASE_URL names {host}, and this tool does not speak TLS to PostgreSQL yet: nothing is sent in the clear \
+             over a network. Run it on the server's machine, or through a tunnel (ssh -L) to 127.0.0.1"
+        )));
+    }
+    let (client, connection) = config.connect(NoTls).await.map_err(CommandError::Connect)?;
+    // It ends with the client; what went wrong is told to whoever asks on it.
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// The host, where it is not this machine.
+fn elsewhere(host: &Host) -> Option<String> {
+    match host {
+        Host::Tcp(name) => (!is_loopback(name)).then(|| name.clone()),
+        Host::Unix(_) => None,
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+impl KafkaArgs {
+    /// Settings for a client: TLS as soon as a broker is elsewhere, unless an option says otherwise.
+    pub fn config(&self) -> Result<ClientConfig, CommandError> {
+        let brokers =
+            self.brokers.as_deref().filter(|brokers| !brokers.trim().is_empty()).ok_or_else(|| {
+                CommandError::Settings(
+                    "no broker is named: set KAFKA_BROKERS or give --brokers HOST:PORT".into(),
+                )
+            })?;
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", brokers).set("client.id", "outbox-dlq");
+        // What the client has to say comes as errors.
+        config.set("log_level", "2");
+        let host = |broker: &str| broker.rsplit_once(':').map_or(broker, |(host, _)| host).trim().to_owned();
+        if !brokers.split(',').all(|broker| is_loopback(&host(broker))) {
+            config.set("security.protocol", "ssl");
+        }
+        for option in &self.kafka_option {
+            config.set(&option.name, option.value.expose_secret());
+        }
+        Ok(config)
+    }
+}
+
+/// A reason with the person behind it: several people may share a role in the database.
+pub fn signed(reason: &str) -> String {
+    let named = ["SUDO_USER", "LOGNAME", "USER"].into_iter().find_map(|name| std::env::var(name).ok());
+    let user = named.filter(|user| !user.is_empty()).unwrap_or_else(user_number);
+    format!("{reason} (by {user})")
+}
+
+#[cfg(target_os = "linux")]
+fn user_number() -> String {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").map_or_else(|_| "nobody known".into(), |own| format!("uid {}", own.uid()))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn user_number() -> String {
+    "nobody known".into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(url: &str) -> String {
+        let hosts = url.parse::<Config>().unwrap();
+        hosts.get_hosts().iter().find_map(elsewhere).unwrap_or_default()
+    }
+
+    #[test]
+    fn only_this_machine_is_spoken_to_in_the_clear() {
+        for url in [
+            "postgres://a@127.0.0.1/d",
+            "postgres://a@localhost/d",
+            "postgres://a@[::1]/d",
+            "host=/run dbname=d",
+        ] {
+            assert_eq!(refusal(url), "", "{url}");
+        }
+        for (url, host) in
+            [("postgres://a@db.example/d", "db.example"), ("postgres://a@127.0.0.1,10.0.0.1/d", "10.0.0.1")]
+        {
+            assert_eq!(refusal(url), host, "{url}");
+        }
+    }
+
+    #[test]
+    fn brokers_elsewhere_are_spoken_to_with_tls() {
+        let protocol = |brokers: &str, options: &[&str]| {
+            let kafka_option = options.iter().map(|text| option(text).unwrap()).collect();
+            let args = KafkaArgs { brokers: Some(brokers.into()), kafka_option };
+            args.config().unwrap().get("security.protocol").map(str::to_owned)
+        };
+        assert_eq!(protocol("127.0.0.1:9092,[::1]:9092", &[]), None);
+        assert_eq!(protocol("127.0.0.1:9092,k1:9092", &[]).as_deref(), Some("ssl"));
+        assert_eq!(protocol("k1:9092", &["security.protocol=sasl_ssl"]).as_deref(), Some("sasl_ssl"));
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        assert!(!format!("{:?}", option("sasl.password=hush").unwrap()).contains("hush"));
+    }
+}
