@@ -379,8 +379,7 @@ mod tests {
         let handler = async |_: Event<Raw>| done();
         let brokers = |name: &str| (name == "KAFKA_BROKERS").then(|| "127.0.0.1:9".to_owned());
         let consumer: Consumer<WithoutDatabase> = Consumer::new("audit", brokers);
-        let consumer =
-            consumer.topic("t").owner("team", minutes(5)).on("A", idempotent(move |event| handler(event)));
+        let consumer = consumer.topic("t").owner("team", minutes(5)).on("A", idempotent(handler));
         assert_eq!(consumer.mistakes(), Vec::<String>::new());
     }
 }

@@ -87,6 +87,9 @@ impl ConsumerContext for Context {
     }
 }
 
+/// Topic, partition, offset, and the text beside the committed offset.
+type Beginning = (String, i32, i64, Vec<u8>);
+
 /// A revocation that waits for handlers.
 struct Leaving {
     partitions: TopicPartitionList,
@@ -275,7 +278,7 @@ impl Client {
     }
 
     /// Where each partition begins, and the text beside its committed offset.
-    fn beginnings(&self, partitions: &TopicPartitionList) -> KafkaResult<Vec<(String, i32, i64, Vec<u8>)>> {
+    fn beginnings(&self, partitions: &TopicPartitionList) -> KafkaResult<Vec<Beginning>> {
         let committed = self.consumer.committed_offsets(partitions.clone(), ASK)?;
         let mut beginnings = Vec::new();
         for element in committed.elements() {
@@ -296,7 +299,7 @@ impl Client {
         Ok(beginnings)
     }
 
-    fn assign(&mut self, beginnings: &[(String, i32, i64, Vec<u8>)]) {
+    fn assign(&mut self, beginnings: &[Beginning]) {
         let mut list = TopicPartitionList::new();
         let mut engine = self.shared.engine.lock();
         for (topic, partition, offset, text) in beginnings {
@@ -370,7 +373,7 @@ impl Client {
                 }
             }
         }
-        let commits = engine.to_commit(self.room);
+        let commits = engine.commits(self.room);
         drop(engine);
         if commits.is_empty() {
             return;

@@ -232,7 +232,7 @@ impl Engine {
     }
 
     /// What is to be committed now.
-    pub(crate) fn to_commit(&mut self, room: Room) -> Vec<Commit> {
+    pub(crate) fn commits(&mut self, room: Room) -> Vec<Commit> {
         let urgent: BTreeSet<Lane> = self.journal.to_commit().collect();
         let mut commits = Vec::new();
         for (lane, assigned) in &self.lanes {

@@ -209,11 +209,26 @@ async fn transactional(
             };
         }
     };
+    let fate = in_transaction(shared, database, work, handler, (id, lease)).await;
+    if matches!(fate, Fate::Settled { .. }) {
+        running.settled();
+    }
+    fate
+}
+
+/// The handler and the end of the transaction in which its event is claimed.
+async fn in_transaction(
+    shared: &Arc<Shared>,
+    database: &Arc<Database>,
+    work: &mut Work,
+    handler: &Registration,
+    (id, lease): (Uuid, Lease),
+) -> Fate {
     let tx = Tx::new(lease);
     let attempt = attempt(handler, work, id, Some(tx.clone())).await;
     // Whoever kept the handle is waited for, and then has none.
     let lease = tx.close().await;
-    let fate = match (attempt, lease) {
+    match (attempt, lease) {
         (Attempt::Done, Some(lease)) => match inbox::commit(lease).await {
             Committed::Yes => Fate::Settled { without_handler: false },
             Committed::Aborted => failed(shared, work, Some(id), transient(), PASSED_OVER.into()).await,
@@ -244,11 +259,7 @@ async fn transactional(
             failed(shared, work, Some(id), transient(), format!("the handler took longer than {limit:?}"))
                 .await
         }
-    };
-    if matches!(fate, Fate::Settled { .. }) {
-        running.settled();
     }
-    fate
 }
 
 async fn give_up(lease: Option<Lease>) {
