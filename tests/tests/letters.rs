@@ -355,54 +355,6 @@ async fn a_replay_that_is_killed_goes_on_and_replays_each_once() {
     says(&stage.fails(&line), &["no dead letter of these waits for a decision"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn letters_are_discarded_and_restored_with_a_reason() {
-    let stage = Stage::prepare("dlq_decide").await;
-    stage.dead(&[1, 2], "k-1", "out_of_stock").await;
-    stage.project();
-    let id = stage.inbox.id(1);
-    assert_eq!(stage.run(&["discard", &id]).code, Some(2));
-    says(
-        &stage.does(&["discard", "--all", "--dry-run"]),
-        &["would discard 2 dead letters; nothing was changed"],
-    );
-    assert_eq!(stage.states().await, ["open 0", "open 0"]);
-    says(
-        &stage.does(&["discard", &id, "--reason", "a test order"]),
-        &["discarded 1 dead letter as dlq_decide"],
-    );
-    assert_eq!(stage.states().await, ["discarded 0", "open 0"]);
-    says(&stage.fails(&["replay", &id, "--reason", "x"]), &["is discarded, and would have to be"]);
-    says(&stage.does(&["list"]), &["1 dead letter,"]);
-    says(&stage.does(&["list", "--state", "discarded"]), &[&id]);
-    says(&stage.fails(&["discard", &id, "--reason", "x"]), &["is discarded, and would have to be"]);
-    says(
-        &stage.does(&["restore", "--cause", "out_of_stock", "--reason", "it was none"]),
-        &["restored 1 dead letter"],
-    );
-    assert_eq!(stage.states().await, ["restored 0", "open 0"]);
-    says(
-        &stage.fails(&["discard", &id, "nothing", "--reason", "x"]),
-        &["there is no dead letter nothing here"],
-    );
-    assert_eq!(
-        stage.states().await,
-        ["restored 0", "open 0"],
-        "half of what was named is not what was meant"
-    );
-    let audit = stage.json(&["audit", "--scope", SCOPE, "--since", "1h"]);
-    let decisions = audit["decisions"].as_array().unwrap();
-    let said: Vec<String> = decisions
-        .iter()
-        .map(|entry| format!("{} {} {}", entry["who"], entry["action"], entry["reason"]).replace('"', ""))
-        .collect();
-    assert_eq!(
-        said,
-        ["dlq_decide discard a test order (by alice)", "dlq_decide restore it was none (by alice)"]
-    );
-    says(&stage.does(&["show", &id]), &["it was none (by alice)", "decisions", "restore"]);
-}
-
 /// Writes a record with any headers.
 async fn write(kafka: &Kafka, topic: &str, headers: &[(&str, &[u8])]) {
     let producer: FutureProducer = client(kafka).create().unwrap();
