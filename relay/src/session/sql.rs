@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use outbox_postgres_link::tls::Connector;
 use secrecy::ExposeSecret;
 use tokio_postgres::{Client, Row};
 
@@ -15,7 +16,6 @@ use super::disposition::sql_end;
 use super::{End, Ending};
 use crate::config::{OutboxSettings, SourceSettings};
 use crate::lsn::Lsn;
-use crate::tls::Connector;
 
 /// A question unanswered for this long means that the connection is lost.
 const ANSWER: Duration = Duration::from_secs(5);
