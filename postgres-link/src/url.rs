@@ -42,6 +42,10 @@ fn expected(program: Program) -> String {
 pub struct Mistakes(Vec<String>);
 
 impl Mistakes {
+    pub(crate) fn new(sentences: Vec<String>) -> Mistakes {
+        Mistakes(sentences)
+    }
+
     /// One after the other.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
