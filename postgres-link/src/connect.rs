@@ -117,7 +117,8 @@ impl Future for Driver {
 impl Link {
     /// Connects, protected as the URL asks for, and logs in. Files of TLS are read anew for every connection.
     ///
-    /// Nothing is spawned: the caller decides who owns the [`Driver`], and how it ends.
+    /// Nothing is spawned: the caller decides who owns the [`Driver`], and how it ends. [`Pool`](crate::Pool) is
+    /// such a caller.
     ///
     /// A server that asks for the password in clear text is refused, over TLS as well. In the clear over a
     /// network, which takes `sslmode=disable` or `prefer` in the URL, one that asks for an MD5 hash is, too.

@@ -10,15 +10,17 @@
 //! | [`link`] | one database as settings name it |
 //! | [`session`] | what a session is called, and the settings it begins with |
 //! | [`dial`], [`guard`], [`connect`] | a connection to it: the socket, what a server may ask for, the login |
+//! | [`pool`] | a bounded number of such connections |
 //!
 //! The relay takes the first five and connects by itself, since its replication connection logs in before the
-//! driver does; consumers take [`Link`].
+//! driver does; consumers take [`Link`] and [`Pool`].
 
 pub mod connect;
 pub mod dial;
 pub mod guard;
 pub mod link;
 pub mod password;
+pub mod pool;
 pub mod program;
 pub mod session;
 pub mod tls;
@@ -27,6 +29,12 @@ pub mod url;
 
 pub use connect::{Driver, LinkError};
 pub use link::Link;
+pub use pool::{Lease, Pool, PoolError, PoolLook};
 pub use program::Program;
 pub use session::Session;
 pub use url::Mistakes;
+
+/// The README's example is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -15,6 +15,7 @@ mod existing;
 mod formats;
 mod history;
 mod idle;
+mod link;
 mod memory;
 mod outage;
 mod postgres_restarts;
