@@ -1,11 +1,11 @@
 //! The relay: tails PostgreSQL's logical replication for outbox inserts and publishes them, keyed by
 //! entity, to Kafka.
 //!
-//! The modules in the order of the data path:
+//! How its connections to PostgreSQL are protected is [`outbox_postgres_link`]'s. The modules in the order of the data
+//! path:
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`tls`] | TLS to PostgreSQL, for both connections |
 //! | [`wire`] | the thin replication connection: start-up, SCRAM, framing |
 //! | [`reader`] | the thread that reads frames in chunks, and feedback on its own clock |
 //! | [`pgoutput`] | the decoder, in place |
@@ -37,7 +37,6 @@ pub mod reader;
 pub mod router;
 pub mod session;
 pub mod state;
-pub mod tls;
 pub mod wire;
 
 #[cfg(test)]

@@ -9,8 +9,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use outbox_postgres_link::Program;
+use outbox_postgres_link::transport::Transport;
 use outbox_relay::config::SourceFormat;
-use outbox_relay::config::transport::Transport;
 use outbox_relay::observe::Observed;
 use outbox_relay::pgoutput::{CopyMessage, Message};
 use outbox_relay::reader::{self, Next, Positions, ReaderConfig};
@@ -75,7 +76,7 @@ fn ours(port: u16) -> Result<Vec<Event>> {
         user: "relay".to_owned(),
         password: None,
         database: "orders".to_owned(),
-        transport: Transport::clear(),
+        transport: Transport::clear(Program::Relay),
         application_name: "differential".to_owned(),
         connect_timeout: Duration::from_secs(10),
         wal_sender_timeout: Duration::from_secs(10),

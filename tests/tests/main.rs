@@ -22,6 +22,7 @@ mod inbox_letters;
 mod inbox_park;
 mod inbox_upkeep;
 mod letters;
+mod link;
 mod memory;
 mod outage;
 mod postgres_restarts;

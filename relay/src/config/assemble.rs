@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use secrecy::{ExposeSecret, SecretString};
+use outbox_postgres_link::url::ParsedUrl;
+use outbox_postgres_link::{password, tls};
+use secrecy::SecretString;
 
-use super::database_url::ParsedUrl;
 use super::given::{AllGiven, Form};
 use super::kafka_security::PROTOCOL;
 use super::keys::{self, AnyKey, Fallback, HEADERS, KAFKA_OPTIONS, Key, QUARANTINE_TOPICS, TOPIC_OPTIONS};
@@ -17,7 +18,6 @@ use super::{
     RuleColumns, Settings, SourceSettings, StateSettings, TopicSettings, kafka_options, kafka_security,
     topic_options,
 };
-use crate::tls;
 
 /// Reads every key. `None` where there is a mistake, which then stands in `mistakes`.
 pub fn settings(given: &AllGiven, existing: Option<Existing>, mistakes: &mut Mistakes) -> Option<Settings> {
@@ -160,21 +160,8 @@ impl Reader<'_> {
     }
 
     fn password_from(&mut self, path: PathBuf) -> Option<SecretString> {
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => SecretString::from(text),
-            Err(error) => {
-                self.refuse(&keys::SOURCE_PASSWORD_FILE, format!("cannot be read: {error}"));
-                return None;
-            }
-        };
-        let line = text.expose_secret();
-        let line = line.strip_suffix('\n').unwrap_or(line);
-        let line = line.strip_suffix('\r').unwrap_or(line);
-        if line.is_empty() {
-            self.refuse(&keys::SOURCE_PASSWORD_FILE, "holds no password".into());
-            return None;
-        }
-        Some(SecretString::from(line))
+        let read = password::from_file(&path);
+        read.map_err(|problem| self.refuse(&keys::SOURCE_PASSWORD_FILE, problem)).ok()
     }
 
     fn kafka(&mut self) -> Option<KafkaSettings> {

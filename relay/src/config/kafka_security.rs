@@ -1,7 +1,7 @@
 //! Whether Kafka is spoken to over TLS and with a login: by its options, and where they do not say by where the
 //! brokers are.
 
-use super::transport::is_loopback;
+use outbox_postgres_link::transport::is_loopback;
 
 /// The option that says it.
 pub const PROTOCOL: &str = "security.protocol";

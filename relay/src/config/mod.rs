@@ -7,14 +7,12 @@
 //! | `given`, `known` | what file and environment give; names that do not exist |
 //! | `assemble` | from there to [`Settings`], and what has to fit together |
 //! | [`mistakes`] | everything that is wrong, told in one run |
-//! | [`database_url`], [`transport`] | `postgres://` URLs, and how the connection is protected |
 //! | [`kafka_options`], [`topic_options`] | librdkafka's own options, and Kafka's for topics |
 //! | [`kafka_security`] | whether librdkafka speaks TLS |
 //! | [`rules`] | templates of topics, keys and headers |
 //! | [`document`] | the reference document and the settings in force |
 
 mod assemble;
-pub mod database_url;
 pub mod document;
 mod given;
 pub mod kafka_options;
@@ -26,7 +24,6 @@ pub mod mistakes;
 pub mod rules;
 mod settings;
 pub mod topic_options;
-pub mod transport;
 
 #[cfg(test)]
 mod tests;

@@ -6,10 +6,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use outbox_postgres_link::transport::Transport;
 use secrecy::SecretString;
 
 use super::rules::{RuleColumns, Rules};
-use super::transport::Transport;
 
 /// Everything a relay runs with.
 #[derive(Debug, Clone)]

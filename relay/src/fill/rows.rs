@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outbox_postgres_link::tls::Connector;
 use outbox_schema::sql::{quote_identifier, quote_literal, quote_qualified};
 use tokio::sync::mpsc;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
@@ -9,7 +10,6 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 use crate::config::{OutboxSettings, Settings};
 use crate::router::{ColumnInfo, RelationShape, Value};
 use crate::session::{End, end_of_state, sql_config};
-use crate::tls::Connector;
 
 /// Rows of one FETCH, which are held until they are handed over.
 const FETCH: u32 = 16;

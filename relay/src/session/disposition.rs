@@ -2,10 +2,10 @@
 
 use std::error::Error;
 
+use outbox_postgres_link::tls::error::TlsError;
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::{End, end::chain};
-use crate::tls::error::TlsError;
 
 /// What an SQLSTATE asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use outbox_postgres_link::transport::{SslMode, is_loopback};
+
 use super::compare::{Decision, MustMeet, PLUGIN, SlotFacts, compare};
 use super::disposition::end_of_state;
 use super::sql::{ServerLook, Sql, server_facts};
 use super::{Context, End, Ending, Owned, Reading, blocking, chain, claimed, step};
 use crate::config::Settings;
-use crate::config::transport::{SslMode, is_loopback};
 use crate::lsn::Lsn;
 use crate::observe::Phase;
 use crate::publisher::Contact;

@@ -7,6 +7,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use outbox_postgres_link::dial;
+use outbox_postgres_link::tls::Connector;
 use secrecy::ExposeSecret;
 use tokio_postgres::{Client, Row};
 
@@ -15,7 +17,6 @@ use super::disposition::sql_end;
 use super::{End, Ending};
 use crate::config::{OutboxSettings, SourceSettings};
 use crate::lsn::Lsn;
-use crate::tls::Connector;
 
 /// A question unanswered for this long means that the connection is lost.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -84,10 +85,10 @@ pub fn config(source: &SourceSettings, application: &str, options: &str) -> toki
         .dbname(&source.database)
         .application_name(application)
         .connect_timeout(source.connect_timeout)
-        .keepalives_idle(Duration::from_secs(5))
-        .keepalives_interval(Duration::from_secs(2))
-        .keepalives_retries(3)
-        .tcp_user_timeout(Duration::from_secs(15))
+        .keepalives_idle(dial::KEEPALIVE_IDLE)
+        .keepalives_interval(dial::KEEPALIVE_INTERVAL)
+        .keepalives_retries(dial::KEEPALIVE_RETRIES)
+        .tcp_user_timeout(dial::UNACKNOWLEDGED)
         .options(options);
     if let Some(password) = &source.password {
         config.password(password.expose_secret());

@@ -10,10 +10,9 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use outbox_postgres_link::tls::error::{TlsError, TlsTrouble};
+use outbox_postgres_link::tls::{self, binding};
 use rustls::ClientConnection;
-
-use crate::tls::error::{TlsError, TlsTrouble};
-use crate::tls::{self, binding};
 
 /// Bytes taken from the socket at once. rustls by itself takes 4 KiB, which would be a system call for every
 /// few rows; this is what the kernel may hold for us on loopback.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use outbox_postgres_link::transport::Transport;
 use postgres_protocol::message::backend::{Header, Message};
 use secrecy::SecretString;
 
@@ -14,7 +15,6 @@ use super::channel::{self, Channel};
 use super::error::{ServerError, WireError};
 use super::{secure, socket, startup};
 use crate::config::ReceiveBuffer;
-use crate::config::transport::Transport;
 
 /// Longest message accepted in command mode. The longest real one is a timeline's history.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;

@@ -5,9 +5,8 @@ use std::io;
 use std::time::Duration;
 
 use fallible_iterator::FallibleIterator;
+use outbox_postgres_link::tls::error::TlsError;
 use postgres_protocol::message::backend::ErrorFields;
-
-use crate::tls::error::TlsError;
 
 /// Why the replication connection could not do what it was asked to. Never holds the password.
 ///

@@ -5,8 +5,10 @@ use std::net::{TcpListener, TcpStream};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use outbox_postgres_link::Program;
+use outbox_postgres_link::transport::Transport;
+
 use super::connection::Target;
-use crate::config::transport::Transport;
 
 /// A message as the server sends it.
 pub(crate) fn message(tag: u8, body: &[u8]) -> Vec<u8> {
@@ -61,7 +63,7 @@ impl Server {
             password: password.map(Into::into),
             database: "orders".to_owned(),
             application_name: "outbox_orders".to_owned(),
-            transport: Transport::clear(),
+            transport: Transport::clear(Program::Relay),
             connect_timeout: Duration::from_secs(20),
             wal_sender_timeout: Duration::from_secs(10),
             receive_buffer: crate::config::ReceiveBuffer::Auto,

@@ -1,12 +1,12 @@
 //! Asking for TLS, and the handshake.
 
+use outbox_postgres_link::tls::Client;
+use outbox_postgres_link::tls::error::TlsError;
+use outbox_postgres_link::transport::SslMode;
 use postgres_protocol::message::frontend;
 
 use super::connection::{Connection, Patience, Target, failed, is_pause};
 use super::error::WireError;
-use crate::config::transport::SslMode;
-use crate::tls::Client;
-use crate::tls::error::TlsError;
 
 const DOING: &str = "asking for TLS";
 const SHAKING_HANDS: &str = "shaking hands over TLS";
@@ -63,8 +63,9 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::transport::{ChannelBinding, Roots, Transport};
     use crate::wire::fake::Server;
+    use outbox_postgres_link::Program;
+    use outbox_postgres_link::transport::{ChannelBinding, Roots, Transport};
 
     /// The answer to a request for TLS, and what became of the connection.
     fn answered(answer: &'static [u8], mode: SslMode) -> Result<Connection, WireError> {
@@ -78,7 +79,7 @@ mod tests {
             }
         });
         let mut target = server.target(None);
-        target.transport = Transport { mode, ..Transport::clear() };
+        target.transport = Transport { mode, ..Transport::clear(Program::Relay) };
         let connected = Connection::connect(&target);
         server.join();
         connected
@@ -117,6 +118,7 @@ mod tests {
         let mut target = server.target(None);
         let roots = Roots::File(PathBuf::from("/nowhere/ca.pem"));
         target.transport = Transport {
+            program: Program::Relay,
             mode: SslMode::VerifyFull,
             roots,
             identity: None,

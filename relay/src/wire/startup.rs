@@ -1,6 +1,7 @@
 //! Start-up parameters and authentication.
 
 use fallible_iterator::FallibleIterator;
+use outbox_postgres_link::transport::ChannelBinding as Binding;
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{
     ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
@@ -11,7 +12,6 @@ use secrecy::ExposeSecret;
 
 use super::connection::{Connection, Patience, Target};
 use super::error::WireError;
-use crate::config::transport::ChannelBinding as Binding;
 
 /// What goes on while the server may still refuse the role.
 pub(crate) const LOGGING_IN: &str = "logging in";

@@ -1,13 +1,14 @@
 //! The side of PostgreSQL: both connections, then question by question. One that is refused is a finding, and the
 //! next is asked; a connection that is lost ends it.
 
+use outbox_postgres_link::transport::is_loopback;
+
 use super::finding::{Area, Finding};
 use super::{ask, clock, keys, publication, quarantine, rights, server, slot, start, table};
 use crate::commands::init::InitError;
 use crate::commands::init::survey::{self, is_contract};
 use crate::commands::outlook::{self, NoReplication, Replication};
 use crate::config::Settings;
-use crate::config::transport::is_loopback;
 use crate::session::compare::SlotFacts;
 use crate::session::{Sql, SqlError, chain};
 use crate::state::StateRecord;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use outbox_postgres_link::tls::Connector;
+use outbox_postgres_link::url::ParsedUrl;
 use secrecy::ExposeSecret;
 use tokio_postgres::Client;
 
@@ -10,8 +12,6 @@ use super::plan::{Plan, Step, rows_sentence};
 use super::survey;
 use crate::commands::output;
 use crate::config::Settings;
-use crate::config::database_url::ParsedUrl;
-use crate::tls::Connector;
 use outbox_schema::sql;
 
 /// Connects as the admin. How the connection is protected was decided when the URL was read.

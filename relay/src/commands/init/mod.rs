@@ -12,11 +12,11 @@ pub(super) mod survey;
 mod tests;
 
 use clap::Args;
+use outbox_postgres_link::url::ParsedUrl;
+use outbox_postgres_link::{Program, tls};
 
 use super::{ConfigFile, ExistingChoice, Exit, output};
-use crate::config::database_url::ParsedUrl;
 use crate::config::{ADMIN_URL_VARIABLE, Settings};
-use crate::tls;
 use plan::Plan;
 use survey::Survey;
 
@@ -104,7 +104,7 @@ pub fn execute(args: InitArgs) -> Exit {
 }
 
 fn with_server(settings: &Settings, url: &str, print: bool) -> Result<Exit, InitError> {
-    let admin = ParsedUrl::parse(url).map_err(InitError::Url)?;
+    let admin = ParsedUrl::parse(Program::Relay, url).map_err(|wrong| InitError::Url(wrong.to_string()))?;
     let wrong = tls::check(&admin.transport, &admin.host);
     if !wrong.is_empty() {
         return Err(InitError::Url(wrong.join("; ")));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outbox_postgres_link::tls::Connector;
 use outbox_schema::record::Position;
 use tokio_postgres::types::{PgLsn, ToSql};
 use tokio_postgres::{Client, Row};
@@ -11,7 +12,6 @@ use super::choice::Choice;
 use super::entry::{Entry, Key, State};
 use crate::config::Settings;
 use crate::session::sql_config;
-use crate::tls::Connector;
 
 /// What an entry is read from; `behind` is added by each question in its own way.
 const FIELDS: &str =

@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use outbox_postgres_link::Program;
+use outbox_postgres_link::url::{self, ParsedUrl};
 use tracing_subscriber::EnvFilter;
 
 use super::{Kind, expected};
-use crate::config::database_url;
-use crate::config::database_url::ParsedUrl;
 
 /// A `postgres://` URL; shown without its password.
 #[derive(Debug)]
@@ -21,11 +21,11 @@ impl Kind for DatabaseUrl {
     }
 
     fn read(&self, text: &str) -> Result<ParsedUrl, String> {
-        ParsedUrl::parse(text)
+        ParsedUrl::parse(Program::Relay, text).map_err(|wrong| wrong.to_string())
     }
 
     fn show(&self, text: &str) -> String {
-        format!("{:?}", database_url::without_password(text))
+        format!("{:?}", url::without_password(text))
     }
 }
 

@@ -3,12 +3,13 @@
 use std::net::TcpListener;
 use std::thread::JoinHandle;
 
+use outbox_postgres_link::Program;
+use outbox_postgres_link::tls::trial::Authority;
+use outbox_postgres_link::transport::{Roots, SslMode, Transport};
 use rand::RngExt;
 use rustls::ServerConnection;
 
 use super::*;
-use crate::config::transport::{Roots, SslMode, Transport};
-use crate::tls::trial::Authority;
 use crate::wire::connection::{Interrupt, is_pause};
 
 const LONG: Duration = Duration::from_secs(20);
@@ -86,7 +87,7 @@ fn verified(directory: &std::path::Path) -> Transport {
     Transport {
         mode: SslMode::VerifyFull,
         roots: Roots::File(directory.join("ca.pem")),
-        ..Transport::clear()
+        ..Transport::clear(Program::Relay)
     }
 }
 
@@ -199,7 +200,7 @@ fn each_mode_looks_at_what_it_says() {
         std::fs::write(directory.join("other.pem"), other.certificate()).unwrap();
         Roots::File(directory.join("other.pem"))
     };
-    let of = |mode, roots| Transport { mode, roots, ..Transport::clear() };
+    let of = |mode, roots| Transport { mode, roots, ..Transport::clear(Program::Relay) };
     let trusted = |directory: &std::path::Path| Roots::File(directory.join("ca.pem"));
     type Case<'a> = (Box<dyn FnOnce(&std::path::Path) -> Transport + 'a>, &'static str, Option<&'static str>);
     let cases: Vec<Case<'_>> = vec![

@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 
 use super::error::{TlsError, TlsTrouble};
 use super::{Client, binding, server_certificate};
-use crate::config::transport::{self, SslMode, Transport};
+use crate::transport::{self, SslMode, Transport};
 
 /// Makes the driver's connections to one server.
 #[derive(Debug)]

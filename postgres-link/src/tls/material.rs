@@ -8,14 +8,15 @@ use rustls::sign::CertifiedKey;
 use rustls::{Error, RootCertStore};
 
 use super::provider;
-use crate::config::transport::{Identity, Roots, SslMode, Transport};
+use crate::Program;
+use crate::transport::{Identity, Roots, SslMode, Transport};
 
 /// What a connection is made with.
 #[derive(Debug)]
 pub(super) struct Material {
     /// Empty where nobody is asked who the server is.
     pub(super) roots: RootCertStore,
-    /// The relay's own certificate.
+    /// The program's own certificate.
     pub(super) identity: Option<CertifiedKey>,
 }
 
@@ -31,6 +32,7 @@ impl Material {
             (SslMode::VerifyCa | SslMode::VerifyFull, Roots::System) => system(),
             (SslMode::VerifyCa | SslMode::VerifyFull, Roots::File(path)) => authorities(path),
         };
+        let certified = |identity| certified(identity, transport.program);
         let identity = transport.identity.as_ref().map(certified).transpose();
         match (roots, identity) {
             (Ok(roots), Ok(identity)) => Ok(Material { roots, identity }),
@@ -71,9 +73,9 @@ fn authorities(path: &Path) -> Result<RootCertStore, String> {
 }
 
 /// Both files are looked at, so that both are told at once.
-fn certified(identity: &Identity) -> Result<CertifiedKey, Vec<String>> {
+fn certified(identity: &Identity, program: Program) -> Result<CertifiedKey, Vec<String>> {
     let chain = certificates("sslcert", &identity.certificate);
-    let key = private_key(&identity.key);
+    let key = private_key(&identity.key, program);
     match (chain, key) {
         (Ok(chain), Ok(key)) => CertifiedKey::from_der(chain, key, &provider()).map_err(|error| {
             vec![match error {
@@ -101,13 +103,15 @@ fn certificates(parameter: &str, path: &Path) -> Result<Vec<CertificateDer<'stat
     }
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+fn private_key(path: &Path, program: Program) -> Result<PrivateKeyDer<'static>, String> {
     let bytes = contents("sslkey", path)?;
     let encrypted = bytes.windows(9).any(|window| window == b"ENCRYPTED");
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
         let path = path.display();
         match encrypted {
-            true => format!("sslkey {path} is encrypted; give the relay a key without a passphrase"),
+            true => {
+                format!("sslkey {path} is encrypted; give the {} a key without a passphrase", program.name())
+            }
             false => format!("sslkey {path} holds no private key in PEM (PKCS #8, PKCS #1 or SEC1)"),
         }
     })
@@ -127,10 +131,11 @@ mod tests {
 
     use super::super::trial::Authority;
     use super::*;
-    use crate::config::transport::ChannelBinding;
+    use crate::transport::ChannelBinding;
 
     fn transport(root: PathBuf, certificate: PathBuf, key: PathBuf) -> Transport {
         Transport {
+            program: Program::Relay,
             mode: SslMode::VerifyFull,
             roots: Roots::File(root),
             identity: Some(Identity { certificate, key }),

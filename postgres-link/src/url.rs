@@ -1,11 +1,13 @@
 //! A `postgres://` URL: taken apart, checked, and never shown with its password.
 
+use std::fmt;
 use std::time::Duration;
 
 use secrecy::SecretString;
 use tokio_postgres::config::Host;
 
-use super::transport::{Asked, Transport};
+use crate::Program;
+use crate::transport::{Asked, Transport};
 
 /// What a URL says. `Debug` hides the password.
 #[derive(Debug, Clone)]
@@ -30,31 +32,58 @@ pub struct ParsedUrl {
 
 const SPECIAL: &str =
     "in a password the characters @ : / ? # % have to be percent-encoded (@ is %40, / is %2F)";
-const EXPECTED: &str = "expected a URL such as postgres://relay@db.example.com:5432/orders";
+
+fn expected(program: Program) -> String {
+    format!("expected a URL such as postgres://{}@db.example.com:5432/orders", program.name())
+}
+
+/// Everything that is wrong, each in a sentence; told in one run and without a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistakes(Vec<String>);
+
+impl Mistakes {
+    pub(crate) fn new(sentences: Vec<String>) -> Mistakes {
+        Mistakes(sentences)
+    }
+
+    /// One after the other.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+impl std::error::Error for Mistakes {}
 
 impl ParsedUrl {
-    /// Takes a URL apart and checks that the relay can use it.
+    /// Takes a URL apart and checks that `program` can use it.
     ///
     /// # Errors
     ///
     /// Everything that is wrong with it, in words that hold nothing of the URL but names of parameters.
-    pub fn parse(text: &str) -> Result<ParsedUrl, String> {
-        let parts = Parts::of(text)?;
+    pub fn parse(program: Program, text: &str) -> Result<ParsedUrl, Mistakes> {
+        let expected = expected(program);
+        let parts = Parts::of(text, &expected).map_err(|wrong| Mistakes(vec![wrong]))?;
         let mut wrong = Vec::new();
         let params = Params::read(parts.query, &mut wrong);
         let base = format!("postgres://{}", parts.base);
         let parsed = match base.parse::<tokio_postgres::Config>() {
             Ok(parsed) => parsed,
             Err(_) => {
-                wrong.push(format!("host, port or percent-encoding cannot be read: {EXPECTED}"));
-                return Err(wrong.join("; "));
+                wrong.push(format!("host, port or percent-encoding cannot be read: {expected}"));
+                return Err(Mistakes(wrong));
             }
         };
         let user = parsed.get_user().filter(|user| !user.is_empty()).unwrap_or_default().to_string();
         if user.is_empty() {
-            wrong.push(format!("it names no user: {EXPECTED}"));
+            wrong.push(format!("it names no user: {expected}"));
         }
-        let host = single_host(&parsed).unwrap_or_else(|problem| {
+        let host = single_host(&parsed, program).unwrap_or_else(|problem| {
             wrong.push(problem);
             String::new()
         });
@@ -64,9 +93,9 @@ impl ParsedUrl {
         }
         // Without a host as if it were this machine: what is wrong with the parameters is told nevertheless.
         let judged = if host.is_empty() { "localhost" } else { &host };
-        let transport = Transport::decide(judged, &params.asked).unwrap_or_else(|problems| {
+        let transport = Transport::decide(program, judged, &params.asked).unwrap_or_else(|problems| {
             wrong.extend(problems);
-            Transport::clear()
+            Transport::clear(program)
         });
         let password = match parsed.get_password().map(std::str::from_utf8).transpose() {
             Ok(password) => password.filter(|p| !p.is_empty()).map(SecretString::from),
@@ -76,7 +105,7 @@ impl ParsedUrl {
             }
         };
         if !wrong.is_empty() {
-            return Err(wrong.join("; "));
+            return Err(Mistakes(wrong));
         }
         let database = parsed.get_dbname().unwrap_or(&user).to_string();
         let Params { connect_timeout, application_name, .. } = params;
@@ -86,7 +115,7 @@ impl ParsedUrl {
 
 /// The URL with `***` in place of its password; nothing of it where one cannot tell what the password is.
 pub fn without_password(text: &str) -> String {
-    match Parts::of(text) {
+    match Parts::of(text, "") {
         Ok(parts) => {
             let query = parts.query.map(|query| format!("?{query}")).unwrap_or_default();
             let (credentials, place) = parts.base.split_once('@').unwrap_or_default();
@@ -105,9 +134,9 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    fn of(text: &'a str) -> Result<Parts<'a>, String> {
+    fn of(text: &'a str, expected: &str) -> Result<Parts<'a>, String> {
         let rest = ["postgres://", "postgresql://"].iter().find_map(|scheme| text.strip_prefix(scheme));
-        let rest = rest.ok_or_else(|| EXPECTED.to_string())?;
+        let rest = rest.ok_or_else(|| expected.to_owned())?;
         let (base, query) = match rest.split_once('?') {
             Some((base, query)) => (base, Some(query)),
             None => (rest, None),
@@ -119,7 +148,7 @@ impl<'a> Parts<'a> {
             return Err(format!("it cannot be told where its password ends: {SPECIAL}"));
         }
         if !base.contains('@') {
-            return Err(format!("it names no user: {EXPECTED}"));
+            return Err(format!("it names no user: {expected}"));
         }
         Ok(Parts { base, query })
     }
@@ -130,7 +159,7 @@ fn holds_secret(query: &str) -> bool {
     query.split('&').any(|pair| pair.split('=').next().unwrap_or_default().contains("password"))
 }
 
-/// The parameters the relay knows.
+/// The parameters that are known.
 #[derive(Default)]
 struct Params {
     asked: Asked,
@@ -185,21 +214,31 @@ fn is_plain(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-fn single_host(parsed: &tokio_postgres::Config) -> Result<String, String> {
+fn single_host(parsed: &tokio_postgres::Config, program: Program) -> Result<String, String> {
+    let nameless = || format!("it names no host: {}", expected(program));
     match parsed.get_hosts() {
-        [Host::Tcp(host)] if host.is_empty() => Err(format!("it names no host: {EXPECTED}")),
+        [Host::Tcp(host)] if host.is_empty() => Err(nameless()),
         [Host::Tcp(host)] => Ok(host.clone()),
         [Host::Unix(_)] => {
-            Err("Unix sockets are not supported: the reader is faster over loopback TCP; write \
-                                localhost and have the server listen there"
-                .into())
+            let why = match program {
+                Program::Relay => "the reader is faster over loopback TCP; ",
+                Program::Consumer => "",
+            };
+            Err(format!(
+                "Unix sockets are not supported: {why}write localhost and have the server listen there"
+            ))
         }
-        [] => Err(format!("it names no host: {EXPECTED}")),
-        _ => Err(
-            "several hosts are not supported: name the one address that leads to the primary (a failover \
-                  changes where it leads, and the relay compares what it finds there)"
-                .into(),
-        ),
+        [] => Err(nameless()),
+        _ => {
+            let then = match program {
+                Program::Relay => ", and the relay compares what it finds there",
+                Program::Consumer => "",
+            };
+            Err(format!(
+                "several hosts are not supported: name the one address that leads to the primary (a failover changes \
+                 where it leads{then})"
+            ))
+        }
     }
 }
 
@@ -210,11 +249,15 @@ mod tests {
     use secrecy::ExposeSecret;
 
     use super::*;
-    use crate::config::transport::{ChannelBinding, Roots, SslMode};
+    use crate::transport::{ChannelBinding, Roots, SslMode};
+
+    fn parse(text: &str) -> Result<ParsedUrl, String> {
+        ParsedUrl::parse(Program::Relay, text).map_err(|wrong| wrong.to_string())
+    }
 
     #[test]
     fn a_full_url_is_taken_apart() {
-        let url = ParsedUrl::parse(
+        let url = parse(
             "postgresql://re%6Cay:p%40ss%2F@db:6543/orders?sslmode=disable&connect_timeout=3&application_name=x-1",
         )
         .unwrap();
@@ -228,7 +271,7 @@ mod tests {
 
     #[test]
     fn tls_is_asked_for_by_libpqs_names() {
-        let url = ParsedUrl::parse(
+        let url = parse(
             "postgres://relay@db?sslrootcert=%2Fetc/a%20b.pem&sslcert=c.pem&sslkey=k.pem&channel_binding=require",
         )
         .unwrap();
@@ -236,13 +279,13 @@ mod tests {
         assert_eq!(url.transport.roots, Roots::File("/etc/a b.pem".into()));
         assert_eq!(url.transport.identity.unwrap().key, PathBuf::from("k.pem"));
         assert_eq!(url.transport.channel_binding, ChannelBinding::Require);
-        let url = ParsedUrl::parse("postgres://relay@127.0.0.1").unwrap();
-        assert_eq!(url.transport, Transport::clear());
+        let url = parse("postgres://relay@127.0.0.1").unwrap();
+        assert_eq!(url.transport, Transport::clear(Program::Relay));
     }
 
     #[test]
     fn what_is_left_out_is_as_everywhere() {
-        let url = ParsedUrl::parse("postgres://relay@[::1]").unwrap();
+        let url = parse("postgres://relay@[::1]").unwrap();
         assert_eq!((url.host.as_str(), url.port, url.database.as_str()), ("::1", 5432, "relay"));
         assert!(url.password.is_none());
     }
@@ -266,15 +309,14 @@ mod tests {
             ("postgres://relay@db/orders?sslcert=a.pem", "without sslkey"),
             ("postgres://relay@db/orders?sslkey=%FF", "sslkey: its percent-encoding"),
         ] {
-            let problem = ParsedUrl::parse(text).expect_err(text);
+            let problem = parse(text).expect_err(text);
             assert!(problem.contains(part), "{text}: {problem}");
         }
     }
 
     #[test]
     fn all_that_is_wrong_is_told_at_once() {
-        let problem =
-            ParsedUrl::parse("postgres://@a,b?options=x&connect_timeout=y&sslmode=allow").unwrap_err();
+        let problem = parse("postgres://@a,b?options=x&connect_timeout=y&sslmode=allow").unwrap_err();
         for part in ["options", "connect_timeout", "no user", "several hosts", "sslmode"] {
             assert!(problem.contains(part), "{part}: {problem}");
         }
@@ -296,7 +338,7 @@ mod tests {
             "hunter2",
         ] {
             assert!(!without_password(text).contains("hunter2"), "{text}");
-            let problem = ParsedUrl::parse(text).expect_err(text);
+            let problem = parse(text).expect_err(text);
             assert!(!problem.contains("hunter2"), "{text}: {problem}");
         }
         assert_eq!(

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::Program;
+
 /// `sslmode`, by libpq's names and meanings but for two: without a mode it is `verify-full`, except on
 /// loopback, and a root certificate makes `prefer` and `require` `verify-full`. `allow` is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +45,7 @@ pub enum Roots {
     File(PathBuf),
 }
 
-/// The relay's own certificate, PEM files.
+/// The program's own certificate, PEM files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The certificate, intermediate ones behind it.
@@ -73,11 +75,13 @@ const BINDINGS: [(&str, ChannelBinding); 3] = [
 /// The decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transport {
+    /// Who speaks, as the sentences about this connection call it.
+    pub program: Program,
     /// What is asked of the connection.
     pub mode: SslMode,
     /// Whom the server's certificate is checked against.
     pub roots: Roots,
-    /// What the relay shows a server that asks for a certificate.
+    /// What the program shows a server that asks for a certificate.
     pub identity: Option<Identity>,
     /// Whether the login is bound to the connection.
     pub channel_binding: ChannelBinding,
@@ -100,8 +104,9 @@ pub struct Asked {
 
 impl Transport {
     /// In the clear.
-    pub fn clear() -> Transport {
+    pub fn clear(program: Program) -> Transport {
         Transport {
+            program,
             mode: SslMode::Disable,
             roots: Roots::System,
             identity: None,
@@ -118,7 +123,7 @@ impl Transport {
     /// # Errors
     ///
     /// Everything that is wrong, each in a sentence that says what to write. No file is looked at here.
-    pub fn decide(host: &str, asked: &Asked) -> Result<Transport, Vec<String>> {
+    pub fn decide(program: Program, host: &str, asked: &Asked) -> Result<Transport, Vec<String>> {
         let mut wrong = Vec::new();
         let channel_binding =
             named("channel_binding", asked.channel_binding.as_deref(), &BINDINGS, &mut wrong)
@@ -167,7 +172,7 @@ impl Transport {
             Some(mode) => mode,
         };
         match wrong.is_empty() {
-            true => Ok(Transport { mode, roots, identity, channel_binding }),
+            true => Ok(Transport { program, mode, roots, identity, channel_binding }),
             false => Err(wrong),
         }
     }
@@ -236,11 +241,11 @@ mod tests {
             sslrootcert: sslrootcert.map(Into::into),
             ..Asked::default()
         };
-        Transport::decide(host, &asked).unwrap().mode
+        Transport::decide(Program::Relay, host, &asked).unwrap().mode
     }
 
     fn refusal(asked: Asked) -> String {
-        Transport::decide("localhost", &asked).unwrap_err().join("; ")
+        Transport::decide(Program::Relay, "localhost", &asked).unwrap_err().join("; ")
     }
 
     #[test]

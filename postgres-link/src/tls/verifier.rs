@@ -13,7 +13,7 @@ use rustls::server::ParsedCertificate;
 use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use super::error::{TlsError, TlsTrouble};
-use crate::config::transport::SslMode;
+use crate::transport::SslMode;
 
 /// The verifier of a mode.
 pub(super) fn of(

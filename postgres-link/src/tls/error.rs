@@ -3,6 +3,8 @@
 use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, Error};
 
+use crate::Program;
+
 /// What kind of trouble it is, which decides what follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsTrouble {
@@ -26,12 +28,13 @@ pub struct TlsError {
 }
 
 impl TlsError {
-    pub(crate) fn new(trouble: TlsTrouble, sentence: String, source: Option<Error>) -> TlsError {
+    /// With what rustls said, if it said anything; `sentence` says what was seen and what to do.
+    pub fn new(trouble: TlsTrouble, sentence: String, source: Option<Error>) -> TlsError {
         TlsError { trouble, sentence, source }
     }
 
     /// A server without TLS where the connection must not go in the clear.
-    pub(crate) fn not_offered() -> TlsError {
+    pub fn not_offered() -> TlsError {
         let sentence = "the server offers no TLS and the connection must not go in the clear: set `ssl = on` on the \
                         server, or write sslmode=disable where the way to it is a network you trust";
         TlsError::new(TlsTrouble::Refused, sentence.into(), None)
@@ -47,26 +50,31 @@ impl TlsError {
 }
 
 /// Translates rustls's error. `trusted` says whose signatures count.
-pub(super) fn explain(error: Error, host: &str, trusted: &str) -> TlsError {
+pub(super) fn explain(error: Error, program: Program, host: &str, trusted: &str) -> TlsError {
+    let program = program.name();
     let (trouble, sentence) = match &error {
-        Error::InvalidCertificate(problem) => (TlsTrouble::Refused, certificate(problem, host, trusted)),
+        Error::InvalidCertificate(problem) => {
+            (TlsTrouble::Refused, certificate(problem, program, host, trusted))
+        }
         Error::NoCertificatesPresented => {
             (TlsTrouble::Refused, format!("the server at {host} shows no certificate"))
         }
-        Error::AlertReceived(alert) => told(*alert),
+        Error::AlertReceived(alert) => told(*alert, program),
         Error::PeerIncompatible(_) => (
             TlsTrouble::Refused,
-            "the server speaks no version of TLS that is still safe; the relay needs TLS 1.2 or later".into(),
+            format!(
+                "the server speaks no version of TLS that is still safe; the {program} needs TLS 1.2 or later"
+            ),
         ),
         _ => (TlsTrouble::Broken, format!("the TLS connection to {host} broke off")),
     };
     TlsError::new(trouble, sentence, Some(error))
 }
 
-fn certificate(problem: &CertificateError, host: &str, trusted: &str) -> String {
+fn certificate(problem: &CertificateError, program: &str, host: &str, trusted: &str) -> String {
     match problem {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
-            "the certificate of the server at {host} is signed by nobody the relay trusts ({trusted}): name the file of \
+            "the certificate of the server at {host} is signed by nobody the {program} trusts ({trusted}): name the file of \
              the authority that signed it in sslrootcert; if it should be known, somebody else may be answering"
         ),
         CertificateError::NotValidForName => {
@@ -103,11 +111,13 @@ const RENAME: &str = "connect by a name it is for, or have one issued for this n
 const RENEW: &str = "renew it on the server (or look at this machine's clock)";
 
 /// What the server's alert asks for.
-fn told(alert: AlertDescription) -> (TlsTrouble, String) {
+fn told(alert: AlertDescription, program: &str) -> (TlsTrouble, String) {
     match alert {
         AlertDescription::CertificateRequired | AlertDescription::NoCertificate => (
             TlsTrouble::Refused,
-            "the server asks for a certificate of the relay's: name its files in sslcert and sslkey".into(),
+            format!(
+                "the server asks for a certificate of the {program}'s: name its files in sslcert and sslkey"
+            ),
         ),
         AlertDescription::UnknownCA
         | AlertDescription::BadCertificate
@@ -119,7 +129,7 @@ fn told(alert: AlertDescription) -> (TlsTrouble, String) {
         | AlertDescription::DecryptError => (
             TlsTrouble::Refused,
             format!(
-                "the server refused the relay's own certificate ({alert:?}): the file in sslcert has to be valid and \
+                "the server refused the {program}'s own certificate ({alert:?}): the file in sslcert has to be valid and \
                  signed by an authority in the server's ssl_ca_file"
             ),
         ),
@@ -128,7 +138,7 @@ fn told(alert: AlertDescription) -> (TlsTrouble, String) {
         | AlertDescription::InsufficientSecurity => (
             TlsTrouble::Refused,
             format!(
-                "server and relay have no version or cipher of TLS in common ({alert:?}); the relay takes TLS 1.2 and 1.3"
+                "server and {program} have no version or cipher of TLS in common ({alert:?}); the {program} takes TLS 1.2 and 1.3"
             ),
         ),
         _ => (TlsTrouble::Broken, format!("the server ended the TLS connection ({alert:?})")),
@@ -156,7 +166,7 @@ mod tests {
     use super::*;
 
     fn sentence(error: Error) -> (bool, String) {
-        let error = explain(error, "db", "/etc/ca.pem");
+        let error = explain(error, Program::Relay, "db", "/etc/ca.pem");
         (error.is_permanent(), error.to_string())
     }
 

@@ -1,4 +1,4 @@
-//! TLS to PostgreSQL: one configuration for both connections, on rustls with ring.
+//! TLS to PostgreSQL: one configuration for every connection, on rustls with ring.
 //!
 //! | file | what it owns |
 //! |---|---|
@@ -8,7 +8,7 @@
 //! | [`binding`] | what a login is bound to |
 //! | [`connector`] | TLS for the SQL driver |
 //!
-//! The replication connection's own side is [`wire::channel`](crate::wire::channel).
+//! Who speaks the protocol by itself, as the relay's replication connection does, takes a [`Client`].
 //!
 //! Files are read anew for every connection, so a certificate that is renewed is used without a restart; at
 //! the start [`check`] has looked at all of them.
@@ -20,8 +20,8 @@ pub mod binding;
 pub mod connector;
 pub mod error;
 mod material;
-#[cfg(test)]
-pub(crate) mod trial;
+#[cfg(any(test, feature = "trial"))]
+pub mod trial;
 mod verifier;
 
 use std::sync::Arc;
@@ -32,7 +32,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, ClientConnection};
 
-use crate::config::transport::{Roots, SslMode, Transport};
+use crate::Program;
+use crate::transport::{Roots, SslMode, Transport};
 use error::{TlsError, TlsTrouble};
 use material::Material;
 
@@ -57,6 +58,7 @@ pub fn check(transport: &Transport, host: &str) -> Vec<String> {
 pub struct Client {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
+    program: Program,
     host: String,
     trusted: String,
 }
@@ -94,22 +96,27 @@ impl Client {
             Roots::System => "the authorities this system trusts".to_owned(),
             Roots::File(path) => path.display().to_string(),
         };
-        Ok(Some(Client { config: Arc::new(config), name, host: host.to_owned(), trusted }))
+        let (config, program) = (Arc::new(config), transport.program);
+        Ok(Some(Client { config, name, program, host: host.to_owned(), trusted }))
     }
 
     /// A session that has not shaken hands yet.
-    pub(crate) fn session(&self) -> Result<ClientConnection, TlsError> {
+    ///
+    /// # Errors
+    ///
+    /// rustls cannot begin one.
+    pub fn session(&self) -> Result<ClientConnection, TlsError> {
         ClientConnection::new(self.config.clone(), self.name.clone()).map_err(|error| self.explain(error))
     }
 
     /// What rustls ran into, in a sentence.
-    pub(crate) fn explain(&self, error: rustls::Error) -> TlsError {
-        error::explain(error, &self.host, &self.trusted)
+    pub fn explain(&self, error: rustls::Error) -> TlsError {
+        error::explain(error, self.program, &self.host, &self.trusted)
     }
 }
 
 /// Certificate of the server in a session.
-pub(crate) fn server_certificate(session: &rustls::CommonState) -> Option<&CertificateDer<'static>> {
+pub fn server_certificate(session: &rustls::CommonState) -> Option<&CertificateDer<'static>> {
     session.peer_certificates()?.first()
 }
 

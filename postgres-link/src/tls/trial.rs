@@ -1,4 +1,4 @@
-//! An authority for tests.
+//! An authority for tests. It panics where it cannot go on, because its callers are tests.
 
 use std::sync::Arc;
 
@@ -7,13 +7,18 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-pub(crate) struct Authority {
+/// Signs what servers and clients show.
+pub struct Authority {
     certificate: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    pub(crate) fn new(name: &str) -> Authority {
+    /// With a certificate of this common name.
+    ///
+    /// # Panics
+    /// When no key can be made.
+    pub fn new(name: &str) -> Authority {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -23,12 +28,15 @@ impl Authority {
     }
 
     /// Its own certificate, PEM.
-    pub(crate) fn certificate(&self) -> &str {
+    pub fn certificate(&self) -> &str {
         &self.certificate
     }
 
     /// Certificate and key for a name, PEM.
-    pub(crate) fn issue(&self, name: &str) -> (String, String) {
+    ///
+    /// # Panics
+    /// When it is no name.
+    pub fn issue(&self, name: &str) -> (String, String) {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new([name.to_owned()]).expect("a name");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
@@ -36,7 +44,10 @@ impl Authority {
     }
 
     /// A server of this name.
-    pub(crate) fn server(&self, name: &str) -> Arc<ServerConfig> {
+    ///
+    /// # Panics
+    /// When it is no name.
+    pub fn server(&self, name: &str) -> Arc<ServerConfig> {
         let (certificate, key) = self.issue(name);
         let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM");
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM");
