@@ -68,13 +68,15 @@ async fn decide(args: &DecideArgs, decision: &str, states: &[&str]) -> Result<Ex
         return Ok(output::print(&(lines.concat() + &total)));
     }
     let reason = signed(args.reason.as_deref().unwrap_or_default());
+    // discarded, restored
+    let past = format!("{}ed", decision.trim_end_matches('e'));
     let mut done = 0;
     for letter in &letters {
         let call = "SELECT inbox.decide_letter($1, $2, $3, $4)";
         match database.client.execute(call, &[&letter.scope, &letter.letter, &decision, &reason]).await {
             Ok(_) => {
                 done += 1;
-                output::print(&format!("{decision}ed  {}\n", line(letter)));
+                output::print(&format!("{past}  {}\n", line(letter)));
             }
             Err(error) => match error.as_db_error() {
                 Some(said) if ["22023", "IB002", "IB003"].contains(&said.code().code()) => {
@@ -87,7 +89,7 @@ async fn decide(args: &DecideArgs, decision: &str, states: &[&str]) -> Result<Ex
             },
         }
     }
-    output::print(&format!("{decision}ed {} as {}\n", count(done, "dead letter"), database.role));
+    output::print(&format!("{past} {} as {}\n", count(done, "dead letter"), database.role));
     Ok(Exit::failed_if(failed))
 }
 
