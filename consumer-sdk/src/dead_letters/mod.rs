@@ -15,6 +15,7 @@
 //! A letter is never lost between the two: the topic is written before the failed record is settled, the projection
 //! takes a copy up as often as it comes, and what was decided stands in PostgreSQL, where it outlives the topic.
 
+mod client;
 pub mod commands;
 pub mod evidence;
 pub mod foreign;

@@ -10,12 +10,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
+use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use super::client::{Quiet, Reader};
 use super::foreign::Adoption;
 use super::projected::{OtherGroup, Projected, evidence_of};
 use super::record::Record;
@@ -83,7 +84,7 @@ impl Report {
 
 /// A reader of one group's dead-letter topics.
 pub struct Projection {
-    consumer: Arc<StreamConsumer>,
+    consumer: Arc<Reader>,
     group: String,
     adoption: Adoption,
 }
@@ -115,7 +116,7 @@ impl Projection {
         // A letter is read once and kept as a short row.
         config.set("queued.max.messages.kbytes", "16384");
         let failed = |source| ProjectionError::Kafka { what: "take the client's settings", source };
-        let consumer = Arc::new(config.create().map_err(failed)?);
+        let consumer = Arc::new(config.create_with_context(Quiet).map_err(failed)?);
         Ok(Projection { consumer, group: group.to_owned(), adoption })
     }
 
@@ -256,11 +257,41 @@ impl Projection {
             let missing = || failed(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition));
             let partitions = shapes.get(topic).ok_or_else(missing)?;
             for partition in 0..*partitions {
-                list.add_partition_offset(topic, partition, Offset::Stored).map_err(failed)?;
+                list.add_partition(topic, partition);
             }
         }
-        self.consumer.assign(&list).map_err(failed)?;
-        Ok(list.count())
+        let begins = self.begins(list).await.map_err(failed)?;
+        self.consumer.assign(&begins).map_err(failed)?;
+        Ok(begins.count())
+    }
+
+    /// Where each partition is begun: where the last run ended, else at its beginning. Asked for here and not left to
+    /// the assignment, which gives a partition up without a word where the group's coordinator is not there yet.
+    async fn begins(&self, list: TopicPartitionList) -> Result<TopicPartitionList, KafkaError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (consumer, asked) = (Arc::clone(&self.consumer), list.clone());
+            let answer = tokio::task::spawn_blocking(move || consumer.committed_offsets(asked, PATIENCE));
+            let answer = answer.await.unwrap_or(Err(KafkaError::Canceled)).and_then(|committed| {
+                let mut begins = TopicPartitionList::new();
+                for element in committed.elements() {
+                    element.error()?;
+                    let offset = match element.offset() {
+                        Offset::Offset(offset) => Offset::Offset(offset),
+                        _ => Offset::Beginning,
+                    };
+                    begins.add_partition_offset(element.topic(), element.partition(), offset)?;
+                }
+                Ok(begins)
+            });
+            match answer {
+                Err(error) if Instant::now() < deadline && !is_final(&error) => {
+                    tracing::debug!(%error, "committed offsets are asked for again");
+                    tokio::time::sleep(LINGER).await;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// Partitions of every topic. Of all, since asking for one by name may make it.

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio_postgres::{Client, IsolationLevel};
 
+use super::client::{Quiet, Reader};
 use super::evidence::{Evidence, Reading, replayable};
 use super::projected::letter_of;
 use super::record::{Record, for_park};
@@ -56,7 +57,7 @@ pub enum FetchError {
 
 /// Fetches single records.
 pub struct Fetcher {
-    consumer: Arc<StreamConsumer>,
+    consumer: Arc<Reader>,
 }
 
 impl std::fmt::Debug for Fetcher {
@@ -77,7 +78,7 @@ impl Fetcher {
         config.set("auto.offset.reset", "error").set("enable.partition.eof", "true");
         config.set("allow.auto.create.topics", "false").set("fetch.wait.max.ms", "20");
         config.set("queued.max.messages.kbytes", "1024");
-        Ok(Fetcher { consumer: Arc::new(config.create()?) })
+        Ok(Fetcher { consumer: Arc::new(config.create_with_context(Quiet)?) })
     }
 
     /// The record of a letter: of its copies the first that is still there. A copy counts only if it is of this

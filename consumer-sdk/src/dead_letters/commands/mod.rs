@@ -20,6 +20,7 @@ mod table;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
 use exit::Exit;
 
@@ -125,6 +126,7 @@ pub(crate) enum CommandError {
 /// The whole program.
 pub fn main() -> ExitCode {
     let line = Line::parse();
+    warn_on_stderr();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = runtime.map_err(CommandError::Runtime).and_then(|runtime| {
         let outcome = runtime.block_on(execute(line.what));
@@ -140,6 +142,12 @@ pub fn main() -> ExitCode {
         }
     });
     exit.into()
+}
+
+/// What is waited for is said where nobody pipes it; `RUST_LOG` says more, or less.
+fn warn_on_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
 }
 
 async fn execute(what: What) -> Result<Exit, CommandError> {
