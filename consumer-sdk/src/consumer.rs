@@ -3,14 +3,18 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Duration;
 
+use outbox_postgres_link::link::{PASSWORD, PASSWORD_FILE};
+use outbox_postgres_link::{Link, Mistakes};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 
 use crate::database::{Database, DatabaseError};
-use crate::handler::{Handler, Registration, WithDatabase, WithoutDatabase};
+use crate::handler::{Bound, Handler, Kind, Registration, WithDatabase, WithoutDatabase};
 use crate::ladder::{Exhausted, Ladder, LadderError, in_place, minutes};
+use crate::record::{Company, Record};
 use crate::runtime;
 
 /// A consumer that is being put together.
@@ -53,16 +57,19 @@ use crate::runtime;
 /// let consumer = Consumer::without_database("inventory").on("OrderPlaced", transactional(reserve));
 /// ```
 #[must_use = "a consumer does nothing before it is run"]
-pub struct Consumer<D> {
+pub struct Consumer<D, S = ()> {
     name: String,
+    scope: Option<String>,
     settings: HashMap<&'static str, String>,
     kafka: Vec<(String, String)>,
     topics: Vec<String>,
-    handlers: HashMap<String, Registration>,
+    handlers: HashMap<String, Registration<S>>,
+    state: Arc<S>,
     owner: Option<(String, Duration)>,
     ladder: Ladder,
     unregistered: Unregistered,
     concurrency: usize,
+    group_commit: usize,
     mistakes: Vec<String>,
     of: PhantomData<fn() -> D>,
 }
@@ -73,18 +80,37 @@ pub enum Unregistered {
     /// They are passed over: another consumer's concern.
     #[default]
     Skip,
-    /// They are a mistake: held, with their key, until somebody decides.
-    Hold,
+    /// They are a mistake, and given up at once in the way that the retry policy says: as dead letters, or held.
+    Fail,
 }
 
 /// What the workers need of a consumer.
 pub(crate) struct Registered {
-    pub(crate) name: String,
+    /// The scope of the inbox.
+    pub(crate) name: Arc<str>,
+    pub(crate) group: String,
     pub(crate) topics: Vec<String>,
-    pub(crate) handlers: HashMap<String, Registration>,
+    pub(crate) handlers: HashMap<String, Bound>,
     pub(crate) ladder: Ladder,
     pub(crate) unregistered: Unregistered,
     pub(crate) concurrency: usize,
+    pub(crate) group_commit: usize,
+    /// Whoever decides about dead letters, and the time they have.
+    pub(crate) owner: (String, Duration),
+}
+
+impl Registered {
+    /// Which records a record may share a transaction with.
+    pub(crate) fn company(&self, record: &Record) -> Option<Company> {
+        let handler = record.id.and(self.handlers.get(record.event_type()?))?;
+        match handler.kind {
+            Kind::Transactional if self.group_commit > 1 => {
+                Some(Company { number: 0, most: self.group_commit })
+            }
+            Kind::Batch(most) => Some(Company { number: handler.number, most }),
+            Kind::Transactional | Kind::External | Kind::AtMostOnce | Kind::Idempotent => None,
+        }
+    }
 }
 
 /// Why a consumer did not run, or had to stop.
@@ -107,11 +133,16 @@ pub enum RunError {
     Halted(String),
 }
 
-/// What is read from the environment, and the builder's word for it.
-const VARIABLES: [&str; 3] = ["KAFKA_BROKERS", "KAFKA_GROUP", "DATABASE_URL"];
+/// What is read from the environment.
+const VARIABLES: [&str; 5] = ["KAFKA_BROKERS", "KAFKA_GROUP", "DATABASE_URL", PASSWORD, PASSWORD_FILE];
 
 /// Workers, and with them handlers that run at the same time, unless told otherwise.
 const CONCURRENCY: usize = 16;
+
+/// Events that share a transaction at most, unless told otherwise, and the most there may be: PostgreSQL keeps the
+/// savepoints of a transaction at hand up to 64, and is slower for everybody beyond.
+const GROUP: usize = 50;
+const MOST_OF_GROUP: usize = 60;
 
 impl Consumer<WithDatabase> {
     /// A consumer of this name, with brokers and database of the environment: `KAFKA_BROKERS`, `DATABASE_URL`, and
@@ -136,37 +167,77 @@ impl Consumer<WithoutDatabase> {
 }
 
 impl<D> Consumer<D> {
-    fn new(name: &str, lookup: impl Fn(&str) -> Option<String>) -> Consumer<D> {
-        let found = VARIABLES.into_iter().filter_map(|variable| Some((variable, lookup(variable)?)));
+    /// What all handlers share: a client of another service, say. They get it as their last argument, a
+    /// [`State`](crate::State) of it.
+    ///
+    /// ```
+    /// use outbox_consumer::{Consumer, Event, Handled, State, done, idempotent};
+    ///
+    /// struct Rates { percent: u32 }
+    ///
+    /// async fn quote(order: Event<u32>, rates: State<Rates>) -> Handled {
+    ///     println!("{}", *order * rates.percent / 100);
+    ///     done()
+    /// }
+    ///
+    /// let consumer = Consumer::without_database("quotes").state(Rates { percent: 3 }).on("OrderPlaced", idempotent(quote));
+    /// ```
+    pub fn state<S: Send + Sync + 'static>(self, state: S) -> Consumer<D, S> {
+        let lifted = self.handlers.into_iter().map(|(name, handler)| (name, handler.lift()));
         Consumer {
-            name: name.to_owned(),
-            settings: found.filter(|(_, value)| !value.trim().is_empty()).collect(),
-            kafka: Vec::new(),
-            topics: Vec::new(),
-            handlers: HashMap::new(),
-            owner: None,
-            ladder: in_place(3).then([minutes(1), minutes(10), minutes(60)]).when_exhausted(Exhausted::Hold),
-            unregistered: Unregistered::default(),
-            concurrency: CONCURRENCY,
-            mistakes: Vec::new(),
+            name: self.name,
+            scope: self.scope,
+            settings: self.settings,
+            kafka: self.kafka,
+            topics: self.topics,
+            handlers: lifted.collect(),
+            state: Arc::new(state),
+            owner: self.owner,
+            ladder: self.ladder,
+            unregistered: self.unregistered,
+            concurrency: self.concurrency,
+            group_commit: self.group_commit,
+            mistakes: self.mistakes,
             of: PhantomData,
         }
     }
 
+    fn new(name: &str, lookup: impl Fn(&str) -> Option<String>) -> Consumer<D> {
+        let found = VARIABLES.into_iter().filter_map(|variable| Some((variable, lookup(variable)?)));
+        Consumer {
+            name: name.to_owned(),
+            scope: None,
+            settings: found.filter(|(_, value)| !value.trim().is_empty()).collect(),
+            kafka: Vec::new(),
+            topics: Vec::new(),
+            handlers: HashMap::new(),
+            state: Arc::new(()),
+            owner: None,
+            ladder: in_place(3).then([minutes(1), minutes(10), minutes(60)]).when_exhausted(Exhausted::Hold),
+            unregistered: Unregistered::default(),
+            concurrency: CONCURRENCY,
+            group_commit: GROUP,
+            mistakes: Vec::new(),
+            of: PhantomData,
+        }
+    }
+}
+
+impl<D, S: Send + Sync + 'static> Consumer<D, S> {
     /// Who looks at what cannot be handled, and the time they have for it. Asked for before anything runs.
-    pub fn owner(mut self, owner: &str, within: Duration) -> Consumer<D> {
+    pub fn owner(mut self, owner: &str, within: Duration) -> Consumer<D, S> {
         self.owner = Some((owner.to_owned(), within));
         self
     }
 
     /// A topic to read; may be given again.
-    pub fn topic(mut self, topic: &str) -> Consumer<D> {
+    pub fn topic(mut self, topic: &str) -> Consumer<D, S> {
         self.topics.push(topic.to_owned());
         self
     }
 
     /// The handler for events of a type.
-    pub fn on(mut self, event_type: &str, handler: Handler<D>) -> Consumer<D> {
+    pub fn on(mut self, event_type: &str, handler: Handler<D, S>) -> Consumer<D, S> {
         if self.handlers.insert(event_type.to_owned(), handler.registration).is_some() {
             self.mistakes.push(format!("two handlers are registered for the type {event_type}"));
         }
@@ -174,27 +245,42 @@ impl<D> Consumer<D> {
     }
 
     /// What happens to events of types that no handler is registered for: they are skipped unless told otherwise.
-    pub fn unregistered(mut self, what: Unregistered) -> Consumer<D> {
+    pub fn unregistered(mut self, what: Unregistered) -> Consumer<D, S> {
         self.unregistered = what;
         self
     }
 
     /// What follows a failed attempt. Three attempts in place, then rungs of one minute, ten and sixty, unless told
     /// otherwise; an event that is exhausted is held, with its key.
-    pub fn retry(mut self, ladder: Ladder) -> Consumer<D> {
+    pub fn retry(mut self, ladder: Ladder) -> Consumer<D, S> {
         self.ladder = ladder;
         self
     }
 
     /// How many handlers run at the same time: 16 unless told otherwise. Each may take a connection to the
     /// database.
-    pub fn concurrency(mut self, handlers: usize) -> Consumer<D> {
+    pub fn concurrency(mut self, handlers: usize) -> Consumer<D, S> {
         self.concurrency = handlers;
         self
     }
 
+    /// How many events share a transaction at most under load: 50 unless told otherwise, at most 60; 1 gives each a
+    /// transaction of its own. Each has a savepoint, so that one that fails undoes no other. With one event waiting
+    /// the group is one, so nobody waits for company.
+    pub fn group_commit(mut self, most: usize) -> Consumer<D, S> {
+        self.group_commit = most;
+        self
+    }
+
+    /// The scope of the inbox where it is not to be the consumer's name: an event has one effect per scope. A group
+    /// that is to run everything once more takes a fresh one.
+    pub fn scope(mut self, scope: &str) -> Consumer<D, S> {
+        self.scope = Some(scope.to_owned());
+        self
+    }
+
     /// An option of librdkafka. Those that would break a promise are refused.
-    pub fn kafka_option(mut self, name: &str, value: &str) -> Consumer<D> {
+    pub fn kafka_option(mut self, name: &str, value: &str) -> Consumer<D, S> {
         if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
             self.mistakes.push(format!("the option {name} of Kafka's client is refused: {why}"));
         }
@@ -212,6 +298,10 @@ impl<D> Consumer<D> {
         };
         expect(!self.name.trim().is_empty(), "the consumer has no name: it is the scope of its inbox");
         expect(
+            self.scope.as_ref().is_none_or(|scope| !scope.trim().is_empty()),
+            "the scope of the inbox is empty: leave scope() out, and it is the consumer's name",
+        );
+        expect(
             self.settings.contains_key("KAFKA_BROKERS"),
             "KAFKA_BROKERS is not set: host:port, comma-separated",
         );
@@ -222,11 +312,18 @@ impl<D> Consumer<D> {
             "nobody owns what cannot be handled: call owner() with a name and the time they have",
         );
         expect(self.concurrency > 0, "concurrency is 0: nothing would ever run");
-        let needs = self.handlers.values().any(|handler| handler.kind == crate::handler::Kind::Transactional);
+        expect(
+            (1..=MOST_OF_GROUP).contains(&self.group_commit),
+            "group_commit is not from 1 to 60: PostgreSQL keeps the savepoints of a transaction at hand up to 64",
+        );
+        let needs = self.handlers.values().any(|handler| handler.kind().needs_inbox());
         expect(
             !needs || self.settings.contains_key("DATABASE_URL"),
-            "DATABASE_URL is not set, and a transactional handler needs it: postgresql://user@host/database",
+            "DATABASE_URL is not set, and a handler with an inbox needs it: postgresql://user@host/database",
         );
+        if let Some(Err(wrong)) = self.link() {
+            mistakes.extend(wrong.iter().map(|sentence| format!("DATABASE_URL: {sentence}")));
+        }
         mistakes.extend(self.ladder.check().err().map(|error: LadderError| error.to_string()));
         mistakes
     }
@@ -249,31 +346,44 @@ impl<D> Consumer<D> {
             return Err(RunError::SetUp(mistakes));
         }
         let config = self.client_config();
-        let longest = self.handlers.values().map(|handler| handler.timeout).max().unwrap_or_default();
-        let database = match self.settings.get("DATABASE_URL") {
+        let longest = self.handlers.values().map(Registration::timeout).max().unwrap_or_default();
+        let scope = self.scope.clone().unwrap_or_else(|| self.name.clone());
+        let database = match self.link() {
             // Workers, the parked keys, and one to spare. The server ends what a frozen process left open a while
             // after any handler would have been stopped (C31).
-            Some(url) => Some(Database::new(url, self.concurrency + 2, longest + Duration::from_secs(30))?),
+            Some(Ok(link)) => {
+                let abandoned = longest + Duration::from_secs(30);
+                Some(Database::new(link, &self.name, self.concurrency + 2, abandoned))
+            }
+            Some(Err(wrong)) => return Err(RunError::SetUp(wrong.iter().map(str::to_owned).collect())),
             None => None,
         };
+        let group = self.settings.get("KAFKA_GROUP").unwrap_or(&self.name).clone();
+        let mut handlers = HashMap::new();
+        for ((name, handler), number) in self.handlers.into_iter().zip(1..) {
+            handlers.insert(name, handler.bind(&self.state, number));
+        }
         let registered = Registered {
-            name: self.name,
+            name: Arc::from(scope),
+            group,
             topics: self.topics,
-            handlers: self.handlers,
+            handlers,
             ladder: self.ladder,
             unregistered: self.unregistered,
             concurrency: self.concurrency,
+            group_commit: self.group_commit,
+            owner: self.owner.unwrap_or_default(),
         };
-        if let Some((owner, within)) = &self.owner {
-            tracing::info!(
-                consumer = registered.name,
-                owner,
-                ?within,
-                "consuming {}",
-                registered.topics.join(", ")
-            );
-        }
+        let (owner, within) = &registered.owner;
+        let (consumer, topics) = (&*registered.name, registered.topics.join(", "));
+        tracing::info!(consumer, owner, ?within, "consuming {topics}");
         runtime::run(&config, registered, database, shutdown).await
+    }
+
+    /// Where the database is; `None` where none is named.
+    fn link(&self) -> Option<Result<Link, Mistakes>> {
+        let url = self.settings.get("DATABASE_URL")?;
+        Some(Link::parse(url, |variable| self.settings.get(variable).cloned()))
     }
 
     fn client_config(&self) -> ClientConfig {
@@ -339,7 +449,7 @@ async fn told_to_stop() {
 }
 
 /// Handlers are code and cannot be shown.
-impl<D> std::fmt::Debug for Consumer<D> {
+impl<D, S> std::fmt::Debug for Consumer<D, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Consumer")
             .field("name", &self.name)

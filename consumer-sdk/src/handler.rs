@@ -1,16 +1,27 @@
 //! Handlers, and what they may be registered with.
+//!
+//! | kind | what it gets | repetitions |
+//! |---|---|---|
+//! | [`transactional`] | the event and a transaction | effects happen once |
+//! | [`batch`] | events and a transaction | effects happen once |
+//! | [`external`] | the event | claimed before, settled behind: at least once, with a stable idempotency key |
+//! | [`at_most_once`] | the event | never again, not even after a crash |
+//! | [`idempotent`] | the event | the handler sees to them |
+
+mod arguments;
 
 use std::future::Future;
 use std::marker::PhantomData;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use uuid::Uuid;
+pub(crate) use arguments::WrongNumber;
+pub use arguments::{Alone, InBatch, InTransaction};
 
-use crate::event::{Event, Payload};
-use crate::outcome::Handled;
-use crate::record::Record;
+use crate::event::Facts;
+use crate::outcome::{Handled, HandledBatch};
 use crate::tx::Tx;
 
 /// A consumer that has a database, in which the inbox is.
@@ -24,97 +35,286 @@ pub struct WithoutDatabase(());
 /// How long a handler may take, unless told otherwise.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A handler for one event type, for consumers of kind `D`.
+/// What all handlers share, as [`Consumer::state`](crate::Consumer::state) was given it. Dereferences to it.
+#[derive(Debug)]
+pub struct State<S>(pub(crate) Arc<S>);
+
+impl<S> Clone for State<S> {
+    fn clone(&self) -> State<S> {
+        State(self.0.clone())
+    }
+}
+
+impl<S> Deref for State<S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        &self.0
+    }
+}
+
+/// A handler for one event type, for consumers of kind `D` with the state `S`.
 #[must_use = "a handler does nothing before it is registered with Consumer::on"]
-pub struct Handler<D> {
-    pub(crate) registration: Registration,
+pub struct Handler<D, S = ()> {
+    pub(crate) registration: Registration<S>,
     of: PhantomData<fn() -> D>,
 }
 
-/// A handler as the workers know it: what it takes and needs is forgotten.
+/// A handler as the builder knows it: what it takes is forgotten, the state is not there yet.
+pub(crate) struct Registration<S> {
+    call: Arc<dyn Call<S>>,
+    kind: Kind,
+    timeout: Duration,
+    dedup: Option<Arc<NameOf>>,
+}
+
+/// A handler as the workers know it.
 #[derive(Clone)]
-pub(crate) struct Registration {
-    pub(crate) call: Arc<dyn Call>,
+pub(crate) struct Bound {
+    call: Arc<dyn Bare>,
     pub(crate) kind: Kind,
     pub(crate) timeout: Duration,
+    pub(crate) dedup: Option<Arc<NameOf>>,
+    /// Tells the handlers of a consumer apart; from 1.
+    pub(crate) number: u32,
 }
+
+/// The business key of an event.
+pub(crate) type NameOf = dyn Fn(&Facts) -> String + Send + Sync;
 
 /// What the inbox has to do with a handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Claim and effects are one transaction.
     Transactional,
+    /// The same, for so many events at a time.
+    Batch(usize),
+    /// Claimed before, settled behind.
+    External,
+    /// Claimed before, for ever.
+    AtMostOnce,
     /// The handler sees to repetitions itself.
     Idempotent,
 }
 
-impl<D> Handler<D> {
+impl Kind {
+    /// Whether it cannot be without an inbox.
+    pub(crate) fn needs_inbox(self) -> bool {
+        !matches!(self, Kind::Idempotent)
+    }
+}
+
+impl<D, S> Handler<D, S> {
+    fn new(call: impl Call<S> + 'static, kind: Kind) -> Handler<D, S> {
+        let registration = Registration { call: Arc::new(call), kind, timeout: TIMEOUT, dedup: None };
+        Handler { registration, of: PhantomData }
+    }
+
     /// How long one attempt may take: 30 s unless told otherwise. Then its statement is cancelled, its transaction
     /// rolled back, and the attempt has failed.
-    pub fn timeout(mut self, timeout: Duration) -> Handler<D> {
+    pub fn timeout(mut self, timeout: Duration) -> Handler<D, S> {
         self.registration.timeout = timeout.max(Duration::from_millis(1));
+        self
+    }
+
+    /// What makes two events the same, in place of their ids: `idem:{order}:{type}`, say. Two events with the same
+    /// text have one effect in this consumer's scope; what is remembered of it has no time in it and is kept in a
+    /// store of its own.
+    ///
+    /// Of an [`idempotent`] handler it is not asked for.
+    pub fn dedup_by(mut self, name: impl Fn(&Facts) -> String + Send + Sync + 'static) -> Handler<D, S> {
+        self.registration.dedup = Some(Arc::new(name));
         self
     }
 }
 
-/// A handler's answer, on its way. An event that cannot be read is an `Err` of the outer kind: nobody ran.
+impl<S: Send + Sync + 'static> Registration<S> {
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// With its state.
+    pub(crate) fn bind(self, state: &Arc<S>, number: u32) -> Bound {
+        let Registration { call, kind, timeout, dedup } = self;
+        Bound {
+            call: Arc::new(WithState { call, state: State(state.clone()) }),
+            kind,
+            timeout,
+            dedup,
+            number,
+        }
+    }
+}
+
+impl Registration<()> {
+    /// The same handler beside a state that it does not take.
+    pub(crate) fn lift<S: Send + Sync + 'static>(self) -> Registration<S> {
+        let Registration { call, kind, timeout, dedup } = self;
+        Registration { call: Arc::new(WithState { call, state: State(Arc::new(())) }), kind, timeout, dedup }
+    }
+}
+
+/// A handler's answer, on its way.
 pub(crate) type Answer = Pin<Box<dyn Future<Output = Handled> + Send>>;
 
+/// A batch handler's answer, on its way.
+pub(crate) type BatchAnswer = Pin<Box<dyn Future<Output = HandledBatch> + Send>>;
+
 /// A handler whose payload's type is forgotten.
-pub(crate) trait Call: Send + Sync {
-    /// Reads the event and begins to handle it.
+pub(crate) trait Call<S>: Send + Sync {
+    /// Reads the event and begins to handle it. Of a batch handler it is a batch of one, whose outcome is the
+    /// event's.
     ///
     /// # Errors
     /// The payload is not what the handler takes; in a sentence without its content.
-    fn call(&self, record: &Record, id: Uuid, tx: Option<Tx>) -> Result<Answer, String>;
+    fn one(&self, facts: Facts, tx: Option<Tx>, state: &State<S>) -> Result<Answer, String>;
+
+    /// Reads the events and begins to handle them together.
+    ///
+    /// # Errors
+    /// The first payload that is not what the handler takes.
+    fn many(&self, facts: Vec<Facts>, tx: Tx, state: &State<S>) -> Result<BatchAnswer, String> {
+        let _unused = (facts, tx, state);
+        Err("the handler takes no batches".into())
+    }
 }
 
-struct Closure<F>(F);
+/// A call whose state is known.
+struct WithState<S> {
+    call: Arc<dyn Call<S>>,
+    state: State<S>,
+}
 
-impl<F> Call for Closure<F>
-where
-    F: Fn(&Record, Uuid, Option<Tx>) -> Result<Answer, String> + Send + Sync,
-{
-    fn call(&self, record: &Record, id: Uuid, tx: Option<Tx>) -> Result<Answer, String> {
-        (self.0)(record, id, tx)
+impl<S: Send + Sync, O> Call<O> for WithState<S> {
+    fn one(&self, facts: Facts, tx: Option<Tx>, _: &State<O>) -> Result<Answer, String> {
+        self.call.one(facts, tx, &self.state)
+    }
+
+    fn many(&self, facts: Vec<Facts>, tx: Tx, _: &State<O>) -> Result<BatchAnswer, String> {
+        self.call.many(facts, tx, &self.state)
+    }
+}
+
+/// A call that has its state.
+trait Bare: Send + Sync {
+    fn one(&self, facts: Facts, tx: Option<Tx>) -> Result<Answer, String>;
+    fn many(&self, facts: Vec<Facts>, tx: Tx) -> Result<BatchAnswer, String>;
+}
+
+impl<S: Send + Sync> Bare for WithState<S> {
+    fn one(&self, facts: Facts, tx: Option<Tx>) -> Result<Answer, String> {
+        self.call.one(facts, tx, &self.state)
+    }
+
+    fn many(&self, facts: Vec<Facts>, tx: Tx) -> Result<BatchAnswer, String> {
+        self.call.many(facts, tx, &self.state)
+    }
+}
+
+impl Bound {
+    /// Begins to handle one event.
+    ///
+    /// # Errors
+    /// As [`Call::one`].
+    pub(crate) fn one(&self, facts: Facts, tx: Option<Tx>) -> Result<Answer, String> {
+        self.call.one(facts, tx)
+    }
+
+    /// Begins to handle several events.
+    ///
+    /// # Errors
+    /// As [`Call::many`].
+    pub(crate) fn many(&self, facts: Vec<Facts>, tx: Tx) -> Result<BatchAnswer, String> {
+        self.call.many(facts, tx)
     }
 }
 
 /// A handler whose effects are in the database, written through the transaction it is given. They happen
 /// once: the event's claim is the first statement of the same transaction.
 ///
-/// An `async fn(Event<T>, Tx) -> Handled`, or a closure that is called the same way.
-pub fn transactional<T, F, A>(handler: F) -> Handler<WithDatabase>
+/// An `async fn(Event<T>, Tx) -> Handled` or `async fn(Event<T>, Tx, State<S>) -> Handled`, or a closure that is
+/// called the same way.
+///
+/// Under load several events share one transaction, each with a savepoint of its own; see
+/// [`Consumer::group_commit`](crate::Consumer::group_commit).
+pub fn transactional<S, Arguments, F>(handler: F) -> Handler<WithDatabase, S>
 where
-    T: Payload,
-    F: Fn(Event<T>, Tx) -> A + Send + Sync + 'static,
-    A: Future<Output = Handled> + Send + 'static,
+    F: InTransaction<S, Arguments>,
+    Arguments: 'static,
+    S: Send + Sync + 'static,
 {
-    let call = move |record: &Record, id: Uuid, tx: Option<Tx>| -> Result<Answer, String> {
-        let event = Event::of(record, id)?;
-        let tx = tx.ok_or("a transactional handler was called without a transaction")?;
-        Ok(Box::pin(handler(event, tx)))
-    };
-    let registration =
-        Registration { call: Arc::new(Closure(call)), kind: Kind::Transactional, timeout: TIMEOUT };
-    Handler { registration, of: PhantomData }
+    Handler::new(arguments::Transactional::new(handler), Kind::Transactional)
+}
+
+/// A handler for up to `most` events of one type at a time, in one transaction. Events of one key are in their order.
+/// What is there is taken; a batch does not wait to become full.
+///
+/// An `async fn(Vec<Event<T>>, Tx) -> HandledBatch`, with or without a `State<S>` behind, that answers
+/// [`all_done`](crate::all_done) or an outcome for [`each`](crate::each). Unless all are done, nothing of the batch is
+/// committed, and each of its events runs again as a batch of one, where its outcome is its own.
+pub fn batch<S, Arguments, F>(most: usize, handler: F) -> Handler<WithDatabase, S>
+where
+    F: InBatch<S, Arguments>,
+    Arguments: 'static,
+    S: Send + Sync + 'static,
+{
+    Handler::new(arguments::Batch::new(handler), Kind::Batch(most.max(1)))
+}
+
+/// A handler that calls the outside: a payment service, a mail server. No transaction is open while it runs.
+///
+/// The event is claimed and the claim committed, the handler runs, the claim is settled. A copy that comes meanwhile
+/// waits; one that comes later is skipped. A process that dies in between leaves a claim that another takes over when
+/// its lease, the handler's time-out and ten seconds, has ended: so the call may be made twice. It is the same call by
+/// its [`idempotency_key`](Facts::idempotency_key), which the service outside has to know it by. A frozen process that
+/// thaws may make its call after that of the key's next event.
+///
+/// An `async fn(Event<T>) -> Handled` or `async fn(Event<T>, State<S>) -> Handled`.
+pub fn external<S, Arguments, F>(handler: F) -> Handler<WithDatabase, S>
+where
+    F: Alone<S, Arguments>,
+    Arguments: 'static,
+    S: Send + Sync + 'static,
+{
+    Handler::new(arguments::Lone::new(handler), Kind::External)
+}
+
+/// A handler that never runs twice for an event, not even where it is not known whether it ran: the claim is
+/// committed before it starts and never given back. An attempt that fails is not made again; the event is a dead
+/// letter then. After a crash in the middle its row says `claimed` for ever.
+///
+/// An `async fn(Event<T>) -> Handled` or `async fn(Event<T>, State<S>) -> Handled`.
+pub fn at_most_once<S, Arguments, F>(handler: F) -> Handler<WithDatabase, S>
+where
+    F: Alone<S, Arguments>,
+    Arguments: 'static,
+    S: Send + Sync + 'static,
+{
+    Handler::new(arguments::Lone::new(handler), Kind::AtMostOnce)
 }
 
 /// A handler that sees to repetitions itself: it may be called again for an event that it handled, after every
-/// crash and rebalance. No inbox, no transaction.
+/// crash and rebalance. No inbox, no transaction, and so no park: while it fails its key waits here, and nowhere else.
 ///
-/// An `async fn(Event<T>) -> Handled`, or a closure that is called the same way.
-pub fn idempotent<D, T, F, A>(handler: F) -> Handler<D>
+/// An `async fn(Event<T>) -> Handled` or `async fn(Event<T>, State<S>) -> Handled`, or a closure that is called the
+/// same way.
+pub fn idempotent<D, S, Arguments, F>(handler: F) -> Handler<D, S>
 where
-    T: Payload,
-    F: Fn(Event<T>) -> A + Send + Sync + 'static,
-    A: Future<Output = Handled> + Send + 'static,
+    F: Alone<S, Arguments>,
+    Arguments: 'static,
+    S: Send + Sync + 'static,
 {
-    let call = move |record: &Record, id: Uuid, _: Option<Tx>| -> Result<Answer, String> {
-        let event = Event::of(record, id)?;
-        Ok(Box::pin(handler(event)))
-    };
-    let registration =
-        Registration { call: Arc::new(Closure(call)), kind: Kind::Idempotent, timeout: TIMEOUT };
-    Handler { registration, of: PhantomData }
+    Handler::new(arguments::Lone::new(handler), Kind::Idempotent)
+}
+
+/// Handlers are code and cannot be shown.
+impl<D, S> std::fmt::Debug for Handler<D, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Registration { kind, timeout, .. } = &self.registration;
+        f.debug_struct("Handler").field("kind", kind).field("timeout", timeout).finish_non_exhaustive()
+    }
 }

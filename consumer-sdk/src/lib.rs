@@ -43,7 +43,13 @@ pub mod metadata;
 pub use consumer::{Consumer, RunError, Unregistered};
 pub use database::DatabaseError;
 pub use event::{Event, Facts, Payload, Raw};
-pub use handler::{Handler, WithDatabase, WithoutDatabase, idempotent, transactional};
+pub use handler::{
+    Alone, Handler, InBatch, InTransaction, State, WithDatabase, WithoutDatabase, at_most_once, batch,
+    external, idempotent, transactional,
+};
 pub use outbox_schema::OutboxEvent;
-pub use outcome::{Handled, HandlerError, Outcome, Permanent, done, reject, retry_after};
+pub use outcome::{
+    Handled, HandledBatch, HandlerError, Outcome, Outcomes, Permanent, all_done, completed, done, each,
+    reject, retry_after,
+};
 pub use tx::{Tx, TxError};

@@ -12,6 +12,12 @@ use crate::ladder::Failure;
 pub enum Outcome {
     /// It is handled.
     Done,
+    /// It is handled, and the inbox keeps what came of it beside the event. Of an [`external`](crate::external)
+    /// handler; elsewhere the result is let go of.
+    Completed {
+        /// At most 64 KiB.
+        result: Vec<u8>,
+    },
     /// Not this time: try again, after this long at least. Counts as a failed attempt.
     Retry {
         /// Lengthens the delay of the retry policy, never shortens it.
@@ -37,6 +43,15 @@ pub fn done() -> Handled {
     Ok(Outcome::Done)
 }
 
+/// The event is handled, and this came of it: an external handler's answer from outside, kept in the inbox
+/// (`inbox.settlement.result`) for whoever asks later.
+///
+/// # Errors
+/// None; it is what a handler returns.
+pub fn completed(result: impl Into<Vec<u8>>) -> Handled {
+    Ok(Outcome::Completed { result: result.into() })
+}
+
 /// Not this time.
 ///
 /// # Errors
@@ -53,15 +68,42 @@ pub fn reject(reason: impl Into<String>) -> Handled {
     Ok(Outcome::Reject { reason: reason.into() })
 }
 
+/// What a batch handler says: of all events alike, or of each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct Outcomes(pub(crate) Option<Vec<Outcome>>);
+
+/// What batch handlers return. Unless every event is done nothing of the batch is committed, and each event runs
+/// again as a batch of its own.
+pub type HandledBatch = Result<Outcomes, HandlerError>;
+
+/// Every event of the batch is handled.
+///
+/// # Errors
+/// None; it is what a batch handler returns.
+pub fn all_done() -> HandledBatch {
+    Ok(Outcomes(None))
+}
+
+/// One outcome for each event of the batch, in their order.
+///
+/// # Errors
+/// None; it is what a batch handler returns.
+pub fn each(outcomes: impl IntoIterator<Item = Outcome>) -> HandledBatch {
+    Ok(Outcomes(Some(outcomes.into_iter().collect())))
+}
+
 /// An error of a handler, whatever it was. Made by `?`.
 pub struct HandlerError {
     source: Box<dyn StdError + Send + Sync>,
+    /// The error's type.
+    class: &'static str,
     permanent: bool,
 }
 
 impl<E: StdError + Send + Sync + 'static> From<E> for HandlerError {
     fn from(error: E) -> HandlerError {
-        HandlerError { source: Box::new(error), permanent: false }
+        HandlerError { source: Box::new(error), class: std::any::type_name::<E>(), permanent: false }
     }
 }
 
@@ -75,6 +117,11 @@ impl HandlerError {
     /// Whether somebody said so.
     pub fn is_permanent(&self) -> bool {
         self.permanent
+    }
+
+    /// The error's type, with its path.
+    pub fn class(&self) -> &'static str {
+        self.class
     }
 
     /// The error and what it came from, in one sentence.
@@ -108,8 +155,12 @@ impl HandlerError {
 
 impl fmt::Debug for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let HandlerError { source, permanent } = self;
-        f.debug_struct("HandlerError").field("source", source).field("permanent", permanent).finish()
+        let HandlerError { source, class, permanent } = self;
+        f.debug_struct("HandlerError")
+            .field("class", class)
+            .field("source", source)
+            .field("permanent", permanent)
+            .finish()
     }
 }
 

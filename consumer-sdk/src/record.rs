@@ -1,5 +1,6 @@
 //! A record as it was read: its bytes, and what its headers say of the event.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,9 +8,27 @@ use outbox_schema::record::header;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use uuid::Uuid;
 
-/// A record that was read and is not settled. Its bytes are those of the topic.
+/// A record that was read and is not settled.
 #[derive(Debug)]
 pub(crate) struct Record {
+    body: Arc<Body>,
+    pub(crate) tries: Tries,
+    /// Which records it may run together with, and how many of them; `None` where it runs alone.
+    pub(crate) company: Option<Company>,
+}
+
+/// Records of the same company may share a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Company {
+    /// 0 for transactional handlers; else the number of a batch handler.
+    pub(crate) number: u32,
+    /// Most records of one transaction.
+    pub(crate) most: usize,
+}
+
+/// What came: the bytes of the topic. Shared with the event that a handler gets.
+#[derive(Debug)]
+pub(crate) struct Body {
     pub(crate) topic: Arc<str>,
     pub(crate) partition: i32,
     pub(crate) offset: i64,
@@ -20,7 +39,6 @@ pub(crate) struct Record {
     pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
     /// The event's id; `None` where the header is missing or is no UUID.
     pub(crate) id: Option<Uuid>,
-    pub(crate) tries: Tries,
 }
 
 /// The attempts of a record so far, in this process.
@@ -32,12 +50,18 @@ pub(crate) struct Tries {
     pub(crate) uncounted: u32,
     /// When the first attempt failed, since the consumer began.
     pub(crate) first_failure: Option<Duration>,
+    /// It has halted its partition.
+    pub(crate) halts: bool,
 }
 
 /// What a record counts with beside its own bytes.
 const OVERHEAD: usize = 128;
 
 impl Record {
+    pub(crate) fn new(body: Body, tries: Tries) -> Record {
+        Record { body: Arc::new(body), tries, company: None }
+    }
+
     pub(crate) fn read(message: &BorrowedMessage<'_>, topic: Arc<str>) -> Record {
         let mut headers = Vec::new();
         if let Some(found) = message.headers() {
@@ -46,7 +70,7 @@ impl Record {
                 .extend(found.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))));
         }
         let id = text_of(&headers, header::ID).and_then(|text| Uuid::parse_str(text).ok());
-        Record {
+        let body = Body {
             topic,
             partition: message.partition(),
             offset: message.offset(),
@@ -55,10 +79,25 @@ impl Record {
             value: message.payload().map(<[u8]>::to_vec),
             headers,
             id,
-            tries: Tries::default(),
-        }
+        };
+        Record::new(body, Tries::default())
     }
 
+    /// What came.
+    pub(crate) fn body(&self) -> &Arc<Body> {
+        &self.body
+    }
+}
+
+impl Deref for Record {
+    type Target = Body;
+
+    fn deref(&self) -> &Body {
+        &self.body
+    }
+}
+
+impl Body {
     /// Bytes that it is counted with.
     pub(crate) fn bytes(&self) -> usize {
         let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
@@ -79,6 +118,11 @@ impl Record {
     /// When the event was made, where its id does not say it. Every copy carries the same.
     pub(crate) fn created_at(&self) -> Option<jiff::Timestamp> {
         self.header(header::CREATED_AT)?.parse().ok()
+    }
+
+    /// Where it stands, for a log.
+    pub(crate) fn place(&self) -> String {
+        format!("{}[{}]@{}", self.topic, self.partition, self.offset)
     }
 
     /// Hash of the id, the same in every process: how the crash journal names a record.

@@ -264,6 +264,21 @@ impl Inner {
         tasks.spawn_on(task, &self.runtime)
     }
 
+    /// Takes a connection back of which the caller knows that it is idle.
+    fn take_back_idle(&self, held: Held, permit: OwnedSemaphorePermit) {
+        if held.is_closed() {
+            self.figures.broken.fetch_add(1, Relaxed);
+            return;
+        }
+        let mut idle = self.idle.lock();
+        // Of a closed pool it says goodbye.
+        if !self.permits.is_closed() {
+            idle.push(Idle { held, since: Instant::now() });
+        }
+        drop(idle);
+        drop(permit);
+    }
+
     /// Takes a connection back, behind a look at it; its place is free once it has been looked at.
     fn take_back(self: &Arc<Inner>, held: Held, permit: OwnedSemaphorePermit) {
         if held.is_closed() {

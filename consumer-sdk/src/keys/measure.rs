@@ -44,7 +44,7 @@ fn measure(name: &str, numbers: &[u64]) {
     let one = start.elapsed().as_nanos() as f64 / numbers.len() as f64;
     let start = Instant::now();
     for batch in numbers.chunks(50) {
-        let group = keys.take_group(50);
+        let group = keys.take_group(50, |_| Some(((), 50)));
         for number in batch {
             keys.push(lane, Some(&key(*number)), *number, 500);
         }

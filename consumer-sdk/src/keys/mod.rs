@@ -35,6 +35,9 @@ use lanes::Lanes;
 use records::Records;
 use slots::{Slots, State};
 
+/// Ready keys that are looked at for each that joins a group.
+const LOOK: usize = 4;
+
 /// A record and the bytes it is counted with.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Item<R> {
@@ -135,6 +138,11 @@ impl<R> Keys<R> {
         true
     }
 
+    /// The first record of the key that has been ready longest: the one that would be taken.
+    pub fn next(&self) -> Option<&R> {
+        self.records.first(self.slots.queue(*self.ready.front()?))
+    }
+
     /// Takes the first record of the key that has been ready longest.
     pub fn take(&mut self) -> Option<Run<R>> {
         if self.isolated && self.running > 0 {
@@ -152,30 +160,49 @@ impl<R> Keys<R> {
         Some(Run { ticket, records: SmallVec::from_iter([item]) })
     }
 
-    /// Takes up to `max` records for one transaction: the first of each ready key, then, while there is
-    /// room, the ones behind them. Each run is given back by itself. In isolation it is one record.
-    pub fn take_group(&mut self, max: usize) -> Vec<Run<R>> {
-        let mut group: Vec<Run<R>> = Vec::new();
-        while group.len() < max {
-            match self.take() {
-                Some(run) => group.push(run),
-                None => break,
+    /// Takes records that may run together: those of the key that has been ready longest, then the first ones of
+    /// other ready keys that `fits` says run together with it, at most `keys` keys; then, while there is room, the
+    /// ones behind them. Each run is given back by itself. Where `fits` answers `None` for the first, and in
+    /// isolation, it is one record.
+    ///
+    /// `fits` says which records run together (those with the same answer), and how many of them at most. Keys that
+    /// are passed over stay where they are in the run queue; at most [`LOOK`] are looked at for each that is taken.
+    pub fn take_group<C: PartialEq>(
+        &mut self,
+        keys: usize,
+        fits: impl Fn(&R) -> Option<(C, usize)>,
+    ) -> Vec<Run<R>> {
+        let first = self.next().and_then(&fits);
+        let mut group: Vec<Run<R>> = self.take().into_iter().collect();
+        let Some((class, max)) = first.filter(|_| !self.isolated && !group.is_empty()) else { return group };
+        let belongs = |record: &R| fits(record).is_some_and(|(other, _)| other == class);
+        let keys = keys.min(max);
+        let mut passed = Vec::new();
+        while group.len() < keys && passed.len() < LOOK * keys {
+            let Some(at) = self.ready.front().copied() else { break };
+            if self.next().is_some_and(&belongs) {
+                group.extend(self.take());
+            } else {
+                self.ready.pop_front();
+                passed.push(at);
             }
         }
-        let mut room = if self.isolated { 0 } else { max - group.len() };
+        passed.into_iter().rev().for_each(|at| self.ready.push_front(at));
+        let mut room = max.saturating_sub(group.len());
         for run in &mut group {
-            while room > 0 && self.extend(run) {
+            while room > 0 && self.extend(run, &belongs) {
                 room -= 1;
             }
         }
         group
     }
 
-    /// Adds the key's next record to a run, if it is of the same lane.
-    fn extend(&mut self, run: &mut Run<R>) -> bool {
+    /// Adds the key's next record to a run, if it is of the same lane and belongs to the group.
+    fn extend(&mut self, run: &mut Run<R>, belongs: impl Fn(&R) -> bool) -> bool {
         let Ticket { slot, number, ref mut held, .. } = run.ticket;
         let queue = &mut self.slots.get(slot).queue;
-        if self.records.first_lane(*queue) != Some(number) {
+        if self.records.first_lane(*queue) != Some(number) || !self.records.first(*queue).is_some_and(belongs)
+        {
             return false;
         }
         let Some(item) = self.records.pop_front(queue) else { return false };

@@ -66,6 +66,11 @@ impl<R> Records<R> {
         self.nodes.get(queue.head as usize).map(|node| node.lane)
     }
 
+    /// The first record.
+    pub(super) fn first(&self, queue: Queue) -> Option<&R> {
+        self.nodes.get(queue.head as usize)?.item.as_ref().map(|item| &item.record)
+    }
+
     pub(super) fn pop_front(&mut self, queue: &mut Queue) -> Option<Item<R>> {
         let place = queue.head;
         let node = self.nodes.get_mut(place as usize)?;

@@ -65,6 +65,10 @@ impl Slots {
         &mut self.slots[number as usize]
     }
 
+    pub(super) fn queue(&self, number: u32) -> Queue {
+        self.slots.get(number as usize).map_or(Queue::EMPTY, |slot| slot.queue)
+    }
+
     pub(super) fn state(&self, number: u32) -> State {
         self.slots.get(number as usize).map_or(State::Vacant, |slot| slot.state)
     }

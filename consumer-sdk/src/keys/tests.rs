@@ -25,6 +25,11 @@ struct Out {
     records: Vec<Waiting>,
 }
 
+/// Which records run together.
+fn class(id: u32) -> Option<u32> {
+    (id % 7 != 0).then_some(id % 2)
+}
+
 /// The rules and nothing clever: one list of all that waits, looked through from the front each time.
 #[derive(Default)]
 struct Model {
@@ -67,17 +72,29 @@ impl Model {
         Some(out)
     }
 
-    fn take_group(&mut self, max: usize) -> Vec<Out> {
-        let mut names = Vec::new();
-        while names.len() < max {
-            let Some(out) = self.take() else { break };
-            names.push(out.name);
+    fn take_group(&mut self, keys: usize, max: usize) -> Vec<Out> {
+        let first = self.ready.first().and_then(|name| class(self.first(*name)?.id));
+        let Some(out) = self.take() else { return Vec::new() };
+        let mut names = vec![out.name];
+        let Some(first) = first.filter(|_| !self.isolated) else { return vec![out] };
+        let belongs = |record: Waiting| class(record.id) == Some(first);
+        let mut passed = 0;
+        while names.len() < keys.min(max) && passed < LOOK * keys.min(max) {
+            let Some(name) = self.ready.get(passed).copied() else { break };
+            if belongs(self.first(name).unwrap()) {
+                self.ready.remove(passed);
+                self.ready.insert(0, name);
+                names.push(self.take().unwrap().name);
+            } else {
+                passed += 1;
+            }
         }
-        let mut room = if self.isolated { 0 } else { max - names.len() };
+        let mut room = max - names.len();
         let mut group = Vec::new();
         for name in names {
             let at = self.out.iter().position(|o| o.name == name).unwrap();
-            while let Some(next) = self.first(name).filter(|n| room > 0 && n.lane == self.out[at].lane) {
+            let lane = self.out[at].lane;
+            while let Some(next) = self.first(name).filter(|n| room > 0 && n.lane == lane && belongs(*n)) {
                 self.waiting.retain(|w| w.id != next.id);
                 self.out[at].records.push(next);
                 room -= 1;
@@ -143,7 +160,7 @@ enum Step {
     Push { topic: u32, partition: i32, key: Option<u8>, bytes: usize },
     PushRevoked,
     Take,
-    Group(usize),
+    Group(usize, usize),
     Finish(usize),
     PutBack(usize, usize),
     Hold(usize, usize),
@@ -159,7 +176,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(topic, partition, key, bytes)| Step::Push { topic, partition, key, bytes }),
         1 => Just(Step::PushRevoked),
         4 => Just(Step::Take),
-        2 => (0..8_usize).prop_map(Step::Group),
+        2 => (0..8_usize, 1..8_usize).prop_map(|(keys, max)| Step::Group(keys, max)),
         4 => any::<usize>().prop_map(Step::Finish),
         2 => any::<(usize, usize)>().prop_map(|(which, rest)| Step::PutBack(which, rest)),
         2 => any::<(usize, usize)>().prop_map(|(which, rest)| Step::Hold(which, rest)),
@@ -198,9 +215,9 @@ impl Pair {
                 assert_eq!(run.is_some(), expected.is_some());
                 self.out(run, expected);
             }
-            Step::Group(max) => {
-                let expected = self.model.take_group(max);
-                let group = self.keys.take_group(max);
+            Step::Group(keys, max) => {
+                let expected = self.model.take_group(keys, max);
+                let group = self.keys.take_group(keys, |id| class(*id).map(|class| (class, max)));
                 assert_eq!(group.len(), expected.len());
                 self.out(group, expected);
             }

@@ -190,6 +190,11 @@ impl Ladder {
         self
     }
 
+    /// What happens after the last attempt.
+    pub fn exhausted(&self) -> Exhausted {
+        self.exhausted
+    }
+
     /// Delays of the rungs.
     pub fn rungs(&self) -> &[Duration] {
         &self.rungs

@@ -166,7 +166,9 @@ impl Client {
                 Some(Ok(message)) => {
                     if let Some((topic, number)) = self.topics.get(message.topic()) {
                         let place = (*number, message.partition());
-                        records.push((place, Record::read(&message, topic.clone())));
+                        let mut record = Record::read(&message, topic.clone());
+                        record.company = self.shared.registered.company(&record);
+                        records.push((place, record));
                     }
                     wait = Duration::ZERO;
                 }

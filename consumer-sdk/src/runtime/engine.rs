@@ -1,7 +1,7 @@
 //! What the consumer knows of its records: who runs, what is settled, what may be committed. One lock guards it; nothing
 //! here waits or does I/O.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -12,27 +12,51 @@ use crate::journal::{self, Ending, Journal, Permit, Sent, Started};
 use crate::keys::{HoldId, Item, Keys, Run, Ticket};
 use crate::lane::Lane;
 use crate::metadata::{self, Metadata};
-use crate::record::Record;
+use crate::record::{Company, Record};
 
-/// A record that a worker runs.
+/// Records of one key, in their order, that a worker runs.
 #[derive(Debug)]
 pub(crate) struct Work {
     ticket: Ticket,
-    item: Item<Record>,
+    items: VecDeque<Item<Record>>,
     /// Becomes true when the partition is lost: whatever is done for it then decides nothing.
     pub(crate) lost: watch::Receiver<bool>,
 }
 
 impl Work {
-    /// The record.
-    pub(crate) fn record(&self) -> &Record {
-        &self.item.record
+    /// The records that are not settled yet.
+    pub(crate) fn records(&self) -> impl ExactSizeIterator<Item = &Record> {
+        self.items.iter().map(|item| &item.record)
     }
 
-    /// The record, to count its attempts.
-    pub(crate) fn record_mut(&mut self) -> &mut Record {
-        &mut self.item.record
+    /// The first of them; `None` when all are settled.
+    pub(crate) fn first(&self) -> Option<&Record> {
+        self.items.front().map(|item| &item.record)
     }
+
+    /// The first of them, to count its attempts.
+    pub(crate) fn first_mut(&mut self) -> Option<&mut Record> {
+        self.items.front_mut().map(|item| &mut item.record)
+    }
+
+    /// All of them, to say how they run next.
+    pub(crate) fn records_mut(&mut self) -> impl Iterator<Item = &mut Record> {
+        self.items.iter_mut().map(|item| &mut item.record)
+    }
+
+    /// The partition's present assignment.
+    pub(crate) fn lane(&self) -> Lane {
+        self.ticket.lane()
+    }
+}
+
+/// What follows for a key whose run has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum After {
+    /// Its turn comes when it comes; whatever is left of the run comes first.
+    GoOn,
+    /// It waits to be resumed.
+    Wait,
 }
 
 /// One partition in one assignment.
@@ -140,10 +164,21 @@ impl Engine {
         }
     }
 
-    /// The next record whose key is free.
-    pub(crate) fn take(&mut self) -> Option<Work> {
-        let Run { ticket, records } = self.keys.take()?;
-        let item = records.into_iter().next()?;
+    /// The next records, of keys that are free: those that may share a transaction, or one. `workers` share what is
+    /// ready, so that a group takes no work from workers that have none.
+    pub(crate) fn take(&mut self, workers: usize) -> Vec<Work> {
+        let share = self.keys.ready().div_ceil(workers.max(1));
+        let keys = match self.keys.next().and_then(|record| record.company) {
+            Some(Company { number: 0, .. }) => share,
+            Some(Company { most, .. }) => most,
+            None => 1,
+        };
+        let group =
+            self.keys.take_group(keys, |record| record.company.map(|company| (company, company.most)));
+        group.into_iter().map(|run| self.work(run)).collect()
+    }
+
+    fn work(&mut self, Run { ticket, records }: Run<Record>) -> Work {
         let lost = match self.lanes.get_mut(&ticket.lane()) {
             Some(assigned) => {
                 assigned.running += 1;
@@ -152,17 +187,17 @@ impl Engine {
             // Revoked between; its receiver says lost, for the sender is gone.
             None => watch::channel(true).1,
         };
-        Some(Work { ticket, item, lost })
+        Work { ticket, items: records.into_iter().collect(), lost }
     }
 
     /// Whether the record's handler may start; asked when all else is ready.
-    pub(crate) fn may_start(&mut self, work: &Work) -> Permit {
-        self.journal.about_to_start(Engine::named(work))
+    pub(crate) fn may_start(&mut self, lane: Lane, record: &Record) -> Permit {
+        self.journal.about_to_start(named(lane, record))
     }
 
     /// It will not start after all.
-    pub(crate) fn will_not_start(&mut self, work: &Work) {
-        self.journal.abandoned(Engine::named(work));
+    pub(crate) fn will_not_start(&mut self, lane: Lane, record: &Record) {
+        self.journal.abandoned(named(lane, record));
         self.review();
     }
 
@@ -172,48 +207,55 @@ impl Engine {
         self.review();
     }
 
-    fn named(work: &Work) -> journal::Record {
-        journal::Record {
-            lane: work.ticket.lane(),
-            offset: work.record().offset,
-            id: work.record().journal_id(),
-        }
-    }
-
-    /// The record is settled, durably: its offset need not come again.
-    pub(crate) fn settle(&mut self, work: Work, without_handler: bool) {
-        let lane = work.ticket.lane();
+    /// A record of the run is settled, durably: its offset need not come again. `at` counts what is left of the run.
+    pub(crate) fn settle(&mut self, work: &mut Work, at: usize, without_handler: bool) {
+        let Some(Item { record, .. }) = work.items.remove(at) else { return };
+        let lane = work.lane();
         if without_handler {
-            self.journal.settled_unstarted(Engine::named(&work));
+            self.journal.settled_unstarted(named(lane, &record));
         }
         if let Some(assigned) = self.lanes.get_mut(&lane) {
-            assigned.running -= 1;
             // Of its own assignment, so it is open there.
-            let _settled = assigned.frontier.settle(work.record().offset);
+            let _settled = assigned.frontier.settle(record.offset);
             self.journal.progressed(lane, assigned.frontier.committable());
             if assigned.frontier.open() == 0 {
                 self.journal.drained(lane);
             }
             self.settled += 1;
         }
-        self.keys.finish(work.ticket);
-        self.intake.holds(self.keys.held());
-        self.review();
     }
 
-    /// The record waits for another attempt and holds its key; `None` where its partition has left.
-    pub(crate) fn hold(&mut self, work: Work) -> Option<HoldId> {
-        if let Some(assigned) = self.lanes.get_mut(&work.ticket.lane()) {
+    /// The run has ended. What is not settled of it stays first of its key; `Some` where that waits to be resumed.
+    pub(crate) fn end(&mut self, work: Work, after: After) -> Option<HoldId> {
+        let Work { ticket, items, .. } = work;
+        if let Some(assigned) = self.lanes.get_mut(&ticket.lane()) {
             assigned.running -= 1;
         }
-        let hold = self.keys.hold(work.ticket, [work.item]);
+        let hold = match after {
+            After::GoOn if items.is_empty() => {
+                self.keys.finish(ticket);
+                None
+            }
+            After::GoOn => {
+                self.keys.put_back(ticket, items);
+                None
+            }
+            After::Wait => self.keys.hold(ticket, items),
+        };
         self.intake.holds(self.keys.held());
+        self.review();
         hold
     }
 
     /// The wait is over.
     pub(crate) fn resume(&mut self, hold: HoldId) {
         self.keys.resume(hold);
+    }
+
+    /// Nothing more is read of the partition, whoever has it: somebody has to look.
+    pub(crate) fn halt(&mut self, lane: Lane, halted: bool) {
+        let (topic, partition) = lane.place();
+        self.intake.want(topic, partition, halted);
     }
 
     /// What the client has to pause and resume.
@@ -333,6 +375,10 @@ impl Engine {
         let doubtful = || self.lanes.keys().filter(|lane| self.journal.in_doubt(**lane)).copied().collect();
         self.intake.isolate(isolated.then(doubtful));
     }
+}
+
+fn named(lane: Lane, record: &Record) -> journal::Record {
+    journal::Record { lane, offset: record.offset, id: record.journal_id() }
 }
 
 impl Room {

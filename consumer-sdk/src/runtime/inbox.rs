@@ -1,13 +1,13 @@
 //! What a worker asks of the database: one transaction for claim, park marker and effects.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio_postgres::NoTls;
+use sha2::{Digest, Sha256};
+use tokio_postgres::Statement;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -26,6 +26,20 @@ pub(super) enum Verdict {
     Claimed,
     /// It is older than what the inbox remembers.
     TooOld,
+    /// A further copy of an event that this transaction claimed.
+    Repeated,
+}
+
+impl Verdict {
+    fn of(word: String) -> Verdict {
+        match word.as_str() {
+            "run" => Verdict::Run,
+            "claimed" => Verdict::Claimed,
+            "too_old" => Verdict::TooOld,
+            "repeated" => Verdict::Repeated,
+            _ => Verdict::Settled(word),
+        }
+    }
 }
 
 /// Why the database did not do as it was told.
@@ -37,14 +51,72 @@ pub(super) enum InboxError {
     Postgres(#[from] tokio_postgres::Error),
     #[error("the inbox holds as much for this key, or in all, as it may")]
     Full,
+    #[error("another has claimed one of the events and takes its time")]
+    Waits,
+    #[error("the transaction came to nothing")]
+    Lost,
 }
 
-/// An open transaction in which an event was claimed.
+impl InboxError {
+    fn of(error: tokio_postgres::Error) -> InboxError {
+        match error.code() {
+            Some(&SqlState::LOCK_NOT_AVAILABLE) => InboxError::Waits,
+            _ => InboxError::Postgres(error),
+        }
+    }
+}
+
+/// What an event is known by in the inbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Name {
+    /// The event's id, or that of its business key.
+    pub(crate) id: Uuid,
+    /// When the event was made, where the id does not say it; `None` for a business key, which has no time.
+    pub(crate) created: Option<Timestamp>,
+    /// The business key that the id was made of.
+    pub(crate) business_key: Option<String>,
+}
+
+impl Name {
+    /// Of an event that is known by its own id.
+    pub(crate) fn of_id(id: Uuid, record: &Record) -> Name {
+        // A version-7 id has the time in it, whatever the header says.
+        let created = if id.get_version_num() == 7 { None } else { record.created_at() };
+        Name { id, created, business_key: None }
+    }
+
+    /// Of a business key, as `inbox.key_id()` makes it: a version-8 UUID of its SHA-256.
+    pub(crate) fn of_key(business_key: String) -> Name {
+        let digest = Sha256::digest(business_key.as_bytes());
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        Name {
+            id: uuid::Builder::from_custom_bytes(bytes).into_uuid(),
+            created: None,
+            business_key: Some(business_key),
+        }
+    }
+
+    /// Of a record that has no id of its own: where it stands.
+    pub(crate) fn of_place(record: &Record) -> Name {
+        Name::of_key(format!("record {}/{}/{}", record.topic, record.partition, record.offset))
+    }
+}
+
+/// An event that is to be claimed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Event<'r> {
+    pub(crate) record: &'r Record,
+    pub(crate) name: &'r Name,
+}
+
+/// An open transaction in which events were claimed.
 pub(super) struct Claimed {
     pub(super) lease: Lease,
-    pub(super) verdict: Verdict,
-    /// An earlier event of the key is parked.
-    pub(super) behind: bool,
+    /// One for each event.
+    pub(super) verdicts: Vec<Verdict>,
+    /// For each key, whether an earlier event of it is parked.
+    pub(super) parked: Vec<bool>,
 }
 
 /// What the commit of a transaction came to.
@@ -62,58 +134,85 @@ pub(super) enum Committed {
 /// The limit of statements that are the consumer's own.
 const OWN: Duration = Duration::from_secs(30);
 
-/// Begins a transaction and claims the event. One round trip: claim first, and then, as a statement with a newer
-/// snapshot, the look for a park marker, which a stale owner may have committed while the claim waited (C52).
+/// How long a group waits for another's claim before its events are claimed one by one (C55).
+const GROUP_WAITS: Duration = Duration::from_millis(200);
+
+const CLAIM: &str =
+    "SELECT inbox.claim_group($1, $2::uuid[], $3::timestamptz[], NULL, $4::text[], $5::int[], $6::bigint[],
+                            NULL, $7::text[])";
+const MARKED: &str = "SELECT inbox.marked($1, $2::text[], $3::bytea[])";
+
+/// Begins a transaction and claims events, of each key in their order. One round trip: claim first, and then, as a
+/// statement with a newer snapshot, the look for park markers, which a stale owner may have committed while the claim
+/// waited (C52).
 pub(super) async fn claim(
-    database: &Arc<Database>,
+    database: &Database,
     scope: &str,
-    record: &Record,
-    id: Uuid,
+    keys: &[Vec<Event<'_>>],
     limit: Duration,
 ) -> Result<Claimed, InboxError> {
     let lease = database.lease().await?;
-    let ready = lease.ready();
-    let begin = format!("BEGIN; SET LOCAL statement_timeout = {}", limit.as_millis().max(1));
-    let (ids, created) = (vec![id], vec![record.created_at()]);
-    let (topics, partitions, offsets) =
-        (vec![record.topic.as_ref()], vec![record.partition], vec![record.offset]);
-    let keys = vec![order_key(record, &id)];
-    let claim: [&(dyn ToSql + Sync); 6] = [&scope, &ids, &created, &topics, &partitions, &offsets];
-    let look: [&(dyn ToSql + Sync); 3] = [&scope, &topics, &keys];
+    let (claim, look) = (prepared(&lease, CLAIM).await?, prepared(&lease, MARKED).await?);
+    let events: Vec<Event<'_>> = keys.iter().flatten().copied().collect();
+    let mut begin = format!("BEGIN; SET LOCAL statement_timeout = {}", limit.as_millis().max(1));
+    if events.len() > 1 {
+        begin.push_str(&format!("; SET LOCAL lock_timeout = {}", GROUP_WAITS.as_millis()));
+    }
+    let ids: Vec<Uuid> = events.iter().map(|event| event.name.id).collect();
+    let created: Vec<Option<Timestamp>> = events.iter().map(|event| event.name.created).collect();
+    let topics: Vec<&str> = events.iter().map(|event| event.record.topic.as_ref()).collect();
+    let partitions: Vec<i32> = events.iter().map(|event| event.record.partition).collect();
+    let offsets: Vec<i64> = events.iter().map(|event| event.record.offset).collect();
+    let named: Option<Vec<Option<&str>>> = events
+        .iter()
+        .any(|event| event.name.business_key.is_some())
+        .then(|| events.iter().map(|event| event.name.business_key.as_deref()).collect());
+    let firsts: Vec<Event<'_>> = keys.iter().filter_map(|events| events.first().copied()).collect();
+    let key_topics: Vec<&str> = firsts.iter().map(|event| event.record.topic.as_ref()).collect();
+    let orders: Vec<&[u8]> = firsts.iter().map(|event| order_key(*event)).collect();
+    let claims: [&(dyn ToSql + Sync); 7] = [&scope, &ids, &created, &topics, &partitions, &offsets, &named];
+    let looks: [&(dyn ToSql + Sync); 3] = [&scope, &key_topics, &orders];
     // Sent in this order, whichever answer is looked at first.
     let ((), verdicts, marked) = tokio::try_join!(
         biased;
-        ready.client.batch_execute(&begin),
-        ready.client.query_one(&ready.claim, &claim),
-        ready.client.query_one(&ready.marked, &look),
-    )?;
+        lease.batch_execute(&begin),
+        lease.query_one(&claim, &claims),
+        lease.query_one(&look, &looks),
+    )
+    .map_err(InboxError::of)?;
     let verdicts: Vec<String> = verdicts.try_get(0)?;
     let marked: Option<Vec<i32>> = marked.try_get(0)?;
-    let verdict = match verdicts.into_iter().next().as_deref() {
-        Some("run") => Verdict::Run,
-        Some("claimed") => Verdict::Claimed,
-        Some("too_old") => Verdict::TooOld,
-        Some(settled) => Verdict::Settled(settled.to_owned()),
-        None => Verdict::Claimed,
-    };
-    let behind = marked.is_some_and(|places| !places.is_empty());
-    Ok(Claimed { lease, verdict, behind })
+    let mut parked = vec![false; keys.len()];
+    for place in marked.unwrap_or_default() {
+        let place = usize::try_from(place - 1).unwrap_or(usize::MAX);
+        if let Some(parked) = parked.get_mut(place) {
+            *parked = true;
+        }
+    }
+    Ok(Claimed { lease, verdicts: verdicts.into_iter().map(Verdict::of).collect(), parked })
+}
+
+/// A statement of the inbox; that it cannot be prepared says that there is none, or not for this role.
+async fn prepared(lease: &Lease, sql: &str) -> Result<Statement, InboxError> {
+    lease.prepared(sql).await.map_err(|error| match error.code() {
+        Some(_) => InboxError::Database(DatabaseError::Inbox(error)),
+        None => InboxError::Postgres(error),
+    })
 }
 
 /// Ends the transaction without effect. A connection that does not even take that is thrown away.
 pub(super) async fn roll_back(lease: Lease) {
-    let rolled = tokio::time::timeout(OWN, lease.ready().client.batch_execute("ROLLBACK")).await;
+    let rolled = tokio::time::timeout(OWN, lease.batch_execute("ROLLBACK")).await;
     if matches!(rolled, Ok(Ok(()))) {
         lease.give_back();
     }
 }
 
-/// Commits. A transaction in which a statement failed would answer COMMIT with a rollback that looks like
-/// success to the driver; the statement before it does not.
-pub(super) async fn commit(lease: Lease) -> Committed {
-    let client = &lease.ready().client;
-    let (alive, committed) =
-        tokio::join!(biased; client.batch_execute("SELECT"), client.batch_execute("COMMIT"));
+/// Commits, behind a statement that is sent with it: `SELECT` where there is none. A transaction in which a
+/// statement failed would answer COMMIT with a rollback that looks like success to the driver; the statement before
+/// it does not.
+pub(super) async fn commit_behind(lease: Lease, before: &str) -> Committed {
+    let (alive, committed) = tokio::join!(biased; lease.batch_execute(before), lease.batch_execute("COMMIT"));
     match (alive, committed) {
         (Ok(()), Ok(())) => {
             lease.give_back();
@@ -122,6 +221,11 @@ pub(super) async fn commit(lease: Lease) -> Committed {
         (Err(error), Ok(())) if error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
             lease.give_back();
             Committed::Aborted
+        }
+        // The statement before failed, so COMMIT rolled back.
+        (Err(error), Ok(())) if error.code().is_some() => {
+            lease.give_back();
+            Committed::Refused(error)
         }
         // Refused with a reason of the transaction's own (a deferred constraint, a serialization failure). A server
         // that goes away (class 57) may have committed before.
@@ -132,28 +236,121 @@ pub(super) async fn commit(lease: Lease) -> Committed {
     }
 }
 
+/// Commits.
+pub(super) async fn commit(lease: Lease) -> Committed {
+    commit_behind(lease, "SELECT").await
+}
+
 /// Ends what a handler that ran out of time left behind. The connection is thrown away: the cancel request
 /// might meet whatever it did next (C45).
 pub(super) async fn cancel(lease: Lease) {
-    let token = lease.ready().client.cancel_token();
-    if let Err(error) = token.cancel_query(NoTls).await {
+    if let Err(error) = lease.cancel().await {
         tracing::debug!(%error, "cancelling a statement");
     }
 }
 
-/// Settles a claimed event otherwise than as done: rejected, say.
+/// Settles claimed events otherwise than as done: `retry` gives the claim back.
 pub(super) async fn settle(
     lease: &Lease,
     scope: &str,
-    record: &Record,
-    id: Uuid,
+    names: &[&Name],
     state: &str,
     reason: &str,
 ) -> Result<(), InboxError> {
     let statement = "SELECT inbox.settle_group($1, $2::uuid[], $3::text[], $4::timestamptz[], $5::text[])";
-    let (ids, created): (_, Vec<Option<Timestamp>>) = (vec![id], vec![record.created_at()]);
-    let client = &lease.ready().client;
-    client.execute(statement, &[&scope, &ids, &vec![state], &created, &vec![reason]]).await?;
+    let ids: Vec<Uuid> = names.iter().map(|name| name.id).collect();
+    let created: Vec<Option<Timestamp>> = names.iter().map(|name| name.created).collect();
+    let (states, reasons) = (vec![state; names.len()], vec![reason; names.len()]);
+    let statement = prepared(lease, statement).await?;
+    lease.execute(&statement, &[&scope, &ids, &states, &created, &reasons]).await?;
+    Ok(())
+}
+
+/// A claim of a handler that runs outside of the transaction.
+pub(super) struct Outside {
+    pub(super) verdict: Verdict,
+    /// What its settlement needs; of a claim that is to run.
+    pub(super) token: Option<Uuid>,
+    /// An earlier event of its key is parked: it may not run.
+    pub(super) behind: bool,
+}
+
+/// Claims an event for a handler that runs outside of any transaction, and commits the claim. Without a lease nobody
+/// ever takes it over. Where the key is parked nothing is claimed.
+pub(super) async fn claim_outside(
+    database: &Database,
+    scope: &str,
+    event: Event<'_>,
+    lease_for: Option<Duration>,
+) -> Result<Outside, InboxError> {
+    let statement = "SELECT verdict, token FROM inbox.claim($1, $2, $3, make_interval(secs => $4), NULL, $5, $6, $7, NULL, $8)";
+    let lease = database.lease().await?;
+    let (claim, look) = (prepared(&lease, statement).await?, prepared(&lease, MARKED).await?);
+    let Event { record, name } = event;
+    let (topic, seconds) = (record.topic.as_ref(), lease_for.map(|lease| lease.as_secs_f64()));
+    let claims: [&(dyn ToSql + Sync); 8] = [
+        &scope,
+        &name.id,
+        &name.created,
+        &seconds,
+        &topic,
+        &record.partition,
+        &record.offset,
+        &name.business_key,
+    ];
+    let (topics, keys) = (vec![topic], vec![order_key(event)]);
+    let looks: [&(dyn ToSql + Sync); 3] = [&scope, &topics, &keys];
+    let ((), claimed, marked) = tokio::try_join!(
+        biased;
+        lease.batch_execute("BEGIN; SET LOCAL statement_timeout = 30000"),
+        lease.query_one(&claim, &claims),
+        lease.query_one(&look, &looks),
+    )
+    .map_err(InboxError::of)?;
+    let verdict = Verdict::of(claimed.try_get(0)?);
+    let marked: Option<Vec<i32>> = marked.try_get(0)?;
+    let behind = verdict == Verdict::Run && marked.is_some_and(|places| !places.is_empty());
+    if behind || verdict != Verdict::Run {
+        roll_back(lease).await;
+        return Ok(Outside { verdict, token: None, behind });
+    }
+    match commit(lease).await {
+        Committed::Yes => Ok(Outside { verdict, token: claimed.try_get(1)?, behind }),
+        Committed::Aborted => Err(InboxError::Lost),
+        // Of a claim whose answer is lost nobody has the token: it is taken over when its lease has ended.
+        Committed::Refused(error) | Committed::Unknown(error) => Err(error.into()),
+    }
+}
+
+/// Settles such a claim. False where another has it by now.
+pub(super) async fn settle_outside(
+    database: &Database,
+    scope: &str,
+    name: &Name,
+    token: Uuid,
+    (state, result, error): (&str, Option<&[u8]>, Option<&str>),
+) -> Result<bool, InboxError> {
+    let statement = "SELECT settled FROM inbox.settle($1, $2, $3, $4, $5, $6, $7)";
+    let lease = database.lease().await?;
+    let statement = prepared(&lease, statement).await?;
+    let answer = lease
+        .query_one(&statement, &[&scope, &name.id, &token, &state, &name.created, &result, &error])
+        .await?;
+    lease.give_back();
+    Ok(answer.try_get(0)?)
+}
+
+/// Gives such a claim back: whoever claims next need not wait for the end of its lease.
+pub(super) async fn give_back_outside(
+    database: &Database,
+    scope: &str,
+    name: &Name,
+    token: Uuid,
+) -> Result<(), InboxError> {
+    let lease = database.lease().await?;
+    let statement = prepared(&lease, "SELECT inbox.renew($1, $2, $3, '0', $4)").await?;
+    lease.query_one(&statement, &[&scope, &name.id, &token, &name.created]).await?;
+    lease.give_back();
     Ok(())
 }
 
@@ -172,21 +369,19 @@ pub(super) struct Park<'p> {
 pub(super) async fn park(
     lease: &Lease,
     scope: &str,
-    record: &Record,
-    id: Uuid,
+    event: Event<'_>,
     park: &Park<'_>,
 ) -> Result<(), InboxError> {
     let statement = "SELECT inbox.park($1, $2, $3, clock_timestamp() + make_interval(secs => $4), $5, $6::uuid[], $7::int[],
          $8::bigint[], $9::timestamptz[], $10::bytea[], $11::bytea[], $12::json[], $13::timestamptz[], $14, $15, $16)";
     let held = park.held.then_some("hold");
     let (attempts, rung) = (clamp(park.attempts), clamp(u32::try_from(park.rung).unwrap_or(u32::MAX)));
-    let parts = Parts::of(record, id);
-    let (topic, key, due) = (record.topic.as_ref(), order_key(record, &id), park.due.as_secs_f64());
+    let parts = Parts::of(&[event]);
+    let (topic, key, due) = (event.record.topic.as_ref(), order_key(event), park.due.as_secs_f64());
+    let statement = prepared(lease, statement).await?;
     let answer = lease
-        .ready()
-        .client
         .query_one(
-            statement,
+            &statement,
             &[
                 &scope,
                 &topic,
@@ -213,23 +408,18 @@ pub(super) async fn park(
     }
 }
 
-/// Queues a claimed event behind the marker of its key; false where the marker is gone by now.
-pub(super) async fn follow(
-    lease: &Lease,
-    scope: &str,
-    record: &Record,
-    id: Uuid,
-) -> Result<bool, InboxError> {
+/// Queues claimed events of one key behind its marker; false where the marker is gone by now.
+pub(super) async fn follow(lease: &Lease, scope: &str, events: &[Event<'_>]) -> Result<bool, InboxError> {
     let statement =
         "SELECT inbox.follow($1, $2, $3, $4::uuid[], $5::int[], $6::bigint[], $7::timestamptz[], $8::bytea[],
          $9::bytea[], $10::json[], $11::timestamptz[])";
-    let parts = Parts::of(record, id);
-    let (topic, key) = (record.topic.as_ref(), order_key(record, &id));
+    let Some(first) = events.first() else { return Ok(true) };
+    let parts = Parts::of(events);
+    let (topic, key) = (first.record.topic.as_ref(), order_key(*first));
+    let statement = prepared(lease, statement).await?;
     let answer = lease
-        .ready()
-        .client
         .query_one(
-            statement,
+            &statement,
             &[
                 &scope,
                 &topic,
@@ -252,17 +442,7 @@ pub(super) async fn follow(
     }
 }
 
-/// The name in the inbox of a record that has no id of its own.
-pub(super) async fn id_of_nameless(database: &Arc<Database>, record: &Record) -> Result<Uuid, InboxError> {
-    let lease = database.lease().await?;
-    let name = format!("record {}/{}/{}", record.topic, record.partition, record.offset);
-    let row = lease.ready().client.query_one("SELECT inbox.key_id($1)", &[&name]).await?;
-    let id = row.try_get(0)?;
-    lease.give_back();
-    Ok(id)
-}
-
-/// The record as the park table takes it: arrays of one.
+/// Records as the park table takes them.
 struct Parts<'r> {
     ids: Vec<Uuid>,
     partitions: Vec<i32>,
@@ -274,28 +454,32 @@ struct Parts<'r> {
     created: Vec<Option<Timestamp>>,
 }
 
-impl Parts<'_> {
-    fn of(record: &Record, id: Uuid) -> Parts<'_> {
-        let headers = record
-            .headers
-            .iter()
-            .map(|(name, value)| json!([name, value.as_deref().map(|value| BASE64.encode(value))]));
+impl<'r> Parts<'r> {
+    fn of(events: &[Event<'r>]) -> Parts<'r> {
+        let time =
+            |record: &Record| Timestamp::from_millisecond(record.timestamp).unwrap_or(Timestamp::UNIX_EPOCH);
         Parts {
-            ids: vec![id],
-            partitions: vec![record.partition],
-            offsets: vec![record.offset],
-            times: vec![Timestamp::from_millisecond(record.timestamp).unwrap_or(Timestamp::UNIX_EPOCH)],
-            keys: vec![record.key.as_deref()],
-            values: vec![record.value.as_deref()],
-            headers: vec![headers.collect()],
-            created: vec![record.created_at()],
+            ids: events.iter().map(|event| event.name.id).collect(),
+            partitions: events.iter().map(|event| event.record.partition).collect(),
+            offsets: events.iter().map(|event| event.record.offset).collect(),
+            times: events.iter().map(|event| time(event.record)).collect(),
+            keys: events.iter().map(|event| event.record.key.as_deref()).collect(),
+            values: events.iter().map(|event| event.record.value.as_deref()).collect(),
+            headers: events.iter().map(|event| headers(event.record)).collect(),
+            created: events.iter().map(|event| event.name.created).collect(),
         }
     }
 }
 
+/// Headers as JSON that keeps their order, their repetitions and their bytes.
+fn headers(record: &Record) -> Value {
+    let headers = record.headers.iter();
+    headers.map(|(name, value)| json!([name, value.as_deref().map(|value| BASE64.encode(value))])).collect()
+}
+
 /// What order is kept by. A record without key has no order to keep: it is a key of its own.
-fn order_key<'r>(record: &'r Record, id: &'r Uuid) -> &'r [u8] {
-    record.key.as_deref().unwrap_or(id.as_bytes())
+fn order_key(event: Event<'_>) -> &[u8] {
+    event.record.key.as_deref().unwrap_or(event.name.id.as_bytes())
 }
 
 fn clamp(number: u32) -> i32 {

@@ -4,14 +4,24 @@
 //! |---|---|
 //! | [`client`] | the thread with the Kafka client: polls, assignments, pauses, commits |
 //! | [`engine`] | what is in hand, behind one lock: keys, frontiers, intake, journal |
-//! | [`worker`] | tasks that run one record at a time, from the claim to the settlement |
-//! | [`inbox`] | what a worker asks of the database |
+//! | [`worker`] | tasks that take records, and the one place that acts on what became of them |
+//! | [`transaction`] | claim, effects and commit in one transaction: one event, a group, a batch |
+//! | [`outside`] | handlers that run outside of any transaction |
+//! | [`attempt`], [`permit`] | one call of a handler; the crash journal's word before it |
+//! | [`failure`], [`letters`] | what follows a failed attempt; dead letters |
+//! | [`inbox`] | what all of them ask of the database |
 //! | [`parked`] | the task that runs parked keys when they are due |
 
+mod attempt;
 mod client;
 mod engine;
+mod failure;
 mod inbox;
+mod letters;
+mod outside;
 mod parked;
+mod permit;
+mod transaction;
 mod worker;
 
 use std::sync::Arc;
@@ -29,9 +39,13 @@ use crate::intake::Held;
 use crate::journal::DEFAULT_CONVICT_AFTER;
 use client::Client;
 use engine::Engine;
+use letters::Letters;
 
 /// Most records in hand, and their bytes, unless told otherwise.
 pub(crate) const MOST: Held = Held { count: 20_000, bytes: 64 << 20 };
+
+/// The pause before the database is asked again, or another's claim is looked at again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// How long workers are waited for at the end.
 const LAST: Duration = Duration::from_secs(15);
@@ -40,7 +54,8 @@ const LAST: Duration = Duration::from_secs(15);
 pub(crate) struct Shared {
     pub(crate) engine: Mutex<Engine>,
     pub(crate) registered: Registered,
-    pub(crate) database: Option<Arc<Database>>,
+    pub(crate) database: Option<Database>,
+    letters: Letters,
     /// There is a record to run.
     work: Notify,
     /// The journal may answer otherwise than before.
@@ -103,12 +118,12 @@ impl Shared {
 pub(crate) async fn run(
     config: &ClientConfig,
     registered: Registered,
-    database: Option<Arc<Database>>,
+    database: Option<Database>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     if let Some(database) = &database {
         // A mistake in the set-up is told at once, and not by every record.
-        database.lease().await?.give_back();
+        database.look_for_inbox().await?;
     }
     let topics = registered.topics.clone();
     let concurrency = registered.concurrency;
@@ -116,6 +131,7 @@ pub(crate) async fn run(
         engine: Mutex::new(Engine::new(MOST, DEFAULT_CONVICT_AFTER)),
         registered,
         database,
+        letters: Letters::new(config),
         work: Notify::new(),
         permits: Notify::new(),
         stopping: AtomicBool::new(false),

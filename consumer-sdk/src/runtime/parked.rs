@@ -10,13 +10,15 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::inbox::{self, Committed, InboxError};
-use super::worker::{Attempt, PASSED_OVER, judge};
-use super::{Shared, worker};
+use super::Shared;
+use super::attempt::{Attempt, Reason, TRANSIENT, attempt, sentence};
+use super::inbox::{self, Committed, InboxError, Name};
+use super::letters::Failing;
 use crate::database::{Database, Lease};
-use crate::handler::Kind;
-use crate::ladder::{Failure, History, Step};
-use crate::record::{Record, Tries};
+use crate::event::Facts;
+use crate::handler::{Bound, Kind};
+use crate::ladder::{Exhausted, Failure, History, Step};
+use crate::record::{Body, Record, Tries};
 use crate::tx::Tx;
 
 /// How often keys that are due are looked for.
@@ -26,8 +28,11 @@ const UPKEEP: Duration = Duration::from_secs(3600);
 /// The pause while the database is away.
 const TROUBLE: Duration = Duration::from_secs(2);
 
-/// A failure that counts, and may be over next time.
-const TRANSIENT: Failure = Failure::Transient { after: Duration::ZERO };
+/// What a lease has beyond the time-out of a handler that runs outside of the transaction.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// The pause of a key whose dead letter cannot be written.
+const NOWHERE: Duration = Duration::from_secs(30);
 
 /// Runs until the consumer stops.
 pub(super) async fn keep(shared: Arc<Shared>) {
@@ -37,10 +42,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
         if kept_up.is_none_or(|at| at.elapsed() > UPKEEP) {
             kept_up = Some(Instant::now());
             if let Err(error) = upkeep(&database).await {
-                tracing::warn!(
-                    error = worker::sentence(&error),
-                    "upkeep of the inbox; trying again in an hour"
-                );
+                tracing::warn!(error = sentence(&error), "upkeep of the inbox; trying again in an hour");
             }
         }
         match turn(&shared, &database).await {
@@ -48,7 +50,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
             Ok(true) => {}
             Ok(false) => shared.pause(LOOK).await,
             Err(error) => {
-                tracing::warn!(error = worker::sentence(&error), "parked keys: waiting for the database");
+                tracing::warn!(error = sentence(&error), "parked keys: waiting for the database");
                 shared.pause(TROUBLE).await;
             }
         }
@@ -56,10 +58,9 @@ pub(super) async fn keep(shared: Arc<Shared>) {
 }
 
 /// Makes partitions of the inbox in advance and drops what is older than the floor; one instance at a time does.
-async fn upkeep(database: &Arc<Database>) -> Result<(), InboxError> {
+async fn upkeep(database: &Database) -> Result<(), InboxError> {
     let lease = database.lease().await?;
-    let said: String =
-        lease.ready().client.query_one("SELECT said FROM inbox.upkeep()", &[]).await?.try_get(0)?;
+    let said: String = lease.query_one("SELECT said FROM inbox.upkeep()", &[]).await?.try_get(0)?;
     lease.give_back();
     tracing::debug!("upkeep of the inbox: {said}");
     Ok(())
@@ -74,14 +75,27 @@ struct Key {
     failing_for: Duration,
 }
 
+/// The first event of a parked key.
+struct First {
+    record: Record,
+    name: Name,
+    seq: i64,
+    replay: u32,
+    /// Of a claim for a handler that runs outside of the transaction.
+    token: Option<Uuid>,
+}
+
+const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = 30000";
+
 /// Runs the first event of one key that is due, if there is one.
-async fn turn(shared: &Shared, database: &Arc<Database>) -> Result<bool, InboxError> {
+async fn turn(shared: &Shared, database: &Database) -> Result<bool, InboxError> {
     let lease = database.lease().await?;
-    lease.ready().client.batch_execute("BEGIN; SET LOCAL statement_timeout = 30000").await?;
-    let scope = &shared.registered.name;
+    lease.batch_execute(BEGIN).await?;
+    let scope = &*shared.registered.name;
     let taken = "SELECT topic, key, attempts, extract(epoch FROM clock_timestamp() - first_failed_at)::float8
                    FROM inbox.take_parked_key($1)";
-    let Some(row) = lease.ready().client.query_opt(taken, &[scope]).await? else {
+    let taken = lease.prepared(taken).await?;
+    let Some(row) = lease.query_opt(&taken, &[&scope]).await? else {
         inbox::roll_back(lease).await;
         return Ok(false);
     };
@@ -93,29 +107,56 @@ async fn turn(shared: &Shared, database: &Arc<Database>) -> Result<bool, InboxEr
         attempts: u32::try_from(attempts).unwrap_or(0),
         failing_for: Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default(),
     };
-    let first = "SELECT verdict, seq, id, partition, record_offset, record_time, record_key, record_value, headers::text
-                   FROM inbox.resume($1, $2, $3)";
-    let Some(row) = lease.ready().client.query_opt(first, &[scope, &key.topic, &key.key]).await? else {
-        return remove(scope, lease, &key).await;
+    lease.batch_execute("SAVEPOINT claim").await?;
+    let (verdict, first) = match resume(&lease, scope, &key, None).await? {
+        Some(found) => found,
+        None => return remove(scope, lease, &key).await,
     };
-    let (verdict, seq): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
     if verdict != "run" {
-        return unpark(scope, lease, &key, seq).await;
+        return unpark(scope, lease, &key, first.seq).await;
     }
-    let id: Uuid = row.try_get(2)?;
-    let record = read(&row, &key, id)?;
-    run(shared, lease, &key, record, (id, seq)).await
+    let handler = first.record.event_type().and_then(|name| shared.registered.handlers.get(name));
+    match handler {
+        Some(handler) if matches!(handler.kind, Kind::Transactional | Kind::Batch(_)) => {
+            run(shared, database, lease, &key, handler, first).await
+        }
+        Some(handler) => run_outside(shared, database, lease, &key, handler).await,
+        None => {
+            // Of a version of this consumer that knew its type.
+            let reason = Reason::new("unregistered_type", "no handler is registered for its type any more");
+            give_back(scope, &lease, &first, &reason).await?;
+            exhausted(shared, lease, &key, &first, &reason, Exhausted::Hold).await
+        }
+    }
 }
 
-/// The record as it was parked.
-fn read(row: &Row, key: &Key, id: Uuid) -> Result<Record, InboxError> {
+/// Claims the first event of the key; with a lease for a handler outside of the transaction.
+async fn resume(
+    lease: &Lease,
+    scope: &str,
+    key: &Key,
+    lease_for: Option<Duration>,
+) -> Result<Option<(String, First)>, InboxError> {
+    let first = "SELECT verdict, seq, id, partition, record_offset, record_time, record_key, record_value, headers::text,
+                        replay, token, nullif(event_time, '-infinity')
+                   FROM inbox.resume($1, $2, $3, 1, make_interval(secs => $4))";
+    let first = lease.prepared(first).await?;
+    let seconds = lease_for.map(|lease| lease.as_secs_f64());
+    let row = lease.query_opt(&first, &[&scope, &key.topic, &key.key, &seconds]).await?;
+    row.map(|row| Ok((row.try_get(0)?, read(&row, key)?))).transpose()
+}
+
+/// The event as it was parked.
+fn read(row: &Row, key: &Key) -> Result<First, InboxError> {
     let time: Timestamp = row.try_get(5)?;
     let headers: String = row.try_get(8)?;
     // What inbox.park() was given; a header that somebody else wrote otherwise is left out.
     let headers: Vec<(String, Option<String>)> = serde_json::from_str(&headers).unwrap_or_default();
     let decoded =
         headers.into_iter().map(|(name, value)| (name, value.and_then(|value| BASE64.decode(value).ok())));
-    Ok(Record {
+    let id: Uuid = row.try_get(2)?;
+    let replay: Option<i32> = row.try_get(9)?;
+    let body = Body {
         topic: Arc::from(key.topic.as_str()),
         partition: row.try_get(3)?,
         offset: row.try_get(4)?,
@@ -124,110 +165,217 @@ fn read(row: &Row, key: &Key, id: Uuid) -> Result<Record, InboxError> {
         value: row.try_get(7)?,
         headers: decoded.collect(),
         id: Some(id),
-        tries: Tries { counted: key.attempts, ..Tries::default() },
+    };
+    let tries = Tries { counted: key.attempts, ..Tries::default() };
+    let name = Name { id, created: row.try_get(11)?, business_key: None };
+    let replay = replay.and_then(|replay| u32::try_from(replay).ok()).unwrap_or(0);
+    Ok(First {
+        record: Record::new(body, tries),
+        name,
+        seq: row.try_get(1)?,
+        replay,
+        token: row.try_get(10)?,
     })
 }
 
+/// A handler in the transaction of the claim.
 async fn run(
     shared: &Shared,
+    database: &Database,
     lease: Lease,
     key: &Key,
-    record: Record,
-    (id, seq): (Uuid, i64),
+    handler: &Bound,
+    first: First,
 ) -> Result<bool, InboxError> {
     let scope = &shared.registered.name;
-    let handler = record.event_type().and_then(|name| shared.registered.handlers.get(name));
-    let Some(handler) = handler.filter(|handler| handler.kind == Kind::Transactional) else {
-        // Of a version of this consumer that knew its type.
-        let said = "no transactional handler is registered for its type";
-        inbox::settle(&lease, scope, &record, id, "retry", said).await?;
-        return delay(scope, lease, key, id, said, None).await;
-    };
-    let client = &lease.ready().client;
-    let limit =
-        format!("SET LOCAL statement_timeout = {}; SAVEPOINT handler", handler.timeout.as_millis().max(1));
-    client.batch_execute(&limit).await?;
-    let tx = Tx::new(lease);
-    let attempt = match handler.call.call(&record, id, Some(tx.clone())) {
-        Ok(answer) => judge(answer, handler.timeout).await,
-        Err(unreadable) => Attempt::Failed(Failure::Permanent, unreadable),
-    };
-    let Some(lease) = tx.close().await else { return Ok(true) };
-    let (failure, said) = match attempt {
+    let limit = handler.timeout.as_millis().max(1);
+    lease.batch_execute(&format!("SET LOCAL statement_timeout = {limit}; SAVEPOINT handler")).await?;
+    let tx = Tx::new(lease, None);
+    let facts = Facts::new(&first.record, event_id(&first), scope);
+    let given = tx.clone();
+    let came_to = attempt(|| handler.one(facts, Some(given)), handler.timeout).await;
+    let Some(closed) = tx.close().await else { return Ok(true) };
+    let lease = closed.lease;
+    let (failure, reason) = match came_to {
         // In a transaction in which a statement failed this fails, too, whatever the handler says of it.
-        Attempt::Done => match lease.ready().client.batch_execute("RELEASE SAVEPOINT handler").await {
-            Ok(()) => return unpark(scope, lease, key, seq).await,
-            Err(error) if error.code().is_some() => (TRANSIENT, PASSED_OVER.to_owned()),
+        Attempt::Done(_) => match lease.batch_execute("RELEASE SAVEPOINT handler").await {
+            Ok(()) => return unpark(scope, lease, key, first.seq).await,
+            Err(error) if error.code().is_some() => {
+                Attempt::passed_over().failure().unwrap_or((TRANSIENT, Reason::new("lost", "it failed")))
+            }
             Err(error) => return Err(error.into()),
         },
-        Attempt::Rejected(reason) => {
-            lease.ready().client.batch_execute("ROLLBACK TO SAVEPOINT handler").await?;
-            inbox::settle(&lease, scope, &record, id, "rejected", &reason).await?;
-            tracing::warn!(%id, reason, "rejected");
-            return unpark(scope, lease, key, seq).await;
+        Attempt::Rejected(why) => {
+            lease.batch_execute("ROLLBACK TO SAVEPOINT handler").await?;
+            inbox::settle(&lease, scope, &[&first.name], "rejected", &why).await?;
+            tracing::warn!(id = %first.name.id, why, "rejected");
+            return unpark(scope, lease, key, first.seq).await;
         }
-        Attempt::TimedOut(limit) => {
+        Attempt::TimedOut(_) => {
             inbox::cancel(lease).await;
-            let due = next(shared, key, TRANSIENT);
-            let said = format!("the handler took longer than {limit:?}");
+            let Some((failure, reason)) = came_to.failure() else { return Ok(true) };
             // Its transaction is gone, and its claim with it; another claimant may be at the key by now.
-            let Some(database) = &shared.database else { return Ok(false) };
             let lease = database.lease().await?;
-            lease.ready().client.batch_execute("BEGIN; SET LOCAL statement_timeout = 30000").await?;
-            return delay(scope, lease, key, id, &said, due).await;
+            lease.batch_execute(BEGIN).await?;
+            return after(shared, lease, key, &first, failure, reason, false).await;
         }
-        Attempt::Failed(failure, said) => (failure, said),
+        Attempt::Failed(failure, reason) => (failure, reason),
     };
-    lease.ready().client.batch_execute("ROLLBACK TO SAVEPOINT handler").await?;
-    inbox::settle(&lease, scope, &record, id, "retry", &said).await?;
-    delay(scope, lease, key, id, &said, next(shared, key, failure)).await
+    lease.batch_execute("ROLLBACK TO SAVEPOINT handler").await?;
+    after(shared, lease, key, &first, failure, reason, true).await
 }
 
-/// When the next attempt is due, and its rung; `None` where there is none.
-fn next(shared: &Shared, key: &Key, failure: Failure) -> Option<(Duration, usize)> {
-    let history = History { attempts: key.attempts + 1, uncounted: 1, first_failure: Duration::ZERO };
-    match shared.registered.ladder.step(history, key.failing_for, failure, &mut rand::rng()) {
-        Step::RetryIn(delay) => Some((delay, 0)),
-        Step::Park { rung, due } => Some((due.saturating_sub(key.failing_for), rung)),
-        Step::Exhausted(_) => None,
+/// The id by which the event is known to its handler.
+fn event_id(first: &First) -> Uuid {
+    let said = first.record.header(outbox_schema::record::header::ID);
+    said.and_then(|text| Uuid::parse_str(text).ok()).unwrap_or(first.name.id)
+}
+
+/// A handler outside of the transaction: claimed with a lease, run, settled by the token.
+async fn run_outside(
+    shared: &Shared,
+    database: &Database,
+    lease: Lease,
+    key: &Key,
+    handler: &Bound,
+) -> Result<bool, InboxError> {
+    let scope = &shared.registered.name;
+    lease.batch_execute("ROLLBACK TO SAVEPOINT claim").await?;
+    let Some((verdict, first)) = resume(&lease, scope, key, Some(handler.timeout + MARGIN)).await? else {
+        inbox::roll_back(lease).await;
+        return Ok(false);
+    };
+    let Some(token) = first.token.filter(|_| verdict == "run") else {
+        inbox::roll_back(lease).await;
+        return Ok(false);
+    };
+    if !commit(lease).await? {
+        return Ok(false);
+    }
+    let facts = Facts::new(&first.record, event_id(&first), scope);
+    let came_to = attempt(|| handler.one(facts, None), handler.timeout).await;
+    let name = &first.name;
+    let how = match &came_to {
+        Attempt::Done(result) => Some(("done", result.as_deref(), None)),
+        Attempt::Rejected(why) => Some(("rejected", None, Some(why.as_str()))),
+        Attempt::Failed(..) | Attempt::TimedOut(_) => None,
+    };
+    if let Some(how) = how {
+        // Where this fails the lease ends, and the call is made once more, under the same idempotency key.
+        inbox::settle_outside(database, scope, name, token, how).await?;
+    } else {
+        inbox::give_back_outside(database, scope, name, token).await?;
+    }
+    let lease = database.lease().await?;
+    lease.batch_execute(BEGIN).await?;
+    match came_to.failure() {
+        None => unpark(scope, lease, key, first.seq).await,
+        Some((failure, reason)) => after(shared, lease, key, &first, failure, reason, false).await,
     }
 }
 
-/// The attempt has failed: its key waits for the next, or for somebody.
+/// The attempt has failed: the ladder says what follows. `claimed`: by this very transaction.
+async fn after(
+    shared: &Shared,
+    lease: Lease,
+    key: &Key,
+    first: &First,
+    failure: Failure,
+    reason: Reason,
+    claimed: bool,
+) -> Result<bool, InboxError> {
+    let scope = &shared.registered.name;
+    let history = History { attempts: key.attempts + 1, uncounted: 1, first_failure: Duration::ZERO };
+    let step = shared.registered.ladder.step(history, key.failing_for, failure, &mut rand::rng());
+    let (due, rung) = match step {
+        Step::RetryIn(delay) => (delay, 0),
+        Step::Park { rung, due } => (due.saturating_sub(key.failing_for), rung),
+        Step::Exhausted(how) => {
+            if claimed {
+                give_back(scope, &lease, first, &reason).await?;
+            }
+            return exhausted(shared, lease, key, first, &reason, how).await;
+        }
+    };
+    if claimed {
+        give_back(scope, &lease, first, &reason).await?;
+    }
+    let said = &reason.said;
+    tracing::warn!(id = %first.name.id, topic = key.topic, rung, due_in = ?due, "a parked event failed again: {said}");
+    delay(scope, lease, key, said, (due, rung), None).await
+}
+
+/// The claim goes, and the event is parked again.
+async fn give_back(scope: &str, lease: &Lease, first: &First, reason: &Reason) -> Result<(), InboxError> {
+    inbox::settle(lease, scope, &[&first.name], "retry", &reason.said).await
+}
+
+/// No attempt is left: a dead letter, and the key goes on; or the key is held.
+async fn exhausted(
+    shared: &Shared,
+    lease: Lease,
+    key: &Key,
+    first: &First,
+    reason: &Reason,
+    how: Exhausted,
+) -> Result<bool, InboxError> {
+    let (scope, id, said) = (&*shared.registered.name, first.name.id, reason.said.as_str());
+    if how != Exhausted::Skip {
+        tracing::error!(%id, topic = key.topic, "held, with its key, until somebody releases it: {said}");
+        return delay(scope, lease, key, said, (Duration::ZERO, 0), Some("hold")).await;
+    }
+    // The letter first: an event that counts as dead has one (C10). The key stays locked meanwhile.
+    let failing = Failing {
+        record: &first.record,
+        name: Some(&first.name),
+        handler: first.record.event_type(),
+        reason,
+        attempts: key.attempts + 1,
+        failing_for: key.failing_for,
+        replay: first.replay,
+    };
+    match shared.letters.send(&shared.registered, failing).await {
+        Ok(placed) => tracing::error!(%id, letter = %placed, "a dead letter: {said}"),
+        Err(error) => {
+            tracing::error!(%id, again_in = ?NOWHERE, error = sentence(&error), "its dead letter is not written");
+            return delay(scope, lease, key, said, (NOWHERE, 0), None).await;
+        }
+    }
+    // Claimed once more by this transaction, which may then decide otherwise about it.
+    let Some((verdict, again)) = resume(&lease, scope, key, None).await? else {
+        inbox::roll_back(lease).await;
+        return Ok(false);
+    };
+    if verdict == "run" && again.seq == first.seq {
+        inbox::settle(&lease, scope, &[&again.name], "dead", said).await?;
+    }
+    unpark(scope, lease, key, again.seq).await
+}
+
+/// The key waits for its next attempt, or for somebody.
 async fn delay(
     scope: &str,
     lease: Lease,
     key: &Key,
-    id: Uuid,
     said: &str,
-    due: Option<(Duration, usize)>,
+    (due, rung): (Duration, usize),
+    held: Option<&str>,
 ) -> Result<bool, InboxError> {
-    let (delay, rung) = due.unwrap_or_default();
-    let held = due.is_none().then_some("hold");
-    match due {
-        Some(_) => {
-            tracing::warn!(%id, topic = key.topic, rung, due_in = ?delay, "a parked event failed again: {said}")
-        }
-        None => {
-            tracing::error!(%id, topic = key.topic, "held, with its key, until somebody releases it: {said}")
-        }
-    }
     let statement =
         "SELECT inbox.delay($1, $2, $3, clock_timestamp() + make_interval(secs => $4), $5, $6, $7)";
     let rung = i32::try_from(rung).unwrap_or(i32::MAX);
-    let client = &lease.ready().client;
-    client
-        .execute(statement, &[&scope, &key.topic, &key.key, &delay.as_secs_f64(), &said, &rung, &held])
+    let statement = lease.prepared(statement).await?;
+    lease
+        .execute(&statement, &[&scope, &key.topic, &key.key, &due.as_secs_f64(), &said, &rung, &held])
         .await?;
     commit(lease).await
 }
 
 /// Takes the event off its key and commits; then the marker, where nothing stands behind it.
 async fn unpark(scope: &str, lease: Lease, key: &Key, seq: i64) -> Result<bool, InboxError> {
-    let statement = "SELECT inbox.unpark($1, $2, $3, $4)";
-    let client = &lease.ready().client;
+    let statement = lease.prepared("SELECT inbox.unpark($1, $2, $3, $4)").await?;
     let left: i32 =
-        client.query_one(statement, &[&scope, &key.topic, &key.key, &vec![seq]]).await?.try_get(0)?;
+        lease.query_one(&statement, &[&scope, &key.topic, &key.key, &vec![seq]]).await?.try_get(0)?;
     if left > 0 {
         return commit(lease).await;
     }
@@ -237,11 +385,12 @@ async fn unpark(scope: &str, lease: Lease, key: &Key, seq: i64) -> Result<bool, 
 
 /// Removes a marker behind which nothing stands.
 async fn remove(scope: &str, lease: Lease, key: &Key) -> Result<bool, InboxError> {
-    let client = &lease.ready().client;
-    let lock = "SELECT inbox.lock_parked_key($1, $2, $3)";
-    client.query_one(lock, &[&scope, &key.topic, &key.key]).await?;
-    let remove = "SELECT inbox.remove_parked_key($1, $2, $3)";
-    client.query_one(remove, &[&scope, &key.topic, &key.key]).await?;
+    for statement in
+        ["SELECT inbox.lock_parked_key($1, $2, $3)", "SELECT inbox.remove_parked_key($1, $2, $3)"]
+    {
+        let statement = lease.prepared(statement).await?;
+        lease.query_one(&statement, &[&scope, &key.topic, &key.key]).await?;
+    }
     commit(lease).await
 }
 

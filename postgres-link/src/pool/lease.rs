@@ -106,6 +106,14 @@ impl Lease {
         self.pool.link.cancel(&token).await
     }
 
+    /// Gives the connection back without a look at it: for whoever knows that every answer has come and that no
+    /// transaction is open, and gives back thousands a second.
+    pub fn release(mut self) {
+        if let (Some(held), Some(permit)) = (self.held.take(), self.permit.take()) {
+            self.pool.take_back_idle(held, permit);
+        }
+    }
+
     /// Closes the connection at once in place of giving it back: one on which a cancel request was sent, or whose
     /// COMMIT was not answered. The server ends the transaction as soon as it notices.
     pub fn discard(mut self) {

@@ -1,0 +1,62 @@
+//! The crash journal's word before a handler starts, and its end.
+
+use super::{AGAIN, Shared};
+use crate::journal::{Ending, Permit, Started};
+use crate::lane::Lane;
+use crate::record::Record;
+
+/// Why a handler may not start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum No {
+    /// Its record kills processes.
+    Convicted(u16),
+    /// Its partition has left, or the consumer stops.
+    Gone,
+}
+
+/// A handler that runs, as the crash journal has to know of it. Dropped, also with the future of a lost partition, it
+/// says that this process has survived it.
+pub(super) struct Running<'s> {
+    shared: &'s Shared,
+    started: Option<Started>,
+}
+
+impl Running<'_> {
+    /// The record is settled.
+    pub(super) fn settled(mut self) {
+        self.end(Ending::Settled);
+    }
+
+    fn end(&mut self, ending: Ending) {
+        if let Some(started) = self.started.take() {
+            self.shared.engine.lock().handler_ended(started, ending);
+            self.shared.permits.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.end(Ending::Survived);
+    }
+}
+
+/// Waits until the crash journal lets the handler start.
+pub(super) async fn permit<'s>(shared: &'s Shared, lane: Lane, record: &Record) -> Result<Running<'s>, No> {
+    loop {
+        let changed = shared.permits.notified();
+        let permit = shared.engine.lock().may_start(lane, record);
+        match permit {
+            Permit::Start(started) => return Ok(Running { shared, started: Some(started) }),
+            Permit::Convict { deaths } => return Err(No::Convicted(deaths)),
+            Permit::Gone => return Err(No::Gone),
+            Permit::CommitFirst | Permit::Wait => {}
+        }
+        if shared.is_stopping() {
+            shared.engine.lock().will_not_start(lane, record);
+            return Err(No::Gone);
+        }
+        // The client's thread commits at its next turn, which is never far.
+        let _timeout = tokio::time::timeout(AGAIN / 10, changed).await;
+    }
+}

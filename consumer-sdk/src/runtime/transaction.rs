@@ -1,0 +1,458 @@
+//! Claim, effects and commit in one transaction: of one event, of a group with a savepoint each, or of a batch.
+//!
+//! | | one event | group | batch |
+//! |---|---|---|---|
+//! | handler is called | once | once for each | once for all |
+//! | a failure undoes | the transaction | that event, and the later ones of its key do not run | the transaction |
+//! | then | the ladder | the ladder, after the commit | each runs by itself |
+//!
+//! Whatever leaves a group gives its claim back in the transaction that made it, since a rollback to a savepoint leaves
+//! the claim standing (C9), and is decided about after the commit by itself. Only the loss of the connection or of the
+//! COMMIT repeats a whole group, and then one by one.
+
+use std::time::Duration;
+
+use super::Shared;
+use super::attempt::{Attempt, Reason, TRANSIENT, attempt, begun, sentence, within};
+use super::engine::Work;
+use super::inbox::{self, Claimed, Committed, Event, InboxError, Name, Verdict};
+use super::permit::{No, Running, permit};
+use crate::database::{Database, Lease};
+use crate::event::Facts;
+use crate::handler::{Bound, Kind, WrongNumber};
+use crate::ladder::Failure;
+use crate::lane::Lane;
+use crate::outcome::{HandlerError, Outcome};
+use crate::record::Record;
+use crate::tx::{Closed, Tx};
+
+/// How long a connection has to become free of what a handler left behind before it is cancelled and thrown away.
+const FREE: Duration = Duration::from_secs(2);
+
+/// What became of a record in a transaction.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// Settled, durably. Whether a handler of this process did it.
+    Settled { without_handler: bool },
+    /// The attempt came to this, and nothing of it is left in the database.
+    Attempted(Attempt),
+    /// Older than what the inbox remembers.
+    TooOld,
+    /// It kills processes.
+    Convicted(u16),
+    /// Another has it, or an earlier event of its key has to be decided about first: it comes again.
+    Later,
+    /// What it ran with came to nothing, for no fault of its own: it runs again, by itself.
+    Alone,
+    /// The database is in trouble.
+    Trouble(String),
+    /// Its partition has left, or the consumer stops.
+    Left,
+}
+
+/// A record that is to run, with what it is known by and who handles it.
+pub(super) struct Entry<'w> {
+    pub(super) record: &'w Record,
+    pub(super) lane: Lane,
+    pub(super) name: Name,
+    pub(super) handler: &'w Bound,
+}
+
+impl Entry<'_> {
+    fn event(&self) -> Event<'_> {
+        Event { record: self.record, name: &self.name }
+    }
+}
+
+/// An entry and what is known of it so far.
+struct Place<'w, 's> {
+    entry: Entry<'w>,
+    verdict: Verdict,
+    turn: Option<Turn>,
+    running: Option<Running<'s>>,
+}
+
+impl Place<'_, '_> {
+    /// Claimed by this transaction, and nothing is known of it yet.
+    fn is_open(&self) -> bool {
+        self.verdict == Verdict::Run && self.turn.is_none()
+    }
+
+    /// Claimed by this transaction, and to be given back by it.
+    fn goes_back(&self) -> bool {
+        self.verdict == Verdict::Run && !matches!(self.turn, Some(Turn::Settled { .. }))
+    }
+}
+
+/// Runs the entries of some keys; a turn for each.
+pub(super) async fn run(
+    shared: &Shared,
+    database: &Database,
+    works: &[Work],
+    entries: Vec<Vec<Entry<'_>>>,
+) -> Vec<Vec<Turn>> {
+    let counts: Vec<usize> = entries.iter().map(Vec::len).collect();
+    let turns = Group::run(shared, database, works, entries).await;
+    let mut turns = turns.into_iter();
+    counts.into_iter().map(|count| turns.by_ref().take(count).collect()).collect()
+}
+
+/// A transaction that is under way.
+struct Group<'w, 's> {
+    shared: &'s Shared,
+    /// In the order of their keys.
+    places: Vec<Place<'w, 's>>,
+    /// Of each key, its part of the places.
+    keys: Vec<std::ops::Range<usize>>,
+    lease: Option<Lease>,
+    /// A savepoint stands that nobody has released.
+    savepoint: bool,
+}
+
+impl<'w, 's> Group<'w, 's> {
+    async fn run(
+        shared: &'s Shared,
+        database: &Database,
+        works: &[Work],
+        entries: Vec<Vec<Entry<'w>>>,
+    ) -> Vec<Turn> {
+        let alone = entries.iter().map(Vec::len).sum::<usize>() == 1;
+        let limit = entries.iter().flatten().map(|entry| entry.handler.timeout).max().unwrap_or_default();
+        let events: Vec<Vec<Event<'_>>> =
+            entries.iter().map(|key| key.iter().map(Entry::event).collect()).collect();
+        debug_assert_eq!(works.len(), entries.len());
+        let claimed = inbox::claim(database, &shared.registered.name, &events, limit).await;
+        let Claimed { lease, verdicts, parked } = match claimed {
+            Ok(claimed) => claimed,
+            Err(error) => return entries.iter().flatten().map(|_| refused(&error, alone)).collect(),
+        };
+        let mut group =
+            Group { shared, places: Vec::new(), keys: Vec::new(), lease: Some(lease), savepoint: false };
+        let mut verdicts = verdicts.into_iter();
+        for key in entries {
+            let begin = group.places.len();
+            group.places.extend(key.into_iter().map(|entry| {
+                let verdict = verdicts.next().unwrap_or(Verdict::Claimed);
+                let turn = standing(&verdict);
+                Place { entry, verdict, turn, running: None }
+            }));
+            group.keys.push(begin..group.places.len());
+        }
+        for (key, parked) in parked.into_iter().enumerate() {
+            group.line_up(key, parked).await;
+        }
+        let batched =
+            group.places.first().is_some_and(|place| matches!(place.entry.handler.kind, Kind::Batch(_)));
+        if batched && !alone {
+            group.batch().await;
+        } else {
+            group.one_by_one(alone).await;
+        }
+        group.end(alone).await;
+        group.copies();
+        group.places.into_iter().map(|place| place.turn.unwrap_or(Turn::Alone)).collect()
+    }
+
+    /// What stands before an event of a key: an earlier one with an external handler, or a parked one.
+    async fn line_up(&mut self, key: usize, parked: bool) {
+        let range = self.keys[key].clone();
+        let mut blocked = false;
+        for place in &mut self.places[range.clone()] {
+            blocked |= matches!(place.turn, Some(Turn::Later | Turn::TooOld));
+            if blocked && place.is_open() {
+                place.turn = Some(Turn::Later);
+            }
+        }
+        if !parked {
+            return;
+        }
+        let Some(lease) = &self.lease else { return };
+        let queued: Vec<usize> = range.filter(|at| self.places[*at].is_open()).collect();
+        let events: Vec<Event<'_>> = queued.iter().map(|at| self.places[*at].entry.event()).collect();
+        let followed = inbox::follow(lease, &self.shared.registered.name, &events).await;
+        let turn = || match &followed {
+            Ok(true) => Turn::Settled { without_handler: true },
+            // The marker has gone meanwhile: look again, and run.
+            Ok(false) => Turn::Later,
+            Err(error) => Turn::Trouble(sentence(error)),
+        };
+        queued.into_iter().for_each(|at| self.places[at].turn = Some(turn()));
+        if matches!(followed, Err(InboxError::Postgres(_) | InboxError::Database(_))) {
+            // The transaction is over, or the connection.
+            self.lease = None;
+        }
+    }
+
+    /// Calls the handlers, each behind a savepoint of its own unless it is alone.
+    async fn one_by_one(&mut self, alone: bool) {
+        for key in 0..self.keys.len() {
+            for at in self.keys[key].clone() {
+                if !self.places[at].is_open() {
+                    continue;
+                }
+                let Some(lease) = self.lease.take() else { return };
+                self.one(at, lease, alone).await;
+                if !matches!(self.places[at].turn, Some(Turn::Settled { .. })) {
+                    // Later events of the key do not overtake it (C53).
+                    let later = self.places[at + 1..self.keys[key].end].iter_mut();
+                    later.filter(|place| place.is_open()).for_each(|place| place.turn = Some(Turn::Later));
+                }
+            }
+        }
+    }
+
+    async fn one(&mut self, at: usize, lease: Lease, alone: bool) {
+        let shared = self.shared;
+        let place = &mut self.places[at];
+        let Entry { record, lane, handler, .. } = &place.entry;
+        match permit(shared, *lane, record).await {
+            Ok(running) => place.running = Some(running),
+            Err(no) => {
+                place.turn = Some(denied(no));
+                self.lease = Some(lease);
+                return;
+            }
+        }
+        let limit = handler.timeout.as_millis().max(1);
+        let release = if self.savepoint { "RELEASE SAVEPOINT event; " } else { "" };
+        // Its time-out stands inside the savepoint: the statement is cancelled, and the group goes on (C51).
+        let prelude =
+            (!alone).then(|| format!("{release}SET LOCAL statement_timeout = {limit}; SAVEPOINT event"));
+        let tx = Tx::new(lease, prelude);
+        let facts = Facts::new(record, place.entry.name.id, &shared.registered.name);
+        let given = tx.clone();
+        let came_to = attempt(|| handler.one(facts, Some(given)), handler.timeout).await;
+        // Whoever kept the handle is waited for, and then has none.
+        let Some(closed) = tx.close().await else { return };
+        self.savepoint |= closed.begun && !alone;
+        let stale = closed.stale;
+        let came_to = self.look_behind(closed, came_to, alone).await;
+        self.places[at].turn = Some(match came_to {
+            Attempt::Done(_) => Turn::Settled { without_handler: false },
+            Attempt::Failed(_, _) if stale => Turn::Alone,
+            failed => Turn::Attempted(failed),
+        });
+    }
+
+    /// Sees to the transaction after a handler: what failed is undone, and what the handler did not say is found out.
+    async fn look_behind(&mut self, closed: Closed, came_to: Attempt, alone: bool) -> Attempt {
+        let Closed { lease, begun, failed, stale, unheard } = closed;
+        let came_to = match came_to {
+            Attempt::Done(_) if failed => Attempt::passed_over(),
+            Attempt::Done(_) if unheard => match lease.batch_execute("SELECT").await {
+                Ok(()) => came_to,
+                Err(_) => Attempt::passed_over(),
+            },
+            other => other,
+        };
+        if matches!(came_to, Attempt::Done(_)) {
+            self.lease = Some(lease);
+            return came_to;
+        }
+        if stale {
+            return came_to;
+        }
+        if alone {
+            // Nothing else is in it. A statement that still runs is cancelled with it.
+            match tokio::time::timeout(FREE, lease.batch_execute("ROLLBACK")).await {
+                Ok(Ok(())) => lease.give_back(),
+                Ok(Err(_)) => {}
+                Err(_) => inbox::cancel(lease).await,
+            }
+            return came_to;
+        }
+        if !begun {
+            self.lease = Some(lease);
+            return came_to;
+        }
+        match tokio::time::timeout(FREE, lease.batch_execute("ROLLBACK TO SAVEPOINT event")).await {
+            Ok(Ok(())) => self.lease = Some(lease),
+            Ok(Err(_)) => {}
+            // The last resort, which costs the connection and so the group.
+            Err(_) => inbox::cancel(lease).await,
+        }
+        came_to
+    }
+
+    /// Calls the handler once for all.
+    async fn batch(&mut self) {
+        let shared = self.shared;
+        let open: Vec<usize> = (0..self.places.len()).filter(|at| self.places[*at].is_open()).collect();
+        let Some(first) = open.first() else { return };
+        let handler = self.places[*first].entry.handler;
+        let mut facts = Vec::with_capacity(open.len());
+        let mut given = Vec::with_capacity(open.len());
+        let mut held_up = false;
+        for at in open {
+            let place = &mut self.places[at];
+            match permit(shared, place.entry.lane, place.entry.record).await {
+                Ok(running) => {
+                    place.running = Some(running);
+                    facts.push(Facts::new(place.entry.record, place.entry.name.id, &shared.registered.name));
+                    given.push(at);
+                }
+                Err(no) => {
+                    place.turn = Some(denied(no));
+                    held_up = true;
+                }
+            }
+        }
+        let Some(lease) = self.lease.take() else { return };
+        if held_up || facts.is_empty() {
+            // One of them is on trial: the others wait for another turn, without it.
+            given.into_iter().for_each(|at| self.places[at].turn = Some(Turn::Alone));
+            self.lease = Some(lease);
+            return;
+        }
+        let tx = Tx::new(lease, None);
+        let handed = tx.clone();
+        let asked = facts.len();
+        let answer = match begun(|| handler.many(facts, handed)) {
+            Ok(answer) => within(answer, handler.timeout).await,
+            Err(attempt) => Err(attempt),
+        };
+        let done = match answer {
+            Ok(outcomes) => all_done(outcomes.0, asked),
+            Err(_) => false,
+        };
+        let Some(Closed { lease, failed, unheard, stale, .. }) = tx.close().await else { return };
+        if done && !failed && !unheard && !stale {
+            self.lease = Some(lease);
+            given.into_iter().for_each(|at| {
+                self.places[at].turn = Some(Turn::Settled { without_handler: false });
+            });
+            return;
+        }
+        // Rolled back, and each runs by itself.
+        match tokio::time::timeout(FREE, lease.batch_execute("ROLLBACK")).await {
+            Ok(Ok(())) if !stale => lease.give_back(),
+            Ok(_) => {}
+            Err(_) => inbox::cancel(lease).await,
+        }
+    }
+
+    /// Gives back what did not go well, and commits.
+    async fn end(&mut self, alone: bool) {
+        let Some(lease) = self.lease.take() else {
+            // Undone as a whole. What failed has its turn; whatever else was to be committed runs again.
+            return self.undone(|| Turn::Alone);
+        };
+        let settled = self
+            .places
+            .iter()
+            .any(|place| place.verdict == Verdict::Run && matches!(place.turn, Some(Turn::Settled { .. })));
+        if !settled {
+            return inbox::roll_back(lease).await;
+        }
+        let back: Vec<&Name> =
+            self.places.iter().filter(|place| place.goes_back()).map(|place| &place.entry.name).collect();
+        if !back.is_empty()
+            && let Err(error) =
+                inbox::settle(&lease, &self.shared.registered.name, &back, "retry", "it leaves its group")
+                    .await
+        {
+            tracing::warn!(error = sentence(&error), "a group is undone: each of its events runs by itself");
+            return self.undone(|| Turn::Alone);
+        }
+        match inbox::commit(lease).await {
+            Committed::Yes => {
+                for place in &mut self.places {
+                    if let (Some(Turn::Settled { .. }), Some(running)) = (&place.turn, place.running.take()) {
+                        running.settled();
+                    }
+                }
+            }
+            Committed::Aborted => {
+                self.undone(|| if alone { Turn::Attempted(Attempt::passed_over()) } else { Turn::Alone })
+            }
+            Committed::Refused(error) if alone => {
+                let error = HandlerError::from(error);
+                let reason = Reason { cause: "commit_refused".into(), ..Reason::of(&error) };
+                let failure = error.failure();
+                self.undone(|| Turn::Attempted(Attempt::Failed(failure, reason.clone())));
+            }
+            Committed::Refused(error) => {
+                tracing::warn!(%error, "a group was not committed: each of its events runs by itself");
+                self.undone(|| Turn::Alone);
+            }
+            Committed::Unknown(error) => {
+                tracing::warn!(%error, "the answer to a COMMIT is missing: claiming again to learn what became of it");
+                // The claim waits for the old backend, so what it answers is what became of it (C43); it comes as the
+                // record's next turn, before anything is counted.
+                self.undone(|| Turn::Alone);
+            }
+        }
+    }
+
+    /// What the transaction settled is not settled.
+    fn undone(&mut self, turn: impl Fn() -> Turn) {
+        for place in self.places.iter_mut().filter(|place| place.verdict == Verdict::Run) {
+            if matches!(place.turn, None | Some(Turn::Settled { .. })) {
+                place.turn = Some(turn());
+            }
+        }
+    }
+
+    /// A further copy of an event is what the first one is.
+    fn copies(&mut self) {
+        for at in 0..self.places.len() {
+            if self.places[at].verdict != Verdict::Repeated {
+                continue;
+            }
+            let id = self.places[at].entry.name.id;
+            let first = self.places[..at].iter().find(|place| place.entry.name.id == id);
+            let settled = first.is_some_and(|first| matches!(first.turn, Some(Turn::Settled { .. })));
+            self.places[at].turn =
+                Some(if settled { Turn::Settled { without_handler: true } } else { Turn::Later });
+        }
+    }
+}
+
+/// What a verdict alone decides.
+fn standing(verdict: &Verdict) -> Option<Turn> {
+    match verdict {
+        Verdict::Run | Verdict::Repeated => None,
+        Verdict::Settled(how) => {
+            tracing::debug!(how, "settled before: skipped");
+            Some(Turn::Settled { without_handler: true })
+        }
+        Verdict::Claimed => Some(Turn::Later),
+        Verdict::TooOld => Some(Turn::TooOld),
+    }
+}
+
+fn refused(error: &InboxError, alone: bool) -> Turn {
+    match error {
+        // One claim that takes its time does not stall the other keys (C55).
+        InboxError::Waits if !alone => Turn::Alone,
+        error => Turn::Trouble(sentence(error)),
+    }
+}
+
+fn denied(no: No) -> Turn {
+    match no {
+        No::Convicted(deaths) => Turn::Convicted(deaths),
+        No::Gone => Turn::Left,
+    }
+}
+
+fn all_done(outcomes: Option<Vec<Outcome>>, asked: usize) -> bool {
+    let Some(outcomes) = outcomes else { return true };
+    if outcomes.len() != asked {
+        let error = WrongNumber { asked, given: outcomes.len() };
+        tracing::error!(%error, "a batch is run again one by one");
+        return false;
+    }
+    outcomes.iter().all(|outcome| matches!(outcome, Outcome::Done | Outcome::Completed { .. }))
+}
+
+/// Why a convicted record is given up.
+pub(super) fn convicted(deaths: u16) -> (Failure, Reason) {
+    let said = format!("the process died {deaths} times while this record was the only one it ran");
+    (Failure::Permanent, Reason::new("kills_the_process", said))
+}
+
+/// A failure of our own making, for those who cannot run.
+pub(super) fn transient(cause: &str, said: &str) -> (Failure, Reason) {
+    (TRANSIENT, Reason::new(cause, said))
+}
