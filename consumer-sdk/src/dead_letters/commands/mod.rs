@@ -73,12 +73,12 @@ enum What {
 /// Why it ended without having done what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
-    /// The settings of a connection are none; the sentence says which and what to do.
-    #[error("{0}")]
-    Settings(String),
-    /// PostgreSQL cannot be reached, or refuses the login.
-    #[error("PostgreSQL cannot be reached with DATABASE_URL")]
-    Connect(#[source] tokio_postgres::Error),
+    /// The settings of a connection are none; a sentence for each mistake says which and what to do.
+    #[error("{}", .0.join("; "))]
+    Settings(Vec<String>),
+    /// PostgreSQL cannot be reached, or one side refuses the other.
+    #[error(transparent)]
+    Connect(#[from] outbox_postgres_link::LinkError),
     /// There is no inbox.
     #[error(
         "there is no inbox in database {database:?} (schema inbox): use the database that the consumer's handlers write \
@@ -134,14 +134,17 @@ pub fn main() -> ExitCode {
         runtime.shutdown_background();
         outcome
     });
-    let exit = outcome.unwrap_or_else(|error| {
-        output::complain(&output::with_causes(&error));
-        match error {
-            CommandError::Settings(_) => Exit::Configuration,
-            _ => Exit::Failure,
-        }
-    });
-    exit.into()
+    outcome.unwrap_or_else(failed).into()
+}
+
+/// Says why, each mistake in the settings on a line of its own.
+fn failed(error: CommandError) -> Exit {
+    if let CommandError::Settings(mistakes) = &error {
+        mistakes.iter().for_each(|mistake| output::complain(mistake));
+        return Exit::Configuration;
+    }
+    output::complain(&output::with_causes(&error));
+    Exit::Failure
 }
 
 /// What is waited for is said where nobody pipes it; `RUST_LOG` says more, or less.

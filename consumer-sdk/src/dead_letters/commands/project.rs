@@ -42,8 +42,7 @@ pub struct ProjectArgs {
 
 /// Reads topics into PostgreSQL.
 pub async fn run(args: &ProjectArgs) -> Result<Exit, CommandError> {
-    let kafka = args.kafka.config()?;
-    let database = args.database.connect().await?;
+    let (database, kafka) = args.database.connect_with(&args.kafka).await?;
     let adoption = Adoption {
         scope: args.scope.clone().unwrap_or_else(|| args.group.clone()),
         owner: args.owner.clone(),

@@ -44,12 +44,13 @@ pub struct ReplayArgs {
 /// Replays letter by letter. Each is one transaction, and what is replayed is no longer open: a run that was killed is
 /// gone on with by the same command (C38).
 pub async fn run(args: &ReplayArgs) -> Result<Exit, CommandError> {
-    // Before anything is decided: without Kafka there is nothing to replay.
-    let fetcher = match args.dry_run {
-        true => None,
-        false => Some(Fetcher::new(&args.kafka.config()?).map_err(CommandError::Kafka)?),
+    let (mut database, fetcher) = if args.dry_run {
+        (args.database.connect().await?, None)
+    } else {
+        // Before anything is decided: without Kafka there is nothing to replay.
+        let (database, config) = args.database.connect_with(&args.kafka).await?;
+        (database, Some(Fetcher::new(&config).map_err(CommandError::Kafka)?))
     };
-    let mut database = args.database.connect().await?;
     let (letters, failed) = chosen(&database.client, &args.choice, &WAITING).await?;
     if failed {
         return Ok(Exit::Failure);
