@@ -9,9 +9,12 @@ mod choice;
 mod connection;
 mod decide;
 mod exit;
+mod fate;
+mod hold;
 mod letter;
 mod list;
 mod output;
+mod parked;
 mod project;
 mod replay;
 mod show;
@@ -33,6 +36,8 @@ Examples:
   outbox-dlq replay --cause out_of_stock --dry-run
   outbox-dlq replay --cause out_of_stock --reason 'stock was filled' --rate 50
   outbox-dlq discard 01900000-0000-7000-8000-000000000001 --reason 'a test order'
+  outbox-dlq parked --held
+  outbox-dlq release --scope inventory --key o-4711 --reason 'stock was filled'
   outbox-dlq audit --since 7d
 
 A replayed event runs in the scope where it failed and in the order of its key: it waits in the
@@ -66,6 +71,12 @@ enum What {
     Discard(decide::DiscardArgs),
     /// Take back that letters were given up.
     Restore(decide::RestoreArgs),
+    /// List parked keys: what waits in order, and what is held.
+    Parked(parked::ParkedArgs),
+    /// Hold parked keys: nothing of them runs until they are released.
+    Hold(hold::HoldArgs),
+    /// Let held keys run again, each from its first event.
+    Release(hold::ReleaseArgs),
     /// Say who decided what, when and why.
     Audit(audit::AuditArgs),
 }
@@ -162,6 +173,9 @@ async fn execute(what: What) -> Result<Exit, CommandError> {
         What::Replay(args) => replay::run(&args).await,
         What::Discard(args) => decide::discard(&args).await,
         What::Restore(args) => decide::restore(&args).await,
+        What::Parked(args) => parked::run(&args).await,
+        What::Hold(args) => hold::hold(&args).await,
+        What::Release(args) => hold::release(&args).await,
         What::Audit(args) => audit::run(&args).await,
     }
 }
