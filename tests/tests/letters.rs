@@ -8,14 +8,18 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use outbox_consumer::dead_letters::{Evidence, Header, Letter, Placed, Sink, SinkError, topic};
-use outbox_tests::cluster::{self, Kafka};
+use outbox_schema::sql::inbox::{CONSUMER_ROLE, up};
+use outbox_tests::authority::{Authority, write as write_file};
+use outbox_tests::cluster::{self, Kafka, Postgres, usual_version};
 use outbox_tests::inbox::{Inbox, SCOPE, Session, server};
 use outbox_tests::wait::eventually_async;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -155,6 +159,12 @@ impl Stage {
         self.does(&["project", "--group", self.name])
     }
 
+    /// Records in the source topic.
+    fn published(&self) -> i64 {
+        let consumer: BaseConsumer = client(self.kafka).create().unwrap();
+        (0..3).map(|partition| consumer.fetch_watermarks(&self.topic, partition, PATIENCE).unwrap().1).sum()
+    }
+
     async fn states(&self) -> Vec<String> {
         self.session.rows("SELECT state, replay FROM inbox.dead_letters ORDER BY letter").await
     }
@@ -200,7 +210,8 @@ async fn copies_collapse_and_are_listed_grouped_and_shown() {
     let copy = stage.send(1, "k-1", "out_of_stock", 0).await;
     assert_eq!((copy.topic.as_str(), copy.partition), ("letters.dlq_list.dlq_list.dlq", 1));
     says(&stage.project(), &["letters.dlq_list.dlq_list.dlq: read 4, 4 new"]);
-    says(&stage.project(), &["read 0, 0 new"]);
+    let again = stage.json(&["project", "--group", stage.name]);
+    assert_eq!((&again["read"], &again["new"]), (&0.into(), &0.into()), "{again}");
     // From the beginning once more: nothing is new, nothing changes.
     let before = stage.session.rows("SELECT d::text FROM inbox.dead_letter AS d ORDER BY 1").await;
     forget_offsets(stage.kafka, "dlq_list.dlq-projection").await;
@@ -285,6 +296,7 @@ async fn a_replay_is_foreseen_and_parked_once_and_its_number_grows() {
     let done = stage.does(&["replay", "--cause", "out_of_stock", "--reason", "stock was filled"]);
     says(&done, &["replayed as number 1", "replayed 2 dead letters as dlq_replay"]);
     assert_eq!(stage.states().await, ["replaying 1", "replaying 1", "open 0"]);
+    assert_eq!(stage.published(), 0, "no other group meets the event again (C36)");
     // In the order of the source, with the original record and the trace of the failed run, and nothing else of ours.
     let parked = "SELECT right(id::text, 1), replay, partition, record_offset, extract(epoch FROM record_time)::bigint,
                          convert_from(record_key, 'UTF8'), encode(record_value, 'hex'),
@@ -315,6 +327,8 @@ async fn a_replay_is_foreseen_and_parked_once_and_its_number_grows() {
         &stage.fails(&["replay", &id, "--reason", "again", "--max-replays", "1"]),
         &["was replayed 1 times", "--max-replays"],
     );
+    let foreseen = stage.json(&["replay", &id, "--dry-run", "--max-replays", "1"]);
+    assert_eq!(foreseen["outcomes"][0]["outcome"], "would_refuse", "{foreseen}");
     says(&stage.does(&["replay", &id, "--reason", "again"]), &["replayed as number 2"]);
     assert_eq!(stage.session.one("SELECT count(*) FROM inbox.audit WHERE action = 'replay'").await, "3");
     let audit = stage.does(&["audit", &id]);
@@ -363,6 +377,143 @@ async fn a_replay_that_is_killed_goes_on_and_replays_each_once() {
                    FROM inbox.parked_event) AS o";
     assert_eq!(stage.session.one(order).await, "t", "each key in the order of its source");
     says(&stage.fails(&line), &["no dead letter of these waits for a decision"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_are_discarded_and_restored_with_a_reason() {
+    let stage = Stage::prepare("dlq_decide").await;
+    stage.dead(&[1, 2], "k-1", "out_of_stock").await;
+    stage.project();
+    let id = stage.inbox.id(1);
+    assert_eq!(stage.run(&["discard", &id]).code, Some(2));
+    says(
+        &stage.does(&["discard", "--all", "--dry-run"]),
+        &["would discard 2 dead letters; nothing was changed"],
+    );
+    let foreseen = stage.json(&["discard", "--all", "--dry-run"]);
+    assert_eq!(
+        (&foreseen["changed"], &foreseen["outcomes"][1]["outcome"]),
+        (&false.into(), &"would_discard".into())
+    );
+    assert_eq!(stage.states().await, ["open 0", "open 0"]);
+    says(
+        &stage.does(&["discard", &id, "--reason", "a test order"]),
+        &["discarded 1 dead letter as dlq_decide"],
+    );
+    assert_eq!(stage.states().await, ["discarded 0", "open 0"]);
+    says(&stage.fails(&["replay", &id, "--reason", "x"]), &["is discarded, and would have to be"]);
+    says(&stage.does(&["list"]), &["1 dead letter,"]);
+    says(&stage.does(&["list", "--state", "discarded"]), &[&id]);
+    says(&stage.fails(&["discard", &id, "--reason", "x"]), &["is discarded, and would have to be"]);
+    says(
+        &stage.does(&["restore", "--cause", "out_of_stock", "--reason", "it was none"]),
+        &["restored 1 dead letter"],
+    );
+    assert_eq!(stage.states().await, ["restored 0", "open 0"]);
+    says(
+        &stage.fails(&["discard", &id, "nothing", "--reason", "x"]),
+        &["there is no dead letter nothing here"],
+    );
+    assert_eq!(
+        stage.states().await,
+        ["restored 0", "open 0"],
+        "half of what was named is not what was meant"
+    );
+    let audit = stage.json(&["audit", "--scope", SCOPE, "--since", "1h"]);
+    let decisions = audit["decisions"].as_array().unwrap();
+    let said: Vec<String> = decisions
+        .iter()
+        .map(|entry| format!("{} {} {}", entry["who"], entry["action"], entry["reason"]).replace('"', ""))
+        .collect();
+    assert_eq!(
+        said,
+        ["dlq_decide discard a test order (by alice)", "dlq_decide restore it was none (by alice)"]
+    );
+    says(&stage.does(&["show", &id]), &["it was none (by alice)", "decisions", "restore"]);
+}
+
+/// Ctrl-C ends after the present letter, with a sentence of what was done and what is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_is_cancelled_says_what_was_done_and_goes_on() {
+    const MANY: u32 = 12;
+    let stage = Stage::prepare("dlq_cancelled").await;
+    stage.dead(&(1..=MANY).collect::<Vec<_>>(), "k-1", "out_of_stock").await;
+    stage.project();
+    let line = ["replay", "--cause", "out_of_stock", "--reason", "stock was filled"];
+    let mut slow = stage.command(&[&line[..], &["--rate", "5"]].concat());
+    let running = slow.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let count = "SELECT count(*) FROM inbox.parked_event";
+    eventually_async(PATIENCE, "a replay", async || (stage.session.one(count).await != "0").then_some(()))
+        .await;
+    kill_process(Pid::from_child(&running), Signal::INT).unwrap();
+    let output = running.wait_with_output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{out}{err}");
+    let done: u32 = stage.session.one(count).await.parse().unwrap();
+    assert!((1..MANY).contains(&done), "cancelled half way, after {done}");
+    says(&err, &["ending after the present letter"]);
+    let left = MANY - done;
+    says(&out, &[&format!("cancelled with {left} left: the same command goes on with them")]);
+    assert_eq!(out.matches("replayed as number 1").count(), done as usize, "{out}");
+
+    let rest = stage.json(&line);
+    let outcomes = rest["outcomes"].as_array().unwrap();
+    assert_eq!(outcomes.len(), left as usize, "{rest}");
+    assert!(outcomes.iter().all(|one| one["outcome"] == "replayed" && one["number"] == 1), "{rest}");
+    assert_eq!(stage.session.one(count).await, MANY.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parked_keys_are_listed_held_and_released_with_a_reason() {
+    let stage = Stage::prepare("dlq_parked").await;
+    stage.dead(&[1, 2], "k-1", "out_of_stock").await;
+    stage.dead(&[3], "k-2", "timeout").await;
+    stage.project();
+    stage.does(&["replay", "--all", "--reason", "stock was filled"]);
+    let list = stage.does(&["parked"]);
+    says(&list, &["k-1", "letters.dlq_parked", SCOPE, "waiting", "no stock for order 1", "2 parked keys\n"]);
+    let states = "SELECT convert_from(key, 'UTF8'), state, held_by, waiting FROM inbox.parked_key ORDER BY 1";
+    let hold = ["hold", "--topic", &stage.topic, "--key", "k-1", "--reason", "a wrong price"];
+    says(&stage.fails(&["hold", "--reason", "x"]), &["no key is named", "--all for all that are waiting"]);
+    assert_eq!(stage.run(&hold[..5]).code, Some(2), "a reason is asked for");
+    let foreseen = [&hold[..5], &["--dry-run"]].concat();
+    says(&stage.does(&foreseen), &["would hold  k-1", "would hold 1 parked key; nothing was changed"]);
+    assert_eq!(stage.json(&foreseen)["outcomes"][0]["outcome"], "would_hold");
+    assert_eq!(stage.session.rows(states).await, ["k-1 waiting - 2", "k-2 waiting - 1"]);
+
+    says(&stage.does(&hold), &["held  k-1", "held 1 parked key as dlq_parked"]);
+    assert_eq!(stage.session.rows(states).await, ["k-1 held operator 2", "k-2 waiting - 1"]);
+    says(&stage.fails(&hold), &["no parked key of these is waiting"]);
+    says(&stage.does(&["parked", "--held"]), &["held by operator", "1 parked key, 1 held"]);
+    let held = stage.json(&["parked", "--held", "--scope", SCOPE]);
+    let event = Value::from(stage.inbox.id(1));
+    assert_eq!((&held["keys"][0]["events"], &held["keys"][0]["event"]), (&2.into(), &event), "{held}");
+    for (filter, expected) in
+        [(&["--error", "ORDER 3"][..], 1), (&["--key", "\\x6b2d32"], 1), (&["--scope", "x"], 0)]
+    {
+        let document = stage.json(&[&["parked"], filter].concat());
+        assert_eq!(document["keys"].as_array().unwrap().len(), expected, "{filter:?}\n{document}");
+    }
+    // Nobody takes it, and what is replayed meanwhile waits behind it.
+    let due = format!("SELECT convert_from(key, 'UTF8') FROM inbox.take_parked_key('{SCOPE}')");
+    assert_eq!(stage.session.rows(&due).await, ["k-2"]);
+    stage.dead(&[4], "k-1", "out_of_stock").await;
+    stage.project();
+    stage.does(&["replay", &stage.inbox.id(4), "--reason", "stock was filled"]);
+    assert_eq!(stage.session.rows(states).await[0], "k-1 held operator 3");
+
+    let released = stage.json(&["release", "--key", "k-1", "--reason", "the price is right"]);
+    assert_eq!(
+        (&released["changed"], &released["outcomes"][0]["outcome"]),
+        (&true.into(), &"released".into())
+    );
+    assert_eq!(stage.session.rows(states).await[0], "k-1 waiting - 3");
+    let next = format!("SELECT right(id::text, 1) FROM inbox.resume('{SCOPE}', '{}', 'k-1')", stage.topic);
+    assert_eq!(stage.session.rows(&format!("BEGIN; {next}; ROLLBACK")).await, ["1"], "from its first event");
+    says(&stage.fails(&["release", "--all", "--reason", "x"]), &["no parked key of these is held"]);
+    let audit = stage.does(&["audit", "--scope", SCOPE]);
+    says(&audit, &["hold", "a wrong price (by alice)", "release", "the price is right (by alice)"]);
+    says(&audit, &["key k-1 of letters.dlq_parked"]);
 }
 
 /// Writes a record with any headers.
@@ -492,21 +643,29 @@ async fn mistakes_are_sentences() {
     let stage = Stage::prepare("dlq_mistakes").await;
     let mut none = stage.command(&["list"]);
     none.env_remove("DATABASE_URL");
-    let mut remote = stage.command(&["list"]);
-    remote.env("DATABASE_URL", "postgres://a:hush@db.example/d");
     let mut no_url = stage.command(&["list"]);
     no_url.env("DATABASE_URL", "postgres://a@127.0.0.1:x/d");
-    let mut no_broker = stage.command(&["project", "--group", "g"]);
-    no_broker.env_remove("KAFKA_BROKERS");
-    for (command, sentence) in [
-        (none, "set DATABASE_URL or give --database-url"),
-        (remote, "DATABASE_URL names db.example, and this tool does not speak TLS"),
-        (no_url, "DATABASE_URL is no URL of a database"),
-        (no_broker, "set KAFKA_BROKERS or give --brokers"),
+    // All at once, those of PostgreSQL and of Kafka.
+    let mut several = stage.command(&["project", "--group", "g"]);
+    several.env("DATABASE_URL", "postgres://a:hush@db.example/d?sslmode=allow&options=x");
+    several.env("PGPASSWORD", "hush").env("PGPASSWORD_FILE", "/nowhere/password").env_remove("KAFKA_BROKERS");
+    for (command, sentences) in [
+        (none, &["set DATABASE_URL or give --database-url"][..]),
+        (no_url, &["DATABASE_URL: host, port or percent-encoding cannot be read"]),
+        (
+            several,
+            &[
+                "sslmode=allow",
+                "parameter options is not known",
+                "PGPASSWORD, PGPASSWORD_FILE; keep one",
+                "/nowhere/password cannot be",
+                "set KAFKA_BROKERS or give --brokers",
+            ],
+        ),
     ] {
         let Ended { code, err, .. } = ended(command);
         assert_eq!(code, Some(64), "{err}");
-        says(&err, &[sentence]);
+        says(&err, sentences);
         assert!(!err.contains("hush"), "{err}");
     }
     stage.inbox.admin.run("REVOKE outbox_consumer FROM dlq_mistakes").await;
@@ -520,4 +679,39 @@ async fn mistakes_are_sentences() {
     let topics = "group dlq_nobody has no dead-letter topic";
     stage.inbox.admin.run("GRANT outbox_consumer TO dlq_mistakes").await;
     says(&stage.fails(&["project", "--group", "dlq_nobody"]), &[topics]);
+}
+
+/// The rules are the relay's, tested in `link`; here it is seen that the tool goes by them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tool_connects_over_tls_and_takes_its_password_from_one_place() {
+    let authority = Authority::new("the authority");
+    let directory = tempfile::tempdir().unwrap();
+    let ca = write_file(directory.path(), "ca.pem", authority.certificate());
+    let password = write_file(directory.path(), "password", "a word\n");
+    let postgres =
+        Postgres::builder(usual_version()).tls(&authority.server(&["localhost"]), &authority).start();
+    let admin = postgres.connect("postgres").await;
+    let role = format!("CREATE ROLE oncall LOGIN PASSWORD 'a word'; GRANT {CONSUMER_ROLE} TO oncall");
+    admin.batch_execute(&format!("BEGIN; {}; {role}; COMMIT", up())).await.unwrap();
+    let list = |parameters: &str, variables: &[(&str, &str)]| {
+        let url = format!("postgres://oncall@localhost:{}/postgres?{parameters}", postgres.port());
+        let mut command = Command::new(tool());
+        command.args(["list", "--json"]).env("DATABASE_URL", url).envs(variables.iter().copied());
+        ended(command)
+    };
+    // The server lets this role in over TLS only.
+    let trusted = format!("sslrootcert={ca}&channel_binding=require");
+    for variable in [("PGPASSWORD", "a word"), ("PGPASSWORD_FILE", password.as_str())] {
+        let Ended { code, out, err } = list(&trusted, &[variable]);
+        assert_eq!((code, out.as_str()), (Some(0), "{\"letters\":[],\"more\":false}\n"), "{err}");
+    }
+    let both = list(&trusted, &[("PGPASSWORD", "a word"), ("PGPASSWORD_FILE", &password)]);
+    assert_eq!(both.code, Some(64));
+    says(&both.err, &["the password is given more than once"]);
+    let clear = list("sslmode=disable", &[("PGPASSWORD", "a word")]);
+    assert_eq!(clear.code, Some(1));
+    says(&clear.err, &["no login to PostgreSQL at localhost", "no encryption"]);
+    let stranger = list("sslmode=verify-full", &[("PGPASSWORD", "a word")]);
+    says(&stranger.err, &["is signed by nobody the consumer trusts"]);
+    assert!(![both.err, clear.err, stranger.err].concat().contains("a word"));
 }

@@ -176,11 +176,16 @@ impl Projection {
         until: Until,
         report: &mut Report,
     ) -> Result<(), ProjectionError> {
-        let partitions = self.assign(topics).await?;
+        let mut partitions = self.assign(topics).await?;
         let mut at_end = BTreeSet::new();
         let mut batch = Batch::default();
+        let mut heard = Instant::now();
         loop {
-            match tokio::time::timeout(LINGER, self.consumer.recv()).await {
+            let came = tokio::time::timeout(LINGER, self.consumer.recv()).await;
+            if let Ok(Ok(_) | Err(KafkaError::PartitionEOF(_))) = &came {
+                heard = Instant::now();
+            }
+            match came {
                 Ok(Ok(message)) => {
                     let record = Record::read(&message);
                     at_end.remove(&message.partition());
@@ -194,6 +199,14 @@ impl Projection {
                     return Err(ProjectionError::Kafka { what: "show its dead letters", source: error });
                 }
                 Ok(Err(error)) => tracing::warn!(%error, "Kafka does not answer well; waiting for it"),
+                Err(_quiet) if until.is_stalled(heard) => {
+                    let left = partitions - at_end.len();
+                    tracing::warn!(left, "partitions do not come to their end; asking for them anew");
+                    // Where the last commit stands: nothing of this batch is lost, and what comes twice is known.
+                    partitions = self.assign(topics).await?;
+                    at_end.clear();
+                    heard = Instant::now();
+                }
                 Err(_quiet) => {}
             }
             let over = until.is_over(at_end.len(), partitions);
@@ -320,6 +333,15 @@ impl Until {
         match self {
             Until::End => at_end >= partitions,
             Until::Time(at) => Instant::now() >= at,
+        }
+    }
+
+    /// Whether an end that has to come has not come for too long: the client gives a partition up after some errors.
+    /// Who follows asks anew anyway.
+    fn is_stalled(self, heard: Instant) -> bool {
+        match self {
+            Until::End => heard.elapsed() > PATIENCE,
+            Until::Time(_) => false,
         }
     }
 }

@@ -4,18 +4,18 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 
 use clap::Args;
+use outbox_postgres_link::{Link, Session};
 use rdkafka::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
-use tokio_postgres::config::Host;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::Client;
 
 use super::CommandError;
-use super::output;
 
 /// Where the inbox is.
 #[derive(Debug, Args)]
 pub struct DatabaseArgs {
-    /// The database with the inbox, such as postgres://oncall@127.0.0.1/inventory
+    /// The database with the inbox, such as postgres://oncall@db.example/inventory; TLS by its sslmode, without one
+    /// verify-full unless the server is on this machine. The password also from PGPASSWORD or PGPASSWORD_FILE
     #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true, value_parser = secret)]
     database_url: Option<SecretString>,
 }
@@ -58,56 +58,50 @@ pub struct Database {
 impl DatabaseArgs {
     /// Connects, and makes sure that there is an inbox.
     pub async fn connect(&self) -> Result<Database, CommandError> {
+        open(self.link().map_err(CommandError::Settings)?).await
+    }
+
+    /// Settings of Kafka's client, and the connection; before anything is connected all that is wrong with the settings
+    /// of both is told.
+    pub async fn connect_with(&self, kafka: &KafkaArgs) -> Result<(Database, ClientConfig), CommandError> {
+        match (self.link(), kafka.config()) {
+            (Ok(link), Ok(config)) => Ok((open(link).await?, config)),
+            (link, config) => {
+                let wrong = [link.err(), config.err()].into_iter().flatten().flatten();
+                Err(CommandError::Settings(wrong.collect()))
+            }
+        }
+    }
+
+    fn link(&self) -> Result<Link, Vec<String>> {
         let url = self.database_url.as_ref().ok_or_else(|| {
-            CommandError::Settings(
+            vec![
                 "no database is named: set DATABASE_URL or give --database-url (the database that the consumer's \
                  handlers write to)"
-                    .into(),
-            )
+                    .to_owned(),
+            ]
         })?;
-        let client = connect(url).await?;
-        let who = "SELECT session_user::text, current_database()::text, to_regnamespace('inbox') IS NOT NULL,
-                   coalesce(has_schema_privilege(to_regnamespace('inbox'), 'USAGE'), false)";
-        let row = client.query_one(who, &[]).await;
-        let row = row.map_err(|source| CommandError::Ask { what: "say who is logged in", source })?;
-        let role: String = row.get(0);
-        if !row.get::<_, bool>(2) {
-            return Err(CommandError::Absent { database: row.get(1) });
-        }
-        if !row.get::<_, bool>(3) {
-            return Err(CommandError::Forbidden { role });
-        }
-        Ok(Database { client, role })
+        Link::parse(url.expose_secret(), |name| std::env::var(name).ok())
+            .map_err(|mistakes| mistakes.iter().map(|mistake| format!("DATABASE_URL: {mistake}")).collect())
     }
 }
 
-/// Opens the connection. Without TLS so far, and therefore to this machine only; TLS comes with the crate that the
-/// relay's connection becomes, and this function is the only one to change then.
-async fn connect(url: &SecretString) -> Result<Client, CommandError> {
-    let config: Config = url.expose_secret().parse().map_err(|error: tokio_postgres::Error| {
-        CommandError::Settings(format!(
-            "DATABASE_URL is no URL of a database ({}): write postgres://ROLE@HOST:PORT/DATABASE",
-            output::with_causes(&error)
-        ))
-    })?;
-    if let Some(host) = config.get_hosts().iter().find_map(elsewhere) {
-        return Err(CommandError::Settings(format!(
-            "DATABASE_URL names {host}, and this tool does not speak TLS to PostgreSQL yet: nothing is sent in the clear \
-             over a network. Run it on the server's machine, or through a tunnel (ssh -L) to 127.0.0.1"
-        )));
-    }
-    let (client, connection) = config.connect(NoTls).await.map_err(CommandError::Connect)?;
+async fn open(link: Link) -> Result<Database, CommandError> {
+    let (client, driver) = link.connect(&Session::named("outbox-dlq")).await?;
     // It ends with the client; what went wrong is told to whoever asks on it.
-    tokio::spawn(connection);
-    Ok(client)
-}
-
-/// The host, where it is not this machine.
-fn elsewhere(host: &Host) -> Option<String> {
-    match host {
-        Host::Tcp(name) => (!is_loopback(name)).then(|| name.clone()),
-        Host::Unix(_) => None,
+    tokio::spawn(driver);
+    let who = "SELECT session_user::text, current_database()::text, to_regnamespace('inbox') IS NOT NULL,
+               coalesce(has_schema_privilege(to_regnamespace('inbox'), 'USAGE'), false)";
+    let row = client.query_one(who, &[]).await;
+    let row = row.map_err(|source| CommandError::Ask { what: "say who is logged in", source })?;
+    let role: String = row.get(0);
+    if !row.get::<_, bool>(2) {
+        return Err(CommandError::Absent { database: row.get(1) });
     }
+    if !row.get::<_, bool>(3) {
+        return Err(CommandError::Forbidden { role });
+    }
+    Ok(Database { client, role })
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -117,13 +111,11 @@ fn is_loopback(host: &str) -> bool {
 
 impl KafkaArgs {
     /// Settings for a client: TLS as soon as a broker is elsewhere, unless an option says otherwise.
-    pub fn config(&self) -> Result<ClientConfig, CommandError> {
-        let brokers =
-            self.brokers.as_deref().filter(|brokers| !brokers.trim().is_empty()).ok_or_else(|| {
-                CommandError::Settings(
-                    "no broker is named: set KAFKA_BROKERS or give --brokers HOST:PORT".into(),
-                )
-            })?;
+    fn config(&self) -> Result<ClientConfig, Vec<String>> {
+        let named = self.brokers.as_deref().filter(|brokers| !brokers.trim().is_empty());
+        let brokers = named.ok_or_else(|| {
+            vec!["no broker is named: set KAFKA_BROKERS or give --brokers HOST:PORT".to_owned()]
+        })?;
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", brokers).set("client.id", "outbox-dlq");
         // What the client has to say comes as errors.
@@ -160,28 +152,6 @@ fn user_number() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn refusal(url: &str) -> String {
-        let hosts = url.parse::<Config>().unwrap();
-        hosts.get_hosts().iter().find_map(elsewhere).unwrap_or_default()
-    }
-
-    #[test]
-    fn only_this_machine_is_spoken_to_in_the_clear() {
-        for url in [
-            "postgres://a@127.0.0.1/d",
-            "postgres://a@localhost/d",
-            "postgres://a@[::1]/d",
-            "host=/run dbname=d",
-        ] {
-            assert_eq!(refusal(url), "", "{url}");
-        }
-        for (url, host) in
-            [("postgres://a@db.example/d", "db.example"), ("postgres://a@127.0.0.1,10.0.0.1/d", "10.0.0.1")]
-        {
-            assert_eq!(refusal(url), host, "{url}");
-        }
-    }
 
     #[test]
     fn brokers_elsewhere_are_spoken_to_with_tls() {

@@ -7,6 +7,7 @@ use super::CommandError;
 use super::choice::{Choice, WAITING, chosen};
 use super::connection::{DatabaseArgs, signed};
 use super::exit::Exit;
+use super::fate::{self, Fate};
 use super::letter::LetterRow;
 use super::output::{self, clean, count};
 use crate::dead_letters::replay::sentence;
@@ -24,6 +25,9 @@ struct DecideArgs {
     /// Say what would be decided, and decide nothing
     #[arg(long)]
     dry_run: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
 /// What `discard` takes.
@@ -60,6 +64,11 @@ async fn decide(args: &DecideArgs, decision: &str, states: &[&str]) -> Result<Ex
     if letters.is_empty() {
         return Err(CommandError::Refused(format!("no dead letter of these is {}", states.join(" or "))));
     }
+    if args.dry_run && args.json {
+        let would = |letter: &LetterRow| Fate::of_letter(letter, format!("would_{decision}"));
+        let fates: Vec<Fate> = letters.iter().map(would).collect();
+        return Ok(output::print(&fate::document(false, &fates)));
+    }
     if args.dry_run {
         let lines: Vec<String> =
             letters.iter().map(|letter| format!("would {decision}  {}\n", line(letter))).collect();
@@ -70,17 +79,25 @@ async fn decide(args: &DecideArgs, decision: &str, states: &[&str]) -> Result<Ex
     let reason = signed(args.reason.as_deref().unwrap_or_default());
     // discarded, restored
     let past = format!("{}ed", decision.trim_end_matches('e'));
-    let mut done = 0;
+    let say = |line: String| {
+        if !args.json {
+            output::print(&line);
+        }
+    };
+    let (mut fates, mut done) = (Vec::new(), 0);
     for letter in &letters {
         let call = "SELECT inbox.decide_letter($1, $2, $3, $4)";
         match database.client.execute(call, &[&letter.scope, &letter.letter, &decision, &reason]).await {
             Ok(_) => {
                 done += 1;
-                output::print(&format!("{past}  {}\n", line(letter)));
+                say(format!("{past}  {}\n", line(letter)));
+                fates.push(Fate::of_letter(letter, past.as_str()));
             }
             Err(error) => match error.as_db_error() {
                 Some(said) if ["22023", "IB002", "IB003"].contains(&said.code().code()) => {
-                    output::complain(&sentence(said.message()));
+                    let said = sentence(said.message());
+                    output::complain(&said);
+                    fates.push(Fate::of_letter(letter, "refused").because(said));
                     failed = true;
                 }
                 Some(_) | None => {
@@ -89,7 +106,10 @@ async fn decide(args: &DecideArgs, decision: &str, states: &[&str]) -> Result<Ex
             },
         }
     }
-    output::print(&format!("{past} {} as {}\n", count(done, "dead letter"), database.role));
+    if args.json {
+        output::print(&fate::document(true, &fates));
+    }
+    say(format!("{past} {} as {}\n", count(done, "dead letter"), database.role));
     Ok(Exit::failed_if(failed))
 }
 

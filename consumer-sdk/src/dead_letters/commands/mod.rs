@@ -9,9 +9,12 @@ mod choice;
 mod connection;
 mod decide;
 mod exit;
+mod fate;
+mod hold;
 mod letter;
 mod list;
 mod output;
+mod parked;
 mod project;
 mod replay;
 mod show;
@@ -33,6 +36,8 @@ Examples:
   outbox-dlq replay --cause out_of_stock --dry-run
   outbox-dlq replay --cause out_of_stock --reason 'stock was filled' --rate 50
   outbox-dlq discard 01900000-0000-7000-8000-000000000001 --reason 'a test order'
+  outbox-dlq parked --held
+  outbox-dlq release --scope inventory --key o-4711 --reason 'stock was filled'
   outbox-dlq audit --since 7d
 
 A replayed event runs in the scope where it failed and in the order of its key: it waits in the
@@ -66,6 +71,12 @@ enum What {
     Discard(decide::DiscardArgs),
     /// Take back that letters were given up.
     Restore(decide::RestoreArgs),
+    /// List parked keys: what waits in order, and what is held.
+    Parked(parked::ParkedArgs),
+    /// Hold parked keys: nothing of them runs until they are released.
+    Hold(hold::HoldArgs),
+    /// Let held keys run again, each from its first event.
+    Release(hold::ReleaseArgs),
     /// Say who decided what, when and why.
     Audit(audit::AuditArgs),
 }
@@ -73,12 +84,12 @@ enum What {
 /// Why it ended without having done what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
-    /// The settings of a connection are none; the sentence says which and what to do.
-    #[error("{0}")]
-    Settings(String),
-    /// PostgreSQL cannot be reached, or refuses the login.
-    #[error("PostgreSQL cannot be reached with DATABASE_URL")]
-    Connect(#[source] tokio_postgres::Error),
+    /// The settings of a connection are none; a sentence for each mistake says which and what to do.
+    #[error("{}", .0.join("; "))]
+    Settings(Vec<String>),
+    /// PostgreSQL cannot be reached, or one side refuses the other.
+    #[error(transparent)]
+    Connect(#[from] outbox_postgres_link::LinkError),
     /// There is no inbox.
     #[error(
         "there is no inbox in database {database:?} (schema inbox): use the database that the consumer's handlers write \
@@ -134,14 +145,17 @@ pub fn main() -> ExitCode {
         runtime.shutdown_background();
         outcome
     });
-    let exit = outcome.unwrap_or_else(|error| {
-        output::complain(&output::with_causes(&error));
-        match error {
-            CommandError::Settings(_) => Exit::Configuration,
-            _ => Exit::Failure,
-        }
-    });
-    exit.into()
+    outcome.unwrap_or_else(failed).into()
+}
+
+/// Says why, each mistake in the settings on a line of its own.
+fn failed(error: CommandError) -> Exit {
+    if let CommandError::Settings(mistakes) = &error {
+        mistakes.iter().for_each(|mistake| output::complain(mistake));
+        return Exit::Configuration;
+    }
+    output::complain(&output::with_causes(&error));
+    Exit::Failure
 }
 
 /// What is waited for is said where nobody pipes it; `RUST_LOG` says more, or less.
@@ -159,6 +173,9 @@ async fn execute(what: What) -> Result<Exit, CommandError> {
         What::Replay(args) => replay::run(&args).await,
         What::Discard(args) => decide::discard(&args).await,
         What::Restore(args) => decide::restore(&args).await,
+        What::Parked(args) => parked::run(&args).await,
+        What::Hold(args) => hold::hold(&args).await,
+        What::Release(args) => hold::release(&args).await,
         What::Audit(args) => audit::run(&args).await,
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
+use serde::Serialize;
 
 use super::CommandError;
 use super::connection::{DatabaseArgs, KafkaArgs};
@@ -38,12 +39,31 @@ pub struct ProjectArgs {
     /// Go on reading what comes, until Ctrl-C
     #[arg(long)]
     follow: bool,
+    /// Print a JSON document per topic, or per round of --follow, each on a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    /// None where it is about all.
+    topic: Option<&'a str>,
+    read: u64,
+    new: u64,
+    refused: Vec<Refused<'a>>,
+}
+
+#[derive(Serialize)]
+struct Refused<'a> {
+    topic: &'a str,
+    reason: &'a str,
+    count: u64,
+    first: &'a str,
 }
 
 /// Reads topics into PostgreSQL.
 pub async fn run(args: &ProjectArgs) -> Result<Exit, CommandError> {
-    let kafka = args.kafka.config()?;
-    let database = args.database.connect().await?;
+    let (database, kafka) = args.database.connect_with(&args.kafka).await?;
     let adoption = Adoption {
         scope: args.scope.clone().unwrap_or_else(|| args.group.clone()),
         owner: args.owner.clone(),
@@ -62,7 +82,7 @@ pub async fn run(args: &ProjectArgs) -> Result<Exit, CommandError> {
         let told = |report: &Report| {
             failed |= !report.refused.is_empty();
             if report.read > 0 {
-                tell("all topics", report);
+                tell(None, report, args.json);
             }
         };
         projection.follow(&database.client, &topics, stop, told).await?;
@@ -81,13 +101,22 @@ pub async fn run(args: &ProjectArgs) -> Result<Exit, CommandError> {
     for topic in &topics {
         let report = projection.catch_up(&database.client, topic).await?;
         failed |= !report.refused.is_empty();
-        tell(topic, &report);
+        tell(Some(topic), &report, args.json);
     }
     Ok(Exit::failed_if(failed))
 }
 
-fn tell(topic: &str, report: &Report) {
-    output::print(&format!("{topic}: read {}, {} new\n", report.read, report.new));
+fn tell(topic: Option<&str>, report: &Report, json: bool) {
+    if json {
+        let refused = report.refused.iter();
+        let refused =
+            refused.map(|((topic, reason), (count, first))| Refused { topic, reason, count: *count, first });
+        let document = Document { topic, read: report.read, new: report.new, refused: refused.collect() };
+        output::print(&output::json(&document));
+    } else {
+        let topic = topic.unwrap_or("all topics");
+        output::print(&format!("{topic}: read {}, {} new\n", report.read, report.new));
+    }
     for ((topic, reason), (count, first)) in &report.refused {
         output::complain(&format!(
             "{count} not taken up from {topic}: {}; the first is {first}",

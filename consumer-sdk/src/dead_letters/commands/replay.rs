@@ -13,6 +13,7 @@ use super::choice::{Choice, WAITING, chosen};
 use super::connection::{Database, DatabaseArgs, KafkaArgs, signed};
 use super::decide::line;
 use super::exit::Exit;
+use super::fate::{self, Fate};
 use super::letter::{LetterRow, waits};
 use super::output::{self, Progress, count};
 use super::show::copies;
@@ -39,17 +40,21 @@ pub struct ReplayArgs {
     /// How often a letter may be replayed, before it is left for somebody to look at
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..1_000))]
     max_replays: i32,
+    /// Print one JSON document, at the end
+    #[arg(long)]
+    json: bool,
 }
 
 /// Replays letter by letter. Each is one transaction, and what is replayed is no longer open: a run that was killed is
 /// gone on with by the same command (C38).
 pub async fn run(args: &ReplayArgs) -> Result<Exit, CommandError> {
-    // Before anything is decided: without Kafka there is nothing to replay.
-    let fetcher = match args.dry_run {
-        true => None,
-        false => Some(Fetcher::new(&args.kafka.config()?).map_err(CommandError::Kafka)?),
+    let (mut database, fetcher) = if args.dry_run {
+        (args.database.connect().await?, None)
+    } else {
+        // Before anything is decided: without Kafka there is nothing to replay.
+        let (database, config) = args.database.connect_with(&args.kafka).await?;
+        (database, Some(Fetcher::new(&config).map_err(CommandError::Kafka)?))
     };
-    let mut database = args.database.connect().await?;
     let (letters, failed) = chosen(&database.client, &args.choice, &WAITING).await?;
     if failed {
         return Ok(Exit::Failure);
@@ -62,6 +67,7 @@ pub async fn run(args: &ReplayArgs) -> Result<Exit, CommandError> {
         ));
     }
     match fetcher {
+        None if args.json => Ok(output::print(&fate::document(false, &foreseen(&letters, args.max_replays)))),
         None => Ok(foresee(&letters, args.max_replays)),
         Some(fetcher) => replay_all(&mut database, &fetcher, &letters, args).await,
     }
@@ -100,11 +106,18 @@ fn foresee(letters: &[LetterRow], most: i32) -> Exit {
     output::print(&(page + "; nothing was changed\n"))
 }
 
-/// How many of each end.
-#[derive(Debug, Default)]
-struct Tally {
-    done: usize,
-    refused: usize,
+/// The same for `--json`.
+fn foreseen(letters: &[LetterRow], most: i32) -> Vec<Fate> {
+    let would = |letter: &LetterRow| {
+        if !waits(&letter.state) {
+            Fate::of_letter(letter, "would_refuse").because(format!("it is {}", letter.state))
+        } else if letter.replay >= most {
+            Fate::of_letter(letter, "would_refuse").because(looping(letter))
+        } else {
+            Fate::of_letter(letter, "would_replay").numbered(letter.replay + 1)
+        }
+    };
+    letters.iter().map(would).collect()
 }
 
 async fn replay_all(
@@ -117,7 +130,7 @@ async fn replay_all(
     let cancelled = listen();
     let mut pace = args.rate.map(pace);
     let progress = Progress::new();
-    let mut tally = Tally::default();
+    let (mut fates, mut done, mut stopped) = (Vec::new(), 0, None);
     for letter in letters {
         if let Some(pace) = &mut pace {
             pace.tick().await;
@@ -127,29 +140,53 @@ async fn replay_all(
         }
         let outcome = one(database, fetcher, letter, &reason, args.max_replays).await;
         progress.clear();
-        match outcome? {
-            Ok(number) => {
-                tally.done += 1;
-                output::print(&format!("replayed as number {number}  {}\n", line(letter)));
+        match outcome {
+            Ok(Ok(number)) => {
+                done += 1;
+                fates.push(Fate::of_letter(letter, "replayed").numbered(number));
+                if !args.json {
+                    output::print(&format!("replayed as number {number}  {}\n", line(letter)));
+                }
             }
-            Err(sentence) => {
-                tally.refused += 1;
+            Ok(Err(sentence)) => {
                 output::complain(&sentence);
+                fates.push(Fate::of_letter(letter, "refused").because(sentence));
+            }
+            Err(error) => {
+                stopped = Some(error);
+                break;
             }
         }
-        progress.say(&format!("{} of {} replayed, {} refused", tally.done, letters.len(), tally.refused));
+        let refused = fates.len() - done;
+        progress.say(&format!("{done} of {} replayed, {refused} refused", letters.len()));
     }
     progress.clear();
-    let left = letters.len() - tally.done - tally.refused;
-    let mut end = format!("replayed {} as {}", count(tally.done, "dead letter"), database.role);
-    if tally.refused > 0 {
-        end += &format!("; {} refused", tally.refused);
+    let (tried, role) = (fates.len(), database.role.as_str());
+    if args.json {
+        fates.extend(letters[tried..].iter().map(|letter| Fate::of_letter(letter, "left")));
+        output::print(&fate::document(true, &fates));
+    } else {
+        let why = if stopped.is_some() { "stopped" } else { "cancelled" };
+        output::print(&ending(done, tried - done, letters.len() - tried, why, role));
+    }
+    stopped.map_or(Ok(Exit::failed_if(done < letters.len())), Err)
+}
+
+/// The last line: what was done, and what is left to do.
+fn ending(done: usize, refused: usize, left: usize, why: &str, role: &str) -> String {
+    let mut end = format!("replayed {} as {role}", count(done, "dead letter"));
+    if refused > 0 {
+        end += &format!("; {refused} refused");
     }
     if left > 0 {
-        end += &format!("; cancelled with {left} left: the same command goes on with them");
+        end += &format!("; {why} with {left} left: the same command goes on with them");
     }
-    output::print(&(end + "\n"));
-    Ok(Exit::failed_if(left > 0 || tally.refused > 0))
+    end + "\n"
+}
+
+/// Why a letter that was replayed too often is not replayed again.
+fn looping(letter: &LetterRow) -> String {
+    ReplayError::Loop { letter: letter.letter.clone(), times: letter.replay }.to_string()
 }
 
 /// One letter: its number, or the sentence why not. What concerns all letters ends the command.
@@ -161,8 +198,7 @@ async fn one(
     most: i32,
 ) -> Result<Result<i32, String>, CommandError> {
     if waits(&letter.state) && letter.replay >= most {
-        let error = ReplayError::Loop { letter: letter.letter.clone(), times: letter.replay };
-        return Ok(Err(error.to_string()));
+        return Ok(Err(looping(letter)));
     }
     let copies = copies(&database.client, letter).await?;
     let record = match fetcher.fetch(&letter.letter, &copies).await {

@@ -70,11 +70,12 @@ struct Content {
 
 /// Shows one letter.
 pub async fn run(args: &ShowArgs) -> Result<Exit, CommandError> {
-    let fetcher = match args.payload || args.raw {
-        true => Some(Fetcher::new(&args.kafka.config()?).map_err(CommandError::Kafka)?),
-        false => None,
+    let (database, fetcher) = if args.payload || args.raw {
+        let (database, config) = args.database.connect_with(&args.kafka).await?;
+        (database, Some(Fetcher::new(&config).map_err(CommandError::Kafka)?))
+    } else {
+        (args.database.connect().await?, None)
     };
-    let database = args.database.connect().await?;
     let client = &database.client;
     let letter = one(client, &args.letter, args.scope.as_deref()).await?;
     let rows = copy_rows(client, &letter).await?;
