@@ -9,6 +9,7 @@
 //! | `database` | connections |
 //! | `record` | a record as it was read |
 //! | `runtime` | what runs: the Kafka client's thread, workers, parked keys |
+//! | `metrics`, `trace` | what is seen of it: metrics, the admin port, spans linked to the producers' |
 //! | [`frontier`] | which offset of a partition may be committed |
 //! | [`metadata`] | the text that goes with a commit |
 //! | [`journal`] | which record kills the process, and which handler may start |
@@ -20,9 +21,13 @@ mod consumer;
 mod database;
 mod event;
 mod handler;
+#[allow(dead_code, reason = "workers and the park's task do not tell everything yet")]
+mod metrics;
 mod outcome;
 mod record;
 mod runtime;
+#[allow(dead_code, reason = "workers do not open the span yet")]
+mod trace;
 mod tx;
 
 pub mod dead_letters;
@@ -44,6 +49,8 @@ pub use consumer::{Consumer, RunError, Unregistered};
 pub use database::DatabaseError;
 pub use event::{Event, Facts, Payload, Raw};
 pub use handler::{Handler, WithDatabase, WithoutDatabase, idempotent, transactional};
+pub use metrics::admin::AdminError;
 pub use outbox_schema::OutboxEvent;
 pub use outcome::{Handled, HandlerError, Outcome, Permanent, done, reject, retry_after};
+pub use trace::TraceContext;
 pub use tx::{Tx, TxError};
