@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
@@ -11,6 +12,8 @@ use rdkafka::error::KafkaError;
 use crate::database::{Database, DatabaseError};
 use crate::handler::{Handler, Registration, WithDatabase, WithoutDatabase};
 use crate::ladder::{Exhausted, Ladder, LadderError, in_place, minutes};
+use crate::metrics::admin::{self, Admin, AdminError};
+use crate::metrics::{self, Metrics};
 use crate::runtime;
 
 /// A consumer that is being put together.
@@ -63,6 +66,8 @@ pub struct Consumer<D> {
     ladder: Ladder,
     unregistered: Unregistered,
     concurrency: usize,
+    admin: Option<String>,
+    admin_allow_remote: bool,
     mistakes: Vec<String>,
     of: PhantomData<fn() -> D>,
 }
@@ -85,6 +90,7 @@ pub(crate) struct Registered {
     pub(crate) ladder: Ladder,
     pub(crate) unregistered: Unregistered,
     pub(crate) concurrency: usize,
+    pub(crate) metrics: Metrics,
 }
 
 /// Why a consumer did not run, or had to stop.
@@ -99,6 +105,9 @@ pub enum RunError {
     /// The database is not usable.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    /// There is no admin port, although one was asked for.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// The system has no thread to give.
     #[error("starting the client's thread")]
     Thread(#[source] std::io::Error),
@@ -108,7 +117,11 @@ pub enum RunError {
 }
 
 /// What is read from the environment, and the builder's word for it.
-const VARIABLES: [&str; 3] = ["KAFKA_BROKERS", "KAFKA_GROUP", "DATABASE_URL"];
+const VARIABLES: [&str; 5] =
+    ["KAFKA_BROKERS", "KAFKA_GROUP", "DATABASE_URL", "OUTBOX_ADMIN", "OUTBOX_ADMIN_ALLOW_REMOTE"];
+
+/// How long nothing may be settled beside the longest handler, before `/ready` says so.
+const STALLED: Duration = Duration::from_secs(30);
 
 /// Workers, and with them handlers that run at the same time, unless told otherwise.
 const CONCURRENCY: usize = 16;
@@ -148,6 +161,8 @@ impl<D> Consumer<D> {
             ladder: in_place(3).then([minutes(1), minutes(10), minutes(60)]).when_exhausted(Exhausted::Hold),
             unregistered: Unregistered::default(),
             concurrency: CONCURRENCY,
+            admin: None,
+            admin_allow_remote: false,
             mistakes: Vec::new(),
             of: PhantomData,
         }
@@ -193,6 +208,21 @@ impl<D> Consumer<D> {
         self
     }
 
+    /// Opens an admin port with `/live`, `/ready`, `/status` and `/metrics` (Prometheus text): `127.0.0.1:9465`, or a
+    /// port alone, which is on loopback. `OUTBOX_ADMIN` does the same, where this is not called. There is none unless
+    /// asked for; metrics go to OpenTelemetry's global meter provider in any case.
+    pub fn admin(mut self, address: &str) -> Consumer<D> {
+        self.admin = Some(address.to_owned());
+        self
+    }
+
+    /// Lets the admin port be on an address that is not loopback, which is refused otherwise: it asks for no
+    /// password. `OUTBOX_ADMIN_ALLOW_REMOTE=true` does the same.
+    pub fn admin_allow_remote(mut self) -> Consumer<D> {
+        self.admin_allow_remote = true;
+        self
+    }
+
     /// An option of librdkafka. Those that would break a promise are refused.
     pub fn kafka_option(mut self, name: &str, value: &str) -> Consumer<D> {
         if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
@@ -227,6 +257,7 @@ impl<D> Consumer<D> {
             !needs || self.settings.contains_key("DATABASE_URL"),
             "DATABASE_URL is not set, and a transactional handler needs it: postgresql://user@host/database",
         );
+        mistakes.extend(self.admin_address().and_then(Result::err));
         mistakes.extend(self.ladder.check().err().map(|error: LadderError| error.to_string()));
         mistakes
     }
@@ -256,6 +287,11 @@ impl<D> Consumer<D> {
             Some(url) => Some(Database::new(url, self.concurrency + 2, longest + Duration::from_secs(30))?),
             None => None,
         };
+        let metrics = self.metrics();
+        let admin = match self.admin_address() {
+            Some(Ok(address)) => Some(Admin::open(address, metrics.clone(), longest + STALLED).await?),
+            _ => None,
+        };
         let registered = Registered {
             name: self.name,
             topics: self.topics,
@@ -263,6 +299,7 @@ impl<D> Consumer<D> {
             ladder: self.ladder,
             unregistered: self.unregistered,
             concurrency: self.concurrency,
+            metrics,
         };
         if let Some((owner, within)) = &self.owner {
             tracing::info!(
@@ -273,7 +310,31 @@ impl<D> Consumer<D> {
                 registered.topics.join(", ")
             );
         }
-        runtime::run(&config, registered, database, shutdown).await
+        let running = runtime::run(&config, registered, database, shutdown);
+        match admin {
+            Some(admin) => beside(admin, running).await,
+            None => running.await,
+        }
+    }
+
+    fn group(&self) -> String {
+        self.settings.get("KAFKA_GROUP").unwrap_or(&self.name).clone()
+    }
+
+    /// Where the admin port is to listen, if there is to be one.
+    fn admin_address(&self) -> Option<Result<SocketAddr, String>> {
+        let text = self.admin.as_ref().or_else(|| self.settings.get("OUTBOX_ADMIN"))?;
+        let set = self.settings.get("OUTBOX_ADMIN_ALLOW_REMOTE").is_some_and(|text| text.trim() == "true");
+        Some(admin::address(text, self.admin_allow_remote || set))
+    }
+
+    /// What it will be seen by, in the application's meter provider.
+    fn metrics(&self) -> Metrics {
+        let names = metrics::Names { consumer: self.name.clone(), group: self.group() };
+        let types: Vec<String> = self.handlers.keys().cloned().collect();
+        let metrics = Metrics::new(names, &self.topics, &types);
+        metrics.publish(&opentelemetry::global::meter(metrics::SCOPE));
+        metrics
     }
 
     fn client_config(&self) -> ClientConfig {
@@ -281,7 +342,7 @@ impl<D> Consumer<D> {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", setting("KAFKA_BROKERS").unwrap_or_default())
-            .set("group.id", setting("KAFKA_GROUP").unwrap_or_else(|| self.name.clone()))
+            .set("group.id", self.group())
             .set("client.id", format!("outbox-consumer {}", self.name))
             .set("partition.assignment.strategy", "cooperative-sticky")
             // A new consumer begins with everything (C35).
@@ -317,6 +378,20 @@ const REFUSED: [(&str, &str); 6] = [
     ("isolation.level", "records of transactions that were never committed would be handled"),
     ("enable.partition.eof", "it is no error here"),
 ];
+
+/// Serves the admin port while the consumer runs and drains.
+async fn beside(admin: Admin, running: impl Future<Output = Result<(), RunError>>) -> Result<(), RunError> {
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = tokio::spawn(admin.serve(async {
+        // Dropped, it says the same.
+        let _ = stopped.await;
+    }));
+    let ended = running.await;
+    drop(stop);
+    // A panic there is no reason to call the consumer's end another than it was.
+    let _ = serving.await;
+    ended
+}
 
 /// SIGTERM or Ctrl-C.
 async fn told_to_stop() {
