@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use rdkafka::error::KafkaError;
 use crate::database::{Database, DatabaseError};
 use crate::handler::{Bound, Handler, Kind, Registration, WithDatabase, WithoutDatabase};
 use crate::ladder::{Exhausted, Ladder, LadderError, in_place, minutes};
+use crate::metrics::admin::{self, Admin, AdminError};
+use crate::metrics::{self, Metrics};
 use crate::record::{Company, Record};
 use crate::runtime;
 
@@ -70,6 +73,8 @@ pub struct Consumer<D, S = ()> {
     unregistered: Unregistered,
     concurrency: usize,
     group_commit: usize,
+    admin: Option<String>,
+    admin_allow_remote: bool,
     mistakes: Vec<String>,
     of: PhantomData<fn() -> D>,
 }
@@ -97,6 +102,7 @@ pub(crate) struct Registered {
     pub(crate) group_commit: usize,
     /// Whoever decides about dead letters, and the time they have.
     pub(crate) owner: (String, Duration),
+    pub(crate) metrics: Metrics,
 }
 
 impl Registered {
@@ -125,6 +131,9 @@ pub enum RunError {
     /// The database is not usable.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    /// There is no admin port, although one was asked for.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// The system has no thread to give.
     #[error("starting the client's thread")]
     Thread(#[source] std::io::Error),
@@ -134,7 +143,18 @@ pub enum RunError {
 }
 
 /// What is read from the environment.
-const VARIABLES: [&str; 5] = ["KAFKA_BROKERS", "KAFKA_GROUP", "DATABASE_URL", PASSWORD, PASSWORD_FILE];
+const VARIABLES: [&str; 7] = [
+    "KAFKA_BROKERS",
+    "KAFKA_GROUP",
+    "DATABASE_URL",
+    PASSWORD,
+    PASSWORD_FILE,
+    "OUTBOX_ADMIN",
+    "OUTBOX_ADMIN_ALLOW_REMOTE",
+];
+
+/// How long nothing may be settled beside the longest handler, before `/ready` says so.
+const STALLED: Duration = Duration::from_secs(30);
 
 /// Workers, and with them handlers that run at the same time, unless told otherwise.
 const CONCURRENCY: usize = 16;
@@ -197,6 +217,8 @@ impl<D> Consumer<D> {
             unregistered: self.unregistered,
             concurrency: self.concurrency,
             group_commit: self.group_commit,
+            admin: self.admin,
+            admin_allow_remote: self.admin_allow_remote,
             mistakes: self.mistakes,
             of: PhantomData,
         }
@@ -217,6 +239,8 @@ impl<D> Consumer<D> {
             unregistered: Unregistered::default(),
             concurrency: CONCURRENCY,
             group_commit: GROUP,
+            admin: None,
+            admin_allow_remote: false,
             mistakes: Vec::new(),
             of: PhantomData,
         }
@@ -272,6 +296,21 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
         self
     }
 
+    /// Opens an admin port with `/live`, `/ready`, `/status` and `/metrics` (Prometheus text): `127.0.0.1:9465`, or a
+    /// port alone, which is on loopback. `OUTBOX_ADMIN` does the same, where this is not called. There is none unless
+    /// asked for; metrics go to OpenTelemetry's global meter provider in any case.
+    pub fn admin(mut self, address: &str) -> Consumer<D, S> {
+        self.admin = Some(address.to_owned());
+        self
+    }
+
+    /// Lets the admin port be on an address that is not loopback, which is refused otherwise: it asks for no
+    /// password. `OUTBOX_ADMIN_ALLOW_REMOTE=true` does the same.
+    pub fn admin_allow_remote(mut self) -> Consumer<D, S> {
+        self.admin_allow_remote = true;
+        self
+    }
+
     /// The scope of the inbox where it is not to be the consumer's name: an event has one effect per scope. A group
     /// that is to run everything once more takes a fresh one.
     pub fn scope(mut self, scope: &str) -> Consumer<D, S> {
@@ -324,6 +363,7 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
         if let Some(Err(wrong)) = self.link() {
             mistakes.extend(wrong.iter().map(|sentence| format!("DATABASE_URL: {sentence}")));
         }
+        mistakes.extend(self.admin_address().and_then(Result::err));
         mistakes.extend(self.ladder.check().err().map(|error: LadderError| error.to_string()));
         mistakes
     }
@@ -358,7 +398,12 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
             Some(Err(wrong)) => return Err(RunError::SetUp(wrong.iter().map(str::to_owned).collect())),
             None => None,
         };
-        let group = self.settings.get("KAFKA_GROUP").unwrap_or(&self.name).clone();
+        let metrics = self.metrics();
+        let admin = match self.admin_address() {
+            Some(Ok(address)) => Some(Admin::open(address, metrics.clone(), longest + STALLED).await?),
+            _ => None,
+        };
+        let group = self.group();
         let mut handlers = HashMap::new();
         for ((name, handler), number) in self.handlers.into_iter().zip(1..) {
             handlers.insert(name, handler.bind(&self.state, number));
@@ -373,11 +418,36 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
             concurrency: self.concurrency,
             group_commit: self.group_commit,
             owner: self.owner.unwrap_or_default(),
+            metrics,
         };
         let (owner, within) = &registered.owner;
         let (consumer, topics) = (&*registered.name, registered.topics.join(", "));
         tracing::info!(consumer, owner, ?within, "consuming {topics}");
-        runtime::run(&config, registered, database, shutdown).await
+        let running = runtime::run(&config, registered, database, shutdown);
+        match admin {
+            Some(admin) => beside(admin, running).await,
+            None => running.await,
+        }
+    }
+
+    fn group(&self) -> String {
+        self.settings.get("KAFKA_GROUP").unwrap_or(&self.name).clone()
+    }
+
+    /// Where the admin port is to listen, if there is to be one.
+    fn admin_address(&self) -> Option<Result<SocketAddr, String>> {
+        let text = self.admin.as_ref().or_else(|| self.settings.get("OUTBOX_ADMIN"))?;
+        let set = self.settings.get("OUTBOX_ADMIN_ALLOW_REMOTE").is_some_and(|text| text.trim() == "true");
+        Some(admin::address(text, self.admin_allow_remote || set))
+    }
+
+    /// What it will be seen by, in the application's meter provider.
+    fn metrics(&self) -> Metrics {
+        let names = metrics::Names { consumer: self.name.clone(), group: self.group() };
+        let types: Vec<String> = self.handlers.keys().cloned().collect();
+        let metrics = Metrics::new(names, &self.topics, &types);
+        metrics.publish(&opentelemetry::global::meter(metrics::SCOPE));
+        metrics
     }
 
     /// Where the database is; `None` where none is named.
@@ -391,7 +461,7 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", setting("KAFKA_BROKERS").unwrap_or_default())
-            .set("group.id", setting("KAFKA_GROUP").unwrap_or_else(|| self.name.clone()))
+            .set("group.id", self.group())
             .set("client.id", format!("outbox-consumer {}", self.name))
             .set("partition.assignment.strategy", "cooperative-sticky")
             // A new consumer begins with everything (C35).
@@ -427,6 +497,20 @@ const REFUSED: [(&str, &str); 6] = [
     ("isolation.level", "records of transactions that were never committed would be handled"),
     ("enable.partition.eof", "it is no error here"),
 ];
+
+/// Serves the admin port while the consumer runs and drains.
+async fn beside(admin: Admin, running: impl Future<Output = Result<(), RunError>>) -> Result<(), RunError> {
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = tokio::spawn(admin.serve(async {
+        // Dropped, it says the same.
+        let _ = stopped.await;
+    }));
+    let ended = running.await;
+    drop(stop);
+    // A panic there is no reason to call the consumer's end another than it was.
+    let _ = serving.await;
+    ended
+}
 
 /// SIGTERM or Ctrl-C.
 async fn told_to_stop() {

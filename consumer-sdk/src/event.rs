@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::record::{Body, Record};
+use crate::trace::{TRACESTATE, TraceContext};
 
 /// An event with its payload. Dereferences to the payload: `order.sku`.
 #[derive(Debug, Clone)]
@@ -90,6 +91,11 @@ impl Facts {
     /// The W3C trace context of the producing transaction.
     pub fn traceparent(&self) -> Option<&str> {
         self.header(header::TRACEPARENT)
+    }
+
+    /// The same, taken apart; `None` where it is missing or is none.
+    pub fn trace(&self) -> Option<TraceContext> {
+        TraceContext::parse(self.traceparent()?, self.header(TRACESTATE))
     }
 
     /// A header's text; `None` where it is missing or no text.

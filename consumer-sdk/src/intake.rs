@@ -108,6 +108,11 @@ impl Intake {
         self.full
     }
 
+    /// Whether the client was told not to read the partition.
+    pub fn is_paused(&self, lane: Lane) -> bool {
+        self.assigned.get(&lane).copied().unwrap_or(false)
+    }
+
     /// Somebody wants a partition paused, or no longer. Holds for later assignments too.
     pub fn want(&mut self, topic: u32, partition: i32, paused: bool) {
         if paused {

@@ -9,6 +9,7 @@
 //! | `database` | connections |
 //! | `record` | a record as it was read |
 //! | `runtime` | what runs: the Kafka client's thread, workers, parked keys |
+//! | `metrics`, `trace` | what is seen of it: metrics, the admin port, spans linked to the producers' |
 //! | [`frontier`] | which offset of a partition may be committed |
 //! | [`metadata`] | the text that goes with a commit |
 //! | [`journal`] | which record kills the process, and which handler may start |
@@ -20,9 +21,11 @@ mod consumer;
 mod database;
 mod event;
 mod handler;
+mod metrics;
 mod outcome;
 mod record;
 mod runtime;
+mod trace;
 mod tx;
 
 pub mod dead_letters;
@@ -47,9 +50,11 @@ pub use handler::{
     Alone, Handler, InBatch, InTransaction, State, WithDatabase, WithoutDatabase, at_most_once, batch,
     external, idempotent, transactional,
 };
+pub use metrics::admin::AdminError;
 pub use outbox_schema::OutboxEvent;
 pub use outcome::{
     Handled, HandledBatch, HandlerError, Outcome, Outcomes, Permanent, all_done, completed, done, each,
     reject, retry_after,
 };
+pub use trace::TraceContext;
 pub use tx::{Tx, TxError};

@@ -248,6 +248,11 @@ impl Journal {
         self.isolated
     }
 
+    /// Records that are named in the entries of all partitions.
+    pub fn suspects(&self) -> usize {
+        self.lanes.values().map(|state| state.entry.named.len()).sum()
+    }
+
     /// Whether isolation is because of this partition. The others pause meanwhile.
     pub fn in_doubt(&self, lane: Lane) -> bool {
         self.lanes.get(&lane).is_some_and(|state| state.is_doubtful(self.claim.as_ref()))

@@ -3,16 +3,40 @@
 use std::any::Any;
 use std::future::Future;
 use std::panic::{self, AssertUnwindSafe};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use tracing::Instrument;
+use uuid::Uuid;
 
+use super::Shared;
 use crate::handler::Answer;
 use crate::ladder::Failure;
+use crate::metrics::counts::{Cause, Ended, Named};
 use crate::outcome::{Handled, HandlerError, Outcome};
+use crate::record::Record;
+use crate::trace;
 
 /// A failure that counts, and may be over next time.
 pub(super) const TRANSIENT: Failure = Failure::Transient { after: Duration::ZERO };
+
+/// Causes of our own, as dead letters are grouped by them.
+const PANIC: &str = "panic";
+const RETRY: &str = "retry";
+const PASSED_OVER: &str = "passed_over_error";
+const UNREADABLE: &str = "unreadable";
+/// The database refused to commit what the handler had done.
+pub(super) const NOT_COMMITTED: &str = "commit_refused";
+/// No handler is registered for the type.
+pub(super) const UNREGISTERED: &str = "unregistered_type";
+/// There is no type.
+pub(super) const NO_TYPE: &str = "no_type";
+/// There is no id.
+pub(super) const NO_ID: &str = "no_id";
+/// It ended the process, again and again.
+pub(super) const KILLS: &str = "kills_the_process";
+/// It is older than what the inbox remembers: there is no place for its row.
+pub(super) const TOO_OLD: &str = "older_than_dedup";
 
 /// Why an event is not done: what dead letters are grouped by, and a sentence.
 #[derive(Debug, Clone)]
@@ -28,6 +52,18 @@ pub(super) struct Reason {
 impl Reason {
     pub(super) fn new(cause: &str, said: impl Into<String>) -> Reason {
         Reason { cause: cause.to_owned(), class: None, said: said.into() }
+    }
+
+    /// How its dead letter is counted.
+    pub(super) fn counted(&self, failure: Failure) -> Cause {
+        match self.cause.as_str() {
+            TOO_OLD => Cause::TooOld,
+            KILLS => Cause::Killed,
+            UNREGISTERED => Cause::Unregistered,
+            NO_TYPE | NO_ID | UNREADABLE => Cause::Unreadable,
+            _ if failure == Failure::Permanent => Cause::Permanent,
+            _ => Cause::Exhausted,
+        }
     }
 
     pub(super) fn of(error: &HandlerError) -> Reason {
@@ -55,7 +91,24 @@ impl Attempt {
     /// A statement failed, and the handler says that all is well.
     pub(super) fn passed_over() -> Attempt {
         let said = "a statement had failed, and the handler passed over its error: nothing was committed";
-        Attempt::Failed(TRANSIENT, Reason::new("passed_over_error", said))
+        Attempt::Failed(TRANSIENT, Reason::new(PASSED_OVER, said))
+    }
+
+    /// How it is counted.
+    pub(super) fn ended(&self) -> Ended {
+        match self {
+            Attempt::Done(_) => Ended::Done,
+            Attempt::Rejected(_) => Ended::Rejected,
+            Attempt::TimedOut(_) => Ended::TimedOut,
+            Attempt::Failed(Failure::Permanent, _) => Ended::Permanent,
+            Attempt::Failed(Failure::Uncounted, _) => Ended::Conflict,
+            Attempt::Failed(Failure::Transient { .. }, reason) => match reason.cause.as_str() {
+                PANIC => Ended::Panicked,
+                RETRY => Ended::Retry,
+                NOT_COMMITTED | PASSED_OVER => Ended::NotCommitted,
+                _ => Ended::Failed,
+            },
+        }
     }
 
     /// How it counts; `None` where it did not fail.
@@ -70,21 +123,36 @@ impl Attempt {
     }
 }
 
-/// Calls the handler. A panic is a failed attempt, never a dead process.
-pub(super) async fn attempt(begin: impl FnOnce() -> Result<Answer, String>, limit: Duration) -> Attempt {
-    match begun(begin) {
-        Ok(answer) => judge(answer, limit).await,
+/// Calls the handler, in a span of its own; also how long it took. A panic is a failed attempt, never a dead process.
+pub(super) async fn attempt(
+    shared: &Shared,
+    record: &Record,
+    id: Uuid,
+    begin: impl FnOnce() -> Result<Answer, String>,
+    limit: Duration,
+) -> (Attempt, Duration) {
+    let names = shared.registered.metrics.names();
+    let span = trace::handling(&names.consumer, &names.group, record, id, record.tries.counted + 1);
+    let at = Instant::now();
+    let came_to = match span.in_scope(|| begun(begin)) {
+        Ok(answer) => judge(answer, limit).instrument(span.clone()).await,
         Err(attempt) => attempt,
+    };
+    let took = at.elapsed();
+    match &came_to {
+        Attempt::Done(_) => {}
+        Attempt::Rejected(said) => trace::failed(&span, came_to.ended().name(), said),
+        Attempt::Failed(_, reason) => trace::failed(&span, &reason.cause, &reason.said),
+        Attempt::TimedOut(_) => trace::failed(&span, came_to.ended().name(), "the handler took too long"),
     }
+    (came_to, took)
 }
 
 /// Begins a call; an `Err` where nobody ran, or panicked at once.
 pub(super) fn begun<A>(begin: impl FnOnce() -> Result<A, String>) -> Result<A, Attempt> {
     match panic::catch_unwind(AssertUnwindSafe(begin)) {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(unreadable)) => {
-            Err(Attempt::Failed(Failure::Permanent, Reason::new("unreadable", unreadable)))
-        }
+        Ok(Err(unreadable)) => Err(Attempt::Failed(Failure::Permanent, Reason::new(UNREADABLE, unreadable))),
         Err(panic) => Err(panicked(panic.as_ref())),
     }
 }
@@ -107,7 +175,7 @@ async fn judge(answer: impl Future<Output = Handled>, limit: Duration) -> Attemp
         Ok(Outcome::Done) => Attempt::Done(None),
         Ok(Outcome::Completed { result }) => Attempt::Done(Some(result)),
         Ok(Outcome::Retry { after, reason }) => {
-            Attempt::Failed(Failure::Transient { after }, Reason::new("retry", reason))
+            Attempt::Failed(Failure::Transient { after }, Reason::new(RETRY, reason))
         }
         Ok(Outcome::Reject { reason }) => Attempt::Rejected(reason),
         Err(attempt) => attempt,
@@ -118,7 +186,7 @@ fn panicked(panic: &(dyn Any + Send)) -> Attempt {
     let said = panic.downcast_ref::<&str>().map(ToString::to_string);
     let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
     let said = said.map_or("the handler panicked".into(), |said| format!("the handler panicked: {said}"));
-    Attempt::Failed(TRANSIENT, Reason::new("panic", said))
+    Attempt::Failed(TRANSIENT, Reason::new(PANIC, said))
 }
 
 /// An error and what it came from, in one sentence.

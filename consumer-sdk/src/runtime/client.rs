@@ -22,6 +22,7 @@ use super::Shared;
 use super::engine::{Commit, Room};
 use crate::lane::Lane;
 use crate::metadata;
+use crate::metrics::{Left, ends};
 use crate::record::Record;
 
 /// Longest wait for a record before the rest of the thread's work is looked at.
@@ -114,6 +115,8 @@ pub(super) struct Client {
     pending: Option<Pending>,
     committed_at: Instant,
     room: Room,
+    /// Asks where the logs end, for the lag, until it is dropped.
+    _ends: ends::Watch,
 }
 
 impl Client {
@@ -131,6 +134,8 @@ impl Client {
             .zip(0..)
             .map(|(topic, number)| (topic.clone(), (Arc::from(topic.as_str()), number)));
         let committer = committer(consumer.clone());
+        let metrics = shared.registered.metrics.clone();
+        let ends = ends::watch(Arc::downgrade(&consumer), topics, metrics);
         Ok(Client {
             committer,
             topics: numbered.collect(),
@@ -141,6 +146,7 @@ impl Client {
             pending: None,
             committed_at: Instant::now(),
             room: Room::Usual,
+            _ends: ends,
         })
     }
 
@@ -183,6 +189,7 @@ impl Client {
         if records.is_empty() {
             return;
         }
+        self.shared.registered.metrics.read(records.iter().map(|(_, record)| record));
         let ready = {
             let mut engine = self.shared.engine.lock();
             for (place, record) in records {
@@ -231,7 +238,7 @@ impl Client {
         let mut engine = self.shared.engine.lock();
         lanes.iter().for_each(|lane| engine.lost(*lane));
         drop(engine);
-        self.unassign(partitions);
+        self.unassign(partitions, Left::Lost);
     }
 
     /// Lets partitions go whose handlers have ended, or have had their time.
@@ -249,11 +256,14 @@ impl Client {
                 lanes.iter().filter_map(|lane| engine.left(*lane, stopping, self.room)).collect();
             drop(engine);
             self.commit_at_last(commits);
-            self.unassign(&partitions);
+            self.unassign(&partitions, Left::Revoked);
         }
     }
 
-    fn unassign(&self, partitions: &TopicPartitionList) {
+    fn unassign(&self, partitions: &TopicPartitionList, how: Left) {
+        for element in partitions.elements() {
+            self.shared.registered.metrics.unassigned(element.topic(), element.partition(), how);
+        }
         let result = match self.consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => self.consumer.incremental_unassign(partitions),
             RebalanceProtocol::Eager | RebalanceProtocol::None => self.consumer.unassign(),
@@ -271,7 +281,10 @@ impl Client {
         }
         let partitions = self.waiting.remove(0);
         match self.beginnings(&partitions) {
-            Ok(beginnings) => self.assign(&beginnings),
+            Ok(beginnings) => {
+                self.shared.registered.metrics.kafka_answered();
+                self.assign(&beginnings);
+            }
             Err(error) => {
                 tracing::warn!(%error, "waiting for the committed offsets");
                 self.waiting.insert(0, partitions);
@@ -310,6 +323,7 @@ impl Client {
                 tracing::warn!(topic, partition, "{foreign}: going on without it");
                 metadata::Metadata::default()
             });
+            self.shared.registered.metrics.assigned(name, *partition, *offset, said.journal.starts);
             let lane = engine.assigned(name.clone(), *number, *partition, *offset, said);
             // Read no further back than what is settled already.
             if let Err(error) = list.add_partition_offset(topic, *partition, Offset::Offset(*offset)) {
@@ -400,7 +414,9 @@ impl Client {
     fn answered(&mut self, results: Vec<KafkaResult<()>>) {
         let Some(Pending { commits, .. }) = self.pending.take() else { return };
         let mut engine = self.shared.engine.lock();
+        self.shared.registered.metrics.kafka_answered();
         for (commit, result) in commits.iter().zip(results) {
+            self.shared.registered.metrics.committed(result.is_ok());
             match result {
                 Ok(()) => engine.committed(commit),
                 Err(error) => {

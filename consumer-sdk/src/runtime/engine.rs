@@ -12,6 +12,7 @@ use crate::journal::{self, Ending, Journal, Permit, Sent, Started};
 use crate::keys::{HoldId, Item, Keys, Run, Ticket};
 use crate::lane::Lane;
 use crate::metadata::{self, Metadata};
+use crate::metrics::engine::{EngineLook, PartitionLook};
 use crate::record::{Company, Record};
 
 /// Records of one key, in their order, that a worker runs.
@@ -366,6 +367,29 @@ impl Engine {
     /// Records settled since the beginning.
     pub(crate) fn settled(&self) -> u64 {
         self.settled
+    }
+
+    /// What can be seen of it.
+    pub(crate) fn look(&self) -> EngineLook {
+        let partitions = self.lanes.iter().map(|(lane, assigned)| PartitionLook {
+            topic: assigned.topic.clone(),
+            partition: lane.partition,
+            epoch: lane.epoch,
+            committed: assigned.committed,
+            committable: assigned.frontier.committable(),
+            unsettled: assigned.frontier.open(),
+            running: assigned.running,
+            paused: self.intake.is_paused(*lane),
+        });
+        EngineLook {
+            held: self.keys.held(),
+            ready_keys: self.keys.ready(),
+            running: self.keys.running(),
+            full: self.intake.is_full(),
+            isolated: self.journal.is_isolated(),
+            suspects: self.journal.suspects(),
+            partitions: partitions.collect(),
+        }
     }
 
     /// In isolation one record is in flight in all, and only partitions in doubt are read.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::attempt::{Reason, sentence};
+use super::attempt::{Reason, TOO_OLD, sentence};
 use super::engine::Work;
 use super::inbox::{self, Claimed, Committed, Event, InboxError, Name, Park, Verdict};
 use super::letters::Failing;
@@ -14,6 +14,7 @@ use super::{AGAIN, Shared};
 use crate::database::{Database, Lease};
 use crate::handler::{Kind, TIMEOUT};
 use crate::ladder::{Exhausted, Failure, History, Step};
+use crate::metrics::counts::{Retry, Settled};
 
 /// The pause of an exhausted record for which there is no place.
 const NOWHERE: Duration = Duration::from_secs(10);
@@ -36,7 +37,7 @@ pub(super) struct Failed {
 /// The ladder's word on the first record of the run, carried out.
 pub(super) async fn failed(shared: &Shared, work: &mut Work, failed: Failed) -> Fate {
     let now = shared.now();
-    let Some(record) = work.first_mut() else { return Fate::Settled { without_handler: true } };
+    let Some(record) = work.first_mut() else { return Fate::Again(AGAIN) };
     let tries = &mut record.tries;
     let first_failure = *tries.first_failure.get_or_insert(now);
     if failed.failure == Failure::Uncounted {
@@ -53,11 +54,13 @@ pub(super) async fn failed(shared: &Shared, work: &mut Work, failed: Failed) -> 
     let attempts = tries.counted;
     match step {
         Step::RetryIn(delay) => {
+            shared.registered.metrics.retried(record, Retry::InPlace);
             tracing::warn!(place, attempts, again_in = ?delay, "an attempt failed: {said}");
             Fate::Again(delay)
         }
         Step::Park { rung, due } => {
             let due = due.saturating_sub(now);
+            shared.registered.metrics.retried(record, Retry::Rung(rung));
             match place_of(shared, failed.kind) {
                 Some(database) => {
                     tracing::warn!(place, attempts, rung, due_in = ?due, "parked: {said}");
@@ -91,7 +94,7 @@ fn name_of(work: &Work, name: Option<Name>) -> Name {
 async fn exhausted(shared: &Shared, work: &mut Work, failed: Failed, how: Exhausted) -> Fate {
     // What may never run again has nothing to wait for.
     let how = if failed.kind == Some(Kind::AtMostOnce) { Exhausted::Skip } else { how };
-    let Some(record) = work.first_mut() else { return Fate::Settled { without_handler: true } };
+    let Some(record) = work.first_mut() else { return Fate::Again(AGAIN) };
     let (place, attempts) = (record.place(), record.tries.counted);
     let said = &failed.reason.said;
     match (how, place_of(shared, failed.kind)) {
@@ -117,7 +120,7 @@ async fn exhausted(shared: &Shared, work: &mut Work, failed: Failed, how: Exhaus
 
 /// Writes the dead letter, and then the settlement.
 async fn bury(shared: &Shared, work: &mut Work, failed: Failed) -> Fate {
-    let Some(record) = work.first() else { return Fate::Settled { without_handler: true } };
+    let Some(record) = work.first() else { return Fate::Again(AGAIN) };
     let failing_for =
         record.tries.first_failure.map_or(Duration::ZERO, |first| shared.now().saturating_sub(first));
     let handler = failed.kind.and(record.event_type());
@@ -132,6 +135,7 @@ async fn bury(shared: &Shared, work: &mut Work, failed: Failed) -> Fate {
     };
     match shared.letters.send(&shared.registered, failing).await {
         Ok(placed) => {
+            shared.registered.metrics.dead_letter(record, failed.reason.counted(failed.failure));
             tracing::error!(place = record.place(), letter = %placed, "a dead letter: {}", failed.reason.said);
         }
         Err(error) => {
@@ -141,7 +145,7 @@ async fn bury(shared: &Shared, work: &mut Work, failed: Failed) -> Fate {
         }
     }
     let (Some(database), false) = (&shared.database, failed.kind == Some(Kind::Idempotent)) else {
-        return Fate::Settled { without_handler: false };
+        return Fate::Settled(Settled::Dead);
     };
     let name = name_of(work, failed.name);
     let said = failed.reason.said.as_str();
@@ -149,17 +153,14 @@ async fn bury(shared: &Shared, work: &mut Work, failed: Failed) -> Fate {
         Some(token) => {
             let how = ("dead", None, Some(said));
             match inbox::settle_outside(database, &shared.registered.name, &name, token, how).await {
-                Ok(_) => Fate::Settled { without_handler: false },
+                Ok(_) => Fate::Settled(Settled::Dead),
                 Err(error) => trouble(work, &sentence(&error)),
             }
         }
-        None if failed.reason.cause == TOO_OLD => Fate::Settled { without_handler: true },
+        None if failed.reason.cause == TOO_OLD => Fate::Settled(Settled::Dead),
         None => otherwise(shared, database, work, &name, Instead::Dead(said)).await,
     }
 }
-
-/// The cause of an event that is older than what the inbox remembers: there is no place for its row.
-pub(super) const TOO_OLD: &str = "older_than_dedup";
 
 /// What is written of an event in place of its handler's effects.
 pub(super) enum Instead<'a> {
@@ -189,7 +190,7 @@ async fn otherwise(
     instead: Instead<'_>,
 ) -> Fate {
     let scope = &shared.registered.name;
-    let Some(record) = work.first() else { return Fate::Settled { without_handler: true } };
+    let Some(record) = work.first() else { return Fate::Again(AGAIN) };
     let event = Event { record, name };
     let Claimed { lease, verdicts, parked } =
         match inbox::claim(database, scope, &[vec![event]], TIMEOUT).await {
@@ -201,7 +202,7 @@ async fn otherwise(
         // Another owner has decided meanwhile, or is about to.
         Some(Verdict::Settled(_)) => {
             inbox::roll_back(lease).await;
-            return Fate::Settled { without_handler: true };
+            return Fate::Settled(Settled::Duplicate);
         }
         Some(Verdict::Claimed | Verdict::TooOld | Verdict::Repeated) | None => {
             inbox::roll_back(lease).await;
@@ -217,7 +218,16 @@ async fn otherwise(
         Instead::Dead(why) => inbox::settle(&lease, scope, &[name], "dead", why).await.map(|()| true),
     };
     match written {
-        Ok(true) => committed_or_again(lease).await,
+        Ok(true) => {
+            let how = match instead {
+                Instead::Parked(_) if behind => Settled::Queued,
+                Instead::Parked(Park { held: true, .. }) => Settled::Held,
+                Instead::Parked(_) => Settled::Parked,
+                Instead::Rejected(_) => Settled::Rejected,
+                Instead::Dead(_) => Settled::Dead,
+            };
+            committed_or_again(lease, how).await
+        }
         // The marker has gone meanwhile: look again.
         Ok(false) => {
             inbox::roll_back(lease).await;
@@ -232,9 +242,9 @@ async fn otherwise(
     }
 }
 
-async fn committed_or_again(lease: Lease) -> Fate {
+async fn committed_or_again(lease: Lease, how: Settled) -> Fate {
     match inbox::commit(lease).await {
-        Committed::Yes => Fate::Settled { without_handler: true },
+        Committed::Yes => Fate::Settled(how),
         Committed::Aborted | Committed::Refused(_) | Committed::Unknown(_) => Fate::Again(AGAIN),
     }
 }

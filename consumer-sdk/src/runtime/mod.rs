@@ -90,6 +90,7 @@ impl Shared {
     /// Ends everything, for a reason that no retry mends.
     fn halt(&self, why: String) {
         tracing::error!("{why}");
+        self.registered.metrics.halted(&why);
         self.halt.lock().get_or_insert(why);
         self.stop();
     }
@@ -139,6 +140,11 @@ pub(crate) async fn run(
         halt: Mutex::default(),
         begun: Instant::now(),
     });
+    let watched = Arc::downgrade(&shared);
+    shared.registered.metrics.watch_engine(move || Some(watched.upgrade()?.engine.lock().look()));
+    if let Some(database) = shared.database.clone() {
+        shared.registered.metrics.watch_pool(move || database.look());
+    }
     let client =
         Client::new(config, &topics, shared.clone()).map_err(|error| RunError::Kafka(error.into()))?;
     let thread = std::thread::Builder::new().name("kafka".into()).spawn(move || client.run());
@@ -160,7 +166,10 @@ pub(crate) async fn run(
         }
     };
     tokio::select! {
-        () = shutdown => tracing::info!("told to stop: finishing what runs"),
+        () = shutdown => {
+            shared.registered.metrics.draining();
+            tracing::info!("told to stop: finishing what runs");
+        }
         () = halted => {}
     }
     shared.stop();

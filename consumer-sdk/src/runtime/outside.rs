@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::attempt::{Attempt, Reason, attempt, sentence};
+use super::attempt::{Attempt, Reason, TOO_OLD, attempt, sentence};
 use super::engine::Work;
-use super::failure::{Failed, TOO_OLD, failed, trouble};
+use super::failure::{Failed, failed, trouble};
 use super::inbox::{self, Claimed, Committed, Event, Name, Outside, Verdict};
 use super::permit::{No, permit};
 use super::transaction::convicted;
@@ -14,6 +14,7 @@ use crate::database::Database;
 use crate::event::Facts;
 use crate::handler::{Bound, Kind, TIMEOUT};
 use crate::ladder::Failure;
+use crate::metrics::counts::{Named, Settled};
 
 /// What a claim's lease has beyond the handler's time-out.
 const MARGIN: Duration = Duration::from_secs(10);
@@ -29,7 +30,7 @@ pub(super) async fn external(
     handler: &Bound,
     name: Name,
 ) -> Fate {
-    let Some(record) = work.first() else { return Fate::Settled { without_handler: true } };
+    let Some(record) = work.first() else { return Fate::Again(AGAIN) };
     let scope = &shared.registered.name;
     let once = handler.kind == Kind::AtMostOnce;
     let lease = (!once).then(|| handler.timeout + MARGIN);
@@ -43,11 +44,11 @@ pub(super) async fn external(
         (Verdict::Run, None) if behind => return queue_up(shared, database, work, &name).await,
         (Verdict::Settled(how), _) => {
             tracing::debug!(id = %name.id, how, "settled before: skipped");
-            return Fate::Settled { without_handler: true };
+            return Fate::Settled(Settled::Duplicate);
         }
         (Verdict::Claimed, _) if once => {
             tracing::warn!(id = %name.id, "somebody began it and did not settle it: it is never run again");
-            return Fate::Settled { without_handler: true };
+            return Fate::Settled(Settled::Duplicate);
         }
         (Verdict::TooOld, _) => return too_old(shared, work, handler, name).await,
         (Verdict::Run | Verdict::Claimed | Verdict::Repeated, _) => return Fate::Again(AGAIN),
@@ -68,13 +69,16 @@ pub(super) async fn external(
         }
     };
     let facts = Facts::new(record, name.id, scope);
-    let fate = match attempt(|| handler.one(facts, None), handler.timeout).await {
+    let begin = || handler.one(facts, None);
+    let (came_to, took) = attempt(shared, record, name.id, begin, handler.timeout).await;
+    shared.registered.metrics.attempted(record, came_to.ended(), took);
+    let fate = match came_to {
         Attempt::Done(result) => {
-            settle(shared, database, &name, token, ("done", result.as_deref(), None)).await
+            settle(shared, database, &name, token, Settled::Done, (result.as_deref(), None)).await
         }
         Attempt::Rejected(why) => {
             tracing::warn!(id = %name.id, why, "rejected");
-            settle(shared, database, &name, token, ("rejected", None, Some(&why))).await
+            settle(shared, database, &name, token, Settled::Rejected, (None, Some(&why))).await
         }
         failure if once => {
             // It may have had its effect: never again.
@@ -92,7 +96,7 @@ pub(super) async fn external(
             failed(shared, work, failing).await
         }
     };
-    if matches!(fate, Fate::Settled { .. }) {
+    if matches!(fate, Fate::Settled(_)) {
         running.settled();
     }
     fate
@@ -104,11 +108,13 @@ async fn settle(
     database: &Database,
     name: &Name,
     token: uuid::Uuid,
-    how: (&str, Option<&[u8]>, Option<&str>),
+    how: Settled,
+    (result, error): (Option<&[u8]>, Option<&str>),
 ) -> Fate {
+    let written = (how.name(), result, error);
     loop {
-        match inbox::settle_outside(database, &shared.registered.name, name, token, how).await {
-            Ok(true) => return Fate::Settled { without_handler: false },
+        match inbox::settle_outside(database, &shared.registered.name, name, token, written).await {
+            Ok(true) => return Fate::Settled(how),
             Ok(false) => {
                 tracing::warn!(id = %name.id, "its lease had ended and another has taken it: the call may have been made twice");
                 return Fate::Again(AGAIN);
@@ -147,7 +153,7 @@ pub(super) fn older_than_dedup() -> (Failure, Reason) {
 /// Queues the event behind the parked ones of its key.
 async fn queue_up(shared: &Shared, database: &Database, work: &mut Work, name: &Name) -> Fate {
     let scope = &shared.registered.name;
-    let Some(record) = work.first() else { return Fate::Settled { without_handler: true } };
+    let Some(record) = work.first() else { return Fate::Again(AGAIN) };
     let event = Event { record, name };
     let Claimed { lease, verdicts, parked } =
         match inbox::claim(database, scope, &[vec![event]], TIMEOUT).await {
@@ -161,7 +167,7 @@ async fn queue_up(shared: &Shared, database: &Database, work: &mut Work, name: &
     };
     match followed {
         Ok(true) => match inbox::commit(lease).await {
-            Committed::Yes => Fate::Settled { without_handler: true },
+            Committed::Yes => Fate::Settled(Settled::Queued),
             Committed::Aborted | Committed::Refused(_) | Committed::Unknown(_) => Fate::Again(AGAIN),
         },
         // Look again.
@@ -178,7 +184,7 @@ async fn queue_up(shared: &Shared, database: &Database, work: &mut Work, name: &
 
 /// No transaction, no claim.
 pub(super) async fn idempotent(shared: &Shared, work: &mut Work, handler: &Bound, name: Name) -> Fate {
-    let Some(record) = work.first() else { return Fate::Settled { without_handler: true } };
+    let Some(record) = work.first() else { return Fate::Again(AGAIN) };
     let kind = Some(handler.kind);
     let running = match permit(shared, work.lane(), record).await {
         Ok(running) => running,
@@ -190,11 +196,14 @@ pub(super) async fn idempotent(shared: &Shared, work: &mut Work, handler: &Bound
         }
     };
     let facts = Facts::new(record, name.id, &shared.registered.name);
-    let fate = match attempt(|| handler.one(facts, None), handler.timeout).await {
-        Attempt::Done(_) => Fate::Settled { without_handler: false },
+    let begin = || handler.one(facts, None);
+    let (came_to, took) = attempt(shared, record, name.id, begin, handler.timeout).await;
+    shared.registered.metrics.attempted(record, came_to.ended(), took);
+    let fate = match came_to {
+        Attempt::Done(_) => Fate::Settled(Settled::Done),
         Attempt::Rejected(reason) => {
             tracing::warn!(id = %name.id, reason, "rejected");
-            Fate::Settled { without_handler: false }
+            Fate::Settled(Settled::Rejected)
         }
         failure => match failure.failure() {
             Some((failure, reason)) => {
@@ -203,7 +212,7 @@ pub(super) async fn idempotent(shared: &Shared, work: &mut Work, handler: &Bound
             None => Fate::Again(AGAIN),
         },
     };
-    if matches!(fate, Fate::Settled { .. }) {
+    if matches!(fate, Fate::Settled(_)) {
         running.settled();
     }
     fate

@@ -11,13 +11,15 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::Shared;
-use super::attempt::{Attempt, Reason, TRANSIENT, attempt, sentence};
+use super::attempt::{Attempt, Reason, TRANSIENT, UNREGISTERED, attempt, sentence};
 use super::inbox::{self, Committed, InboxError, Name};
 use super::letters::Failing;
 use crate::database::{Database, Lease};
 use crate::event::Facts;
 use crate::handler::{Bound, Kind};
 use crate::ladder::{Exhausted, Failure, History, Step};
+use crate::metrics;
+use crate::metrics::counts::{Retry, Settled};
 use crate::record::{Body, Record, Tries};
 use crate::tx::Tx;
 
@@ -45,6 +47,11 @@ pub(super) async fn keep(shared: Arc<Shared>) {
                 tracing::warn!(error = sentence(&error), "upkeep of the inbox; trying again in an hour");
             }
         }
+        if shared.registered.metrics.parked_is_due()
+            && let Err(error) = look(&shared, &database).await
+        {
+            tracing::debug!(error = sentence(&error), "looking at the parked keys");
+        }
         match turn(&shared, &database).await {
             // There may be more that are due.
             Ok(true) => {}
@@ -55,6 +62,15 @@ pub(super) async fn keep(shared: Arc<Shared>) {
             }
         }
     }
+}
+
+/// What stands in the park, for the metrics.
+async fn look(shared: &Shared, database: &Database) -> Result<(), InboxError> {
+    let lease = database.lease().await?;
+    let look = metrics::parked::look(&lease, &shared.registered.name).await?;
+    lease.give_back();
+    shared.registered.metrics.saw_parked(look);
+    Ok(())
 }
 
 /// Makes partitions of the inbox in advance and drops what is older than the floor; one instance at a time does.
@@ -123,7 +139,7 @@ async fn turn(shared: &Shared, database: &Database) -> Result<bool, InboxError> 
         Some(handler) => run_outside(shared, database, lease, &key, handler).await,
         None => {
             // Of a version of this consumer that knew its type.
-            let reason = Reason::new("unregistered_type", "no handler is registered for its type any more");
+            let reason = Reason::new(UNREGISTERED, "no handler is registered for its type any more");
             give_back(scope, &lease, &first, &reason).await?;
             exhausted(shared, lease, &key, &first, &reason, Exhausted::Hold).await
         }
@@ -193,13 +209,21 @@ async fn run(
     let tx = Tx::new(lease, None);
     let facts = Facts::new(&first.record, event_id(&first), scope);
     let given = tx.clone();
-    let came_to = attempt(|| handler.one(facts, Some(given)), handler.timeout).await;
+    let begin = || handler.one(facts, Some(given));
+    let (came_to, took) = attempt(shared, &first.record, first.name.id, begin, handler.timeout).await;
+    shared.registered.metrics.attempted(&first.record, came_to.ended(), took);
     let Some(closed) = tx.close().await else { return Ok(true) };
     let lease = closed.lease;
     let (failure, reason) = match came_to {
         // In a transaction in which a statement failed this fails, too, whatever the handler says of it.
         Attempt::Done(_) => match lease.batch_execute("RELEASE SAVEPOINT handler").await {
-            Ok(()) => return unpark(scope, lease, key, first.seq).await,
+            Ok(()) => {
+                let settled = unpark(scope, lease, key, first.seq).await;
+                if matches!(settled, Ok(true)) {
+                    shared.registered.metrics.settled(&first.record, Settled::Done);
+                }
+                return settled;
+            }
             Err(error) if error.code().is_some() => {
                 Attempt::passed_over().failure().unwrap_or((TRANSIENT, Reason::new("lost", "it failed")))
             }
@@ -253,7 +277,9 @@ async fn run_outside(
         return Ok(false);
     }
     let facts = Facts::new(&first.record, event_id(&first), scope);
-    let came_to = attempt(|| handler.one(facts, None), handler.timeout).await;
+    let begin = || handler.one(facts, None);
+    let (came_to, took) = attempt(shared, &first.record, first.name.id, begin, handler.timeout).await;
+    shared.registered.metrics.attempted(&first.record, came_to.ended(), took);
     let name = &first.name;
     let how = match &came_to {
         Attempt::Done(result) => Some(("done", result.as_deref(), None)),
@@ -288,8 +314,14 @@ async fn after(
     let history = History { attempts: key.attempts + 1, uncounted: 1, first_failure: Duration::ZERO };
     let step = shared.registered.ladder.step(history, key.failing_for, failure, &mut rand::rng());
     let (due, rung) = match step {
-        Step::RetryIn(delay) => (delay, 0),
-        Step::Park { rung, due } => (due.saturating_sub(key.failing_for), rung),
+        Step::RetryIn(delay) => {
+            shared.registered.metrics.retried(&first.record, Retry::InPlace);
+            (delay, 0)
+        }
+        Step::Park { rung, due } => {
+            shared.registered.metrics.retried(&first.record, Retry::Rung(rung));
+            (due.saturating_sub(key.failing_for), rung)
+        }
         Step::Exhausted(how) => {
             if claimed {
                 give_back(scope, &lease, first, &reason).await?;
@@ -335,7 +367,10 @@ async fn exhausted(
         replay: first.replay,
     };
     match shared.letters.send(&shared.registered, failing).await {
-        Ok(placed) => tracing::error!(%id, letter = %placed, "a dead letter: {said}"),
+        Ok(placed) => {
+            shared.registered.metrics.dead_letter(&first.record, reason.counted(TRANSIENT));
+            tracing::error!(%id, letter = %placed, "a dead letter: {said}");
+        }
         Err(error) => {
             tracing::error!(%id, again_in = ?NOWHERE, error = sentence(&error), "its dead letter is not written");
             return delay(scope, lease, key, said, (NOWHERE, 0), None).await;

@@ -10,10 +10,10 @@
 //! the claim standing (C9), and is decided about after the commit by itself. Only the loss of the connection or of the
 //! COMMIT repeats a whole group, and then one by one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::attempt::{Attempt, Reason, TRANSIENT, attempt, begun, sentence, within};
+use super::attempt::{Attempt, KILLS, NOT_COMMITTED, Reason, TRANSIENT, attempt, begun, sentence, within};
 use super::engine::Work;
 use super::inbox::{self, Claimed, Committed, Event, InboxError, Name, Verdict};
 use super::permit::{No, Running, permit};
@@ -22,6 +22,7 @@ use crate::event::Facts;
 use crate::handler::{Bound, Kind, WrongNumber};
 use crate::ladder::Failure;
 use crate::lane::Lane;
+use crate::metrics::counts::{Ended, Settled};
 use crate::outcome::{HandlerError, Outcome};
 use crate::record::Record;
 use crate::tx::{Closed, Tx};
@@ -32,8 +33,8 @@ const FREE: Duration = Duration::from_secs(2);
 /// What became of a record in a transaction.
 #[derive(Debug)]
 pub(super) enum Turn {
-    /// Settled, durably. Whether a handler of this process did it.
-    Settled { without_handler: bool },
+    /// Settled, durably, and how.
+    Settled(Settled),
     /// The attempt came to this, and nothing of it is left in the database.
     Attempted(Attempt),
     /// Older than what the inbox remembers.
@@ -70,6 +71,8 @@ struct Place<'w, 's> {
     verdict: Verdict,
     turn: Option<Turn>,
     running: Option<Running<'s>>,
+    /// How long its handler took; of a batch the part of one event.
+    took: Duration,
 }
 
 impl Place<'_, '_> {
@@ -80,7 +83,7 @@ impl Place<'_, '_> {
 
     /// Claimed by this transaction, and to be given back by it.
     fn goes_back(&self) -> bool {
-        self.verdict == Verdict::Run && !matches!(self.turn, Some(Turn::Settled { .. }))
+        self.verdict == Verdict::Run && !matches!(self.turn, Some(Turn::Settled(_)))
     }
 }
 
@@ -134,7 +137,7 @@ impl<'w, 's> Group<'w, 's> {
             group.places.extend(key.into_iter().map(|entry| {
                 let verdict = verdicts.next().unwrap_or(Verdict::Claimed);
                 let turn = standing(&verdict);
-                Place { entry, verdict, turn, running: None }
+                Place { entry, verdict, turn, running: None, took: Duration::ZERO }
             }));
             group.keys.push(begin..group.places.len());
         }
@@ -171,7 +174,7 @@ impl<'w, 's> Group<'w, 's> {
         let events: Vec<Event<'_>> = queued.iter().map(|at| self.places[*at].entry.event()).collect();
         let followed = inbox::follow(lease, &self.shared.registered.name, &events).await;
         let turn = || match &followed {
-            Ok(true) => Turn::Settled { without_handler: true },
+            Ok(true) => Turn::Settled(Settled::Queued),
             // The marker has gone meanwhile: look again, and run.
             Ok(false) => Turn::Later,
             Err(error) => Turn::Trouble(sentence(error)),
@@ -192,7 +195,7 @@ impl<'w, 's> Group<'w, 's> {
                 }
                 let Some(lease) = self.lease.take() else { return };
                 self.one(at, lease, alone).await;
-                if !matches!(self.places[at].turn, Some(Turn::Settled { .. })) {
+                if !matches!(self.places[at].turn, Some(Turn::Settled(_))) {
                     // Later events of the key do not overtake it (C53).
                     let later = self.places[at + 1..self.keys[key].end].iter_mut();
                     later.filter(|place| place.is_open()).for_each(|place| place.turn = Some(Turn::Later));
@@ -221,14 +224,20 @@ impl<'w, 's> Group<'w, 's> {
         let tx = Tx::new(lease, prelude);
         let facts = Facts::new(record, place.entry.name.id, &shared.registered.name);
         let given = tx.clone();
-        let came_to = attempt(|| handler.one(facts, Some(given)), handler.timeout).await;
+        let begin = || handler.one(facts, Some(given));
+        let (came_to, took) = attempt(shared, record, place.entry.name.id, begin, handler.timeout).await;
+        place.took = took;
         // Whoever kept the handle is waited for, and then has none.
         let Some(closed) = tx.close().await else { return };
         self.savepoint |= closed.begun && !alone;
         let stale = closed.stale;
         let came_to = self.look_behind(closed, came_to, alone).await;
+        if !matches!(came_to, Attempt::Done(_)) {
+            let record = self.places[at].entry.record;
+            shared.registered.metrics.attempted(record, came_to.ended(), took);
+        }
         self.places[at].turn = Some(match came_to {
-            Attempt::Done(_) => Turn::Settled { without_handler: false },
+            Attempt::Done(_) => Turn::Settled(Settled::Done),
             Attempt::Failed(_, _) if stale => Turn::Alone,
             failed => Turn::Attempted(failed),
         });
@@ -307,6 +316,7 @@ impl<'w, 's> Group<'w, 's> {
         let tx = Tx::new(lease, None);
         let handed = tx.clone();
         let asked = facts.len();
+        let at = Instant::now();
         let answer = match begun(|| handler.many(facts, handed)) {
             Ok(answer) => within(answer, handler.timeout).await,
             Err(attempt) => Err(attempt),
@@ -318,8 +328,10 @@ impl<'w, 's> Group<'w, 's> {
         let Some(Closed { lease, failed, unheard, stale, .. }) = tx.close().await else { return };
         if done && !failed && !unheard && !stale {
             self.lease = Some(lease);
+            let took = at.elapsed() / u32::try_from(asked).unwrap_or(u32::MAX);
             given.into_iter().for_each(|at| {
-                self.places[at].turn = Some(Turn::Settled { without_handler: false });
+                self.places[at].took = took;
+                self.places[at].turn = Some(Turn::Settled(Settled::Done));
             });
             return;
         }
@@ -340,7 +352,7 @@ impl<'w, 's> Group<'w, 's> {
         let settled = self
             .places
             .iter()
-            .any(|place| place.verdict == Verdict::Run && matches!(place.turn, Some(Turn::Settled { .. })));
+            .any(|place| place.verdict == Verdict::Run && matches!(place.turn, Some(Turn::Settled(_))));
         if !settled {
             return inbox::roll_back(lease).await;
         }
@@ -357,8 +369,12 @@ impl<'w, 's> Group<'w, 's> {
         match inbox::commit(lease).await {
             Committed::Yes => {
                 for place in &mut self.places {
-                    if let (Some(Turn::Settled { .. }), Some(running)) = (&place.turn, place.running.take()) {
+                    if let (Some(Turn::Settled(how)), Some(running)) = (&place.turn, place.running.take()) {
                         running.settled();
+                        if *how == Settled::Done {
+                            let metrics = &self.shared.registered.metrics;
+                            metrics.attempted(place.entry.record, Ended::Done, place.took);
+                        }
                     }
                 }
             }
@@ -367,7 +383,7 @@ impl<'w, 's> Group<'w, 's> {
             }
             Committed::Refused(error) if alone => {
                 let error = HandlerError::from(error);
-                let reason = Reason { cause: "commit_refused".into(), ..Reason::of(&error) };
+                let reason = Reason { cause: NOT_COMMITTED.into(), ..Reason::of(&error) };
                 let failure = error.failure();
                 self.undone(|| Turn::Attempted(Attempt::Failed(failure, reason.clone())));
             }
@@ -387,7 +403,7 @@ impl<'w, 's> Group<'w, 's> {
     /// What the transaction settled is not settled.
     fn undone(&mut self, turn: impl Fn() -> Turn) {
         for place in self.places.iter_mut().filter(|place| place.verdict == Verdict::Run) {
-            if matches!(place.turn, None | Some(Turn::Settled { .. })) {
+            if matches!(place.turn, None | Some(Turn::Settled(_))) {
                 place.turn = Some(turn());
             }
         }
@@ -401,9 +417,9 @@ impl<'w, 's> Group<'w, 's> {
             }
             let id = self.places[at].entry.name.id;
             let first = self.places[..at].iter().find(|place| place.entry.name.id == id);
-            let settled = first.is_some_and(|first| matches!(first.turn, Some(Turn::Settled { .. })));
+            let settled = first.is_some_and(|first| matches!(first.turn, Some(Turn::Settled(_))));
             self.places[at].turn =
-                Some(if settled { Turn::Settled { without_handler: true } } else { Turn::Later });
+                Some(if settled { Turn::Settled(Settled::Duplicate) } else { Turn::Later });
         }
     }
 }
@@ -414,7 +430,7 @@ fn standing(verdict: &Verdict) -> Option<Turn> {
         Verdict::Run | Verdict::Repeated => None,
         Verdict::Settled(how) => {
             tracing::debug!(how, "settled before: skipped");
-            Some(Turn::Settled { without_handler: true })
+            Some(Turn::Settled(Settled::Duplicate))
         }
         Verdict::Claimed => Some(Turn::Later),
         Verdict::TooOld => Some(Turn::TooOld),
@@ -449,7 +465,7 @@ fn all_done(outcomes: Option<Vec<Outcome>>, asked: usize) -> bool {
 /// Why a convicted record is given up.
 pub(super) fn convicted(deaths: u16) -> (Failure, Reason) {
     let said = format!("the process died {deaths} times while this record was the only one it ran");
-    (Failure::Permanent, Reason::new("kills_the_process", said))
+    (Failure::Permanent, Reason::new(KILLS, said))
 }
 
 /// A failure of our own making, for those who cannot run.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::select_all;
 use tokio::sync::watch;
 
-use super::attempt::{Attempt, Reason};
+use super::attempt::{Attempt, NO_ID, NO_TYPE, Reason, UNREGISTERED};
 use super::engine::{After, Work};
 use super::failure::{Failed, failed, rejected, trouble};
 use super::inbox::Name;
@@ -17,13 +17,14 @@ use crate::consumer::Unregistered;
 use crate::event::Facts;
 use crate::handler::{Bound, Kind};
 use crate::ladder::Failure;
+use crate::metrics::counts::Settled;
 use crate::record::Record;
 
 /// What becomes of the first record of a run. Acted on by [`end`] alone.
 #[derive(Debug)]
 pub(super) enum Fate {
-    /// Settled, durably. Whether a handler of this process did it.
-    Settled { without_handler: bool },
+    /// Settled, durably, and how.
+    Settled(Settled),
     /// It comes again after a while, and holds its key meanwhile.
     Again(Duration),
     /// It comes again when the partition is assigned again; nothing of it is decided here.
@@ -61,6 +62,11 @@ pub(super) async fn work(shared: Arc<Shared>) {
         }
         shared.permits.notify_waiters();
     }
+}
+
+/// For the crash journal: no handler of this process has just said that it is done.
+fn without_handler(how: Settled) -> bool {
+    how != Settled::Done
 }
 
 async fn any_gone(lost: Vec<watch::Receiver<bool>>) {
@@ -110,19 +116,19 @@ enum Plan<'r> {
 fn plan<'r>(shared: &'r Shared, record: &Record) -> Plan<'r> {
     let registered = &shared.registered;
     let Some(event_type) = record.event_type() else {
-        return Plan::GiveUp(Reason::new("no_type", "the record has no header `type`"));
+        return Plan::GiveUp(Reason::new(NO_TYPE, "the record has no header `type`"));
     };
     let Some(handler) = registered.handlers.get(event_type) else {
         return match registered.unregistered {
             Unregistered::Skip => Plan::Skip,
             Unregistered::Fail => {
                 let said = format!("no handler is registered for the type {event_type}");
-                Plan::GiveUp(Reason::new("unregistered_type", said))
+                Plan::GiveUp(Reason::new(UNREGISTERED, said))
             }
         };
     };
     let Some(id) = record.id else {
-        return Plan::GiveUp(Reason::new("no_id", "the record has no header `id` that is a UUID"));
+        return Plan::GiveUp(Reason::new(NO_ID, "the record has no header `id` that is a UUID"));
     };
     let name = match &handler.dedup {
         Some(dedup) => Name::of_key(dedup(&Facts::new(record, id, &registered.name))),
@@ -146,7 +152,7 @@ async fn run(shared: &Arc<Shared>, works: &mut [Work]) -> Ran {
     }
     let Some(work) = works.first_mut() else { return Ran::Together(Vec::new()) };
     Ran::Alone(match (first, &shared.database) {
-        (Plan::Skip, _) => Fate::Settled { without_handler: true },
+        (Plan::Skip, _) => Fate::Settled(Settled::Unregistered),
         (Plan::GiveUp(reason), _) => give_up(shared, work, reason).await,
         (Plan::Run(handler, name), Some(database)) if handler.kind.needs_inbox() => {
             outside::external(shared, database, work, handler, name).await
@@ -179,15 +185,18 @@ async fn give_up(shared: &Shared, work: &mut Work, reason: Reason) -> Fate {
 /// After a transaction: what is settled frees its key at once; the rest is decided about, one by one.
 async fn decide(shared: &Arc<Shared>, works: Vec<Work>, turns: Vec<Vec<Turn>>) {
     let mut rest = Vec::new();
+    for (record, turn) in works.iter().flat_map(Work::records).zip(turns.iter().flatten()) {
+        if let Turn::Settled(how) = turn {
+            shared.registered.metrics.settled(record, *how);
+        }
+    }
     {
         let mut engine = shared.engine.lock();
         for (mut work, turns) in works.into_iter().zip(turns) {
             let mut left = Vec::new();
             for turn in turns {
                 match turn {
-                    Turn::Settled { without_handler } => {
-                        engine.settle(&mut work, left.len(), without_handler)
-                    }
+                    Turn::Settled(how) => engine.settle(&mut work, left.len(), without_handler(how)),
                     turn => left.push(turn),
                 }
             }
@@ -224,7 +233,7 @@ async fn conclude(shared: &Arc<Shared>, work: &mut Work, turn: Turn) -> Fate {
     };
     let fail = |(failure, reason), name| Failed { failure, reason, kind, name, token: None };
     match turn {
-        Turn::Settled { without_handler } => Fate::Settled { without_handler },
+        Turn::Settled(how) => Fate::Settled(how),
         Turn::Attempted(Attempt::Rejected(why)) => match (&shared.database, &name) {
             (Some(database), Some(name)) => rejected(shared, database, work, name, &why).await,
             _ => Fate::Again(AGAIN),
@@ -244,15 +253,18 @@ async fn conclude(shared: &Arc<Shared>, work: &mut Work, turn: Turn) -> Fate {
 
 /// The only place that acts on what became of a run; `fate` is its first record's.
 fn end(shared: &Arc<Shared>, mut work: Work, fate: Option<&Fate>) {
+    if let (Some(Fate::Settled(how)), Some(record)) = (fate, work.first()) {
+        shared.registered.metrics.settled(record, *how);
+    }
     let mut engine = shared.engine.lock();
     let after = match fate {
         None => After::GoOn,
-        Some(Fate::Settled { without_handler }) => {
+        Some(Fate::Settled(how)) => {
             if work.first().is_some_and(|record| record.tries.halts) {
                 tracing::warn!("what halted its partition is settled: it is read on");
                 engine.halt(work.lane(), false);
             }
-            engine.settle(&mut work, 0, *without_handler);
+            engine.settle(&mut work, 0, without_handler(*how));
             After::GoOn
         }
         Some(Fate::Again(delay)) if delay.is_zero() => After::GoOn,
