@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::consumers::INSTANCES;
 use super::kills::Plan;
 use super::relay::Drained;
 use super::screen::{Kind, Screen};
@@ -120,18 +119,19 @@ fn attend_to_relay(stage: &mut Stage, plan: &mut Plan, screen: &mut Screen) -> R
         screen.tell(Kind::Started, &text);
     }
     let due = plan.due(elapsed).filter(|kill| in_flight > 0 || kill.is_late(elapsed));
-    let Some(kill) = due else { return Ok(()) };
+    if due.is_none() {
+        return Ok(());
+    }
     stage.relay.kill()?;
     stage.repeated_at_kills.push(stage.repeated());
-    plan.killed(kill.victim, elapsed);
+    plan.killed(elapsed);
     let text = format!("relay killed (SIGKILL); committed and not yet on the log: {in_flight}; orders go on");
     screen.tell(Kind::Killed, &text);
     Ok(())
 }
 
-/// The same for the consumers: at its time, and then as soon as they have recovered from the kill before, one dies
-/// that has a transaction open: the one that was chosen, else the other. One that is never busy again is never
-/// killed.
+/// The same for the consumers: at its time, when they have recovered from the kill before, one dies as soon as it has
+/// a transaction open. One that is never busy again is never killed.
 async fn attend_to_consumers(
     stage: &mut Stage,
     plan: &mut Plan,
@@ -147,19 +147,15 @@ async fn attend_to_consumers(
     if !stage.consumers_have_recovered().await? {
         return Ok(());
     }
-    for step in 0..INSTANCES {
-        let victim = (kill.victim + step) % INSTANCES;
-        let open = stage.books.open_transactions(victim).await?;
-        if open > 0 {
-            stage.kill_consumer(victim, open).await?;
-            plan.killed(victim, elapsed);
-            let text = format!(
-                "consumer {} killed (SIGKILL); transactions it had open: {open}; the other one goes on",
-                victim + 1
-            );
-            screen.tell(Kind::Killed, &text);
-            break;
-        }
+    let open = stage.books.open_transactions(kill.victim).await?;
+    if open > 0 {
+        stage.kill_consumer(kill.victim, open).await?;
+        plan.killed(elapsed);
+        let text = format!(
+            "consumer {} killed (SIGKILL); transactions it had open: {open}; the other one goes on",
+            kill.victim + 1
+        );
+        screen.tell(Kind::Killed, &text);
     }
     Ok(())
 }

@@ -107,8 +107,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Whether the consumers have come on everywhere since the last kill. Two deaths without progress between
-    /// them would be taken for the work of a poisonous record, and every record be run alone for a while.
+    /// Whether the consumers have come on everywhere since the last kill.
     ///
     /// # Errors
     /// [`DemoError::Group`].

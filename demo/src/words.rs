@@ -11,8 +11,8 @@ The orders service changes orders in PostgreSQL. Each transaction also inserts a
 outbox.events: change and event become true together, or neither does (one transaction in ten is
 rolled back, others only a savepoint of theirs). The relay follows PostgreSQL's log and publishes
 what was committed to Kafka, keyed by order. The shipping service, two instances of it, reads that and
-writes one effect for each event in a database of its own. On the way the relay is killed twice and so is
-one of the consumers, without warning and with work in hand, while orders go on.
+writes one effect for each event in a database of its own. On the way the relay is killed twice and each
+of the instances once, without warning and with work in hand, while orders go on.
 
 In the end every event in the table is compared with every record on the log and with every effect:
 nothing may be lost, nothing invented, each order's events have to come in the order of their commits,
