@@ -27,13 +27,15 @@ build: ## The relay, at target/release/outbox-relay
 	@scripts/parts build >/dev/null
 	$(CARGO) build $(PROFILE) --locked -p outbox-relay
 
-demo: build ## The main job, live, with a verdict at the end (KAFKA=real for a real broker)
+demo: ## The whole path, live, with a verdict at the end (KAFKA=real for a real broker)
+	@scripts/parts build >/dev/null
+	$(CARGO) build $(PROFILE) --locked -p outbox-relay -p outbox-demo
 ifeq ($(KAFKA),real)
 	@scripts/parts postgres kafka >/dev/null
-	$(CARGO) run $(PROFILE) --locked --quiet -p outbox-tests --bin with-kafka -- target/release/outbox-relay demo $(DEMO_ARGS)
+	$(CARGO) run $(PROFILE) --locked --quiet -p outbox-tests --bin with-kafka -- target/release/outbox-demo $(DEMO_ARGS)
 else
 	@scripts/parts postgres >/dev/null
-	target/release/outbox-relay demo $(DEMO_ARGS)
+	target/release/outbox-demo $(DEMO_ARGS)
 endif
 
 test: lint unit servers ## Everything CI runs, in less than 20 minutes
