@@ -90,6 +90,11 @@ impl Letters {
         Letters { config, instance, sink: OnceCell::new() }
     }
 
+    /// The cluster's settings for clients that are not the consumer.
+    pub(super) fn config(&self) -> &ClientConfig {
+        &self.config
+    }
+
     /// Writes a letter; answers when every replica in sync has it. The topic is made where it is missing.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 //! | [`outside`] | handlers that run outside of any transaction |
 //! | [`attempt`], [`permit`] | one call of a handler; the crash journal's word before it |
 //! | [`failure`], [`letters`] | what follows a failed attempt; dead letters |
+//! | [`retention`] | how long settlements are kept |
 //! | [`inbox`] | what all of them ask of the database |
 //! | [`parked`] | the task that runs parked keys when they are due |
 
@@ -21,6 +22,7 @@ mod letters;
 mod outside;
 mod parked;
 mod permit;
+mod retention;
 mod transaction;
 mod worker;
 
@@ -122,9 +124,11 @@ pub(crate) async fn run(
     database: Option<Database>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
+    let letters = Letters::new(config);
     if let Some(database) = &database {
         // A mistake in the set-up is told at once, and not by every record.
         database.look_for_inbox().await?;
+        retention::declare(letters.config(), &registered, database).await?;
     }
     let topics = registered.topics.clone();
     let concurrency = registered.concurrency;
@@ -132,7 +136,7 @@ pub(crate) async fn run(
         engine: Mutex::new(Engine::new(MOST, DEFAULT_CONVICT_AFTER)),
         registered,
         database,
-        letters: Letters::new(config),
+        letters,
         work: Notify::new(),
         permits: Notify::new(),
         stopping: AtomicBool::new(false),

@@ -14,6 +14,7 @@ use super::Shared;
 use super::attempt::{Attempt, Reason, TRANSIENT, UNREGISTERED, attempt, sentence};
 use super::inbox::{self, Committed, InboxError, Name};
 use super::letters::Failing;
+use super::permit::Told;
 use crate::database::{Database, Lease};
 use crate::event::Facts;
 use crate::handler::{Bound, Kind};
@@ -132,6 +133,13 @@ async fn turn(shared: &Shared, database: &Database) -> Result<bool, InboxError> 
         return unpark(scope, lease, &key, first.seq).await;
     }
     let handler = first.record.event_type().and_then(|name| shared.registered.handlers.get(name));
+    if let Some(handler) = handler {
+        // It says nothing new of the others, whatever it comes to: it failed before.
+        if Told::admitted(shared, handler).is_err() {
+            inbox::roll_back(lease).await;
+            return Ok(false);
+        }
+    }
     match handler {
         Some(handler) if matches!(handler.kind, Kind::Transactional | Kind::Batch(_)) => {
             run(shared, database, lease, &key, handler, first).await

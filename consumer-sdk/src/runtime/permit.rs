@@ -1,7 +1,11 @@
-//! The crash journal's word before a handler starts, and its end.
+//! Who has a word before a handler starts, and is told of its end: the retry budget, then the crash journal.
+
+use std::time::Duration;
 
 use super::{AGAIN, Shared};
+use crate::handler::Bound;
 use crate::journal::{Ending, Permit, Started};
+use crate::ladder::Admission;
 use crate::lane::Lane;
 use crate::record::Record;
 
@@ -58,5 +62,37 @@ pub(super) async fn permit<'s>(shared: &'s Shared, lane: Lane, record: &Record) 
         }
         // The client's thread commits at its next turn, which is never far.
         let _timeout = tokio::time::timeout(AGAIN / 10, changed).await;
+    }
+}
+
+/// An attempt that the retry budget let through, and that it has to hear of: dropped before, also with the future of a
+/// lost partition, it came to nothing that tells.
+pub(super) struct Told<'s> {
+    shared: &'s Shared,
+    handler: &'s Bound,
+    admission: Option<Admission>,
+}
+
+impl<'s> Told<'s> {
+    /// Asks whether an attempt may begin.
+    ///
+    /// # Errors
+    /// How long it has to wait.
+    pub(super) fn admitted(shared: &'s Shared, handler: &'s Bound) -> Result<Told<'s>, Duration> {
+        let admission = handler.admit(shared.now())?;
+        Ok(Told { shared, handler, admission: Some(admission) })
+    }
+
+    /// What it came to: whether it failed; `None` where that says nothing of other events.
+    pub(super) fn end(&mut self, failed: Option<bool>) {
+        if let Some(admission) = self.admission.take() {
+            self.handler.ended(admission, failed, self.shared.now());
+        }
+    }
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        self.end(None);
     }
 }

@@ -11,9 +11,11 @@ use super::engine::{After, Work};
 use super::failure::{Failed, failed, rejected, trouble};
 use super::inbox::Name;
 use super::outside::{self, older_than_dedup};
+use super::permit::Told;
 use super::transaction::{self, Entry, Turn, convicted, transient};
 use super::{AGAIN, Shared};
 use crate::consumer::Unregistered;
+use crate::database::Database;
 use crate::event::Facts;
 use crate::handler::{Bound, Kind};
 use crate::ladder::Failure;
@@ -147,33 +149,60 @@ async fn run(shared: &Arc<Shared>, works: &mut [Work]) -> Ran {
         _ => &None,
     };
     if let Some(database) = database {
-        let entries = works.iter().map(|work| entries(shared, work)).collect();
-        return Ran::Together(transaction::run(shared, database, works, entries).await);
+        return Ran::Together(together(shared, database, works).await);
     }
     let Some(work) = works.first_mut() else { return Ran::Together(Vec::new()) };
     Ran::Alone(match (first, &shared.database) {
         (Plan::Skip, _) => Fate::Settled(Settled::Unregistered),
         (Plan::GiveUp(reason), _) => give_up(shared, work, reason).await,
-        (Plan::Run(handler, name), Some(database)) if handler.kind.needs_inbox() => {
-            outside::external(shared, database, work, handler, name).await
-        }
         (Plan::Run(handler, name), None) if handler.kind.needs_inbox() => {
             let id = name.id;
             shared.halt(format!("the handler of event {id} needs an inbox, and there is no database"));
             Fate::Left
         }
-        (Plan::Run(handler, name), _) => outside::idempotent(shared, work, handler, name).await,
+        (Plan::Run(handler, name), database) => match (Told::admitted(shared, handler), database) {
+            (Err(wait), _) => Fate::Again(wait),
+            (Ok(told), Some(database)) if handler.kind.needs_inbox() => {
+                outside::external(shared, database, work, handler, name, told).await
+            }
+            (Ok(told), _) => outside::idempotent(shared, work, handler, name, told).await,
+        },
     })
 }
 
-/// Those of a run that can be given to a handler, from the first on.
-fn entries<'w>(shared: &'w Shared, work: &'w Work) -> Vec<Entry<'w>> {
-    let plans = work.records().map(|record| (record, plan(shared, record)));
-    let runs = plans.map_while(|(record, plan)| match plan {
-        Plan::Run(handler, name) => Some(Entry { record, lane: work.lane(), name, handler }),
-        Plan::Skip | Plan::GiveUp(_) => None,
-    });
-    runs.collect()
+/// Those that the retry budget lets run, in one transaction.
+async fn together(shared: &Shared, database: &Database, works: &[Work]) -> Vec<Vec<Turn>> {
+    let mut turns: Vec<Vec<Turn>> = Vec::with_capacity(works.len());
+    let mut running = Vec::with_capacity(works.len());
+    for (at, work) in works.iter().enumerate() {
+        let (entries, wait) = entries(shared, work);
+        turns.push(if entries.is_empty() { vec![Turn::Wait(wait)] } else { Vec::new() });
+        if !entries.is_empty() {
+            running.push((at, entries));
+        }
+    }
+    if running.is_empty() {
+        return turns;
+    }
+    let (places, entries): (Vec<usize>, Vec<Vec<Entry<'_>>>) = running.into_iter().unzip();
+    let ran = transaction::run(shared, database, entries).await;
+    for (at, of_key) in places.into_iter().zip(ran) {
+        turns[at] = of_key;
+    }
+    turns
+}
+
+/// Those of a run that can be given to a handler now, from the first on; where there is none, how long to wait.
+fn entries<'w>(shared: &'w Shared, work: &'w Work) -> (Vec<Entry<'w>>, Duration) {
+    let mut entries = Vec::new();
+    for record in work.records() {
+        let Plan::Run(handler, name) = plan(shared, record) else { break };
+        match Told::admitted(shared, handler) {
+            Ok(told) => entries.push(Entry { record, lane: work.lane(), name, handler, told }),
+            Err(wait) => return (entries, wait),
+        }
+    }
+    (entries, AGAIN)
 }
 
 /// A record that no handler can be given.
@@ -185,9 +214,11 @@ async fn give_up(shared: &Shared, work: &mut Work, reason: Reason) -> Fate {
 /// After a transaction: what is settled frees its key at once; the rest is decided about, one by one.
 async fn decide(shared: &Arc<Shared>, works: Vec<Work>, turns: Vec<Vec<Turn>>) {
     let mut rest = Vec::new();
-    for (record, turn) in works.iter().flat_map(Work::records).zip(turns.iter().flatten()) {
-        if let Turn::Settled(how) = turn {
-            shared.registered.metrics.settled(record, *how);
+    for (work, turns) in works.iter().zip(&turns) {
+        for (record, turn) in work.records().zip(turns) {
+            if let Turn::Settled(how) = turn {
+                shared.registered.metrics.settled(record, *how);
+            }
         }
     }
     {
@@ -246,6 +277,7 @@ async fn conclude(shared: &Arc<Shared>, work: &mut Work, turn: Turn) -> Fate {
         Turn::Convicted(deaths) => failed(shared, work, fail(convicted(deaths), name)).await,
         Turn::Later => Fate::Again(AGAIN / 5),
         Turn::Alone => Fate::Again(Duration::ZERO),
+        Turn::Wait(delay) => Fate::Again(delay),
         Turn::Trouble(said) => trouble(work, &said),
         Turn::Left => Fate::Left,
     }
