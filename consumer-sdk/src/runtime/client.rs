@@ -20,6 +20,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::Shared;
 use super::engine::{Commit, Room};
+use crate::intake::Orders;
 use crate::lane::Lane;
 use crate::metadata;
 use crate::record::Record;
@@ -30,6 +31,11 @@ const POLL: Duration = Duration::from_millis(20);
 const BATCH: usize = 500;
 /// Limit of one question to the cluster.
 const ASK: Duration = Duration::from_secs(5);
+/// How long the client is not polled at all where as much is held as may be, before partitions are paused: the client
+/// throws away what it has fetched of a partition that is paused, and fetches it again.
+const FULL: Duration = Duration::from_millis(500);
+/// How often room is looked for meanwhile.
+const LOOK: Duration = Duration::from_millis(1);
 /// How often offsets are committed.
 const COMMIT_EVERY: Duration = Duration::from_millis(500);
 /// How long a commit's answer is waited for before the client's silence counts as a refusal.
@@ -97,6 +103,12 @@ struct Leaving {
     until: Instant,
 }
 
+/// Partitions that are to be paused, if room does not come before.
+struct Full {
+    lanes: Vec<Lane>,
+    since: Instant,
+}
+
 /// A commit whose answer has not come.
 struct Pending {
     commits: Vec<Commit>,
@@ -111,6 +123,7 @@ pub(super) struct Client {
     topics: HashMap<String, (Arc<str>, u32)>,
     waiting: Vec<TopicPartitionList>,
     leaving: Vec<Leaving>,
+    full: Option<Full>,
     pending: Option<Pending>,
     committed_at: Instant,
     room: Room,
@@ -138,6 +151,7 @@ impl Client {
             shared,
             waiting: Vec::new(),
             leaving: Vec::new(),
+            full: None,
             pending: None,
             committed_at: Instant::now(),
             room: Room::Usual,
@@ -147,7 +161,10 @@ impl Client {
     /// Polls until the consumer stops, then leaves the group in order.
     pub(super) fn run(mut self) {
         while !self.shared.is_stopping() {
-            self.read();
+            match &self.full {
+                Some(_) => std::thread::sleep(LOOK),
+                None => self.read(),
+            }
             self.hear();
             self.let_go(false);
             self.take_on();
@@ -325,26 +342,49 @@ impl Client {
         }
     }
 
-    fn carry_out_orders(&self) {
-        let orders = self.shared.engine.lock().orders();
-        let list = |lanes: &[Lane]| {
-            let mut list = TopicPartitionList::new();
-            for lane in lanes {
-                if let Some(topic) = self.topics.iter().find(|(_, (_, number))| *number == lane.topic) {
-                    list.add_partition(topic.0, lane.partition);
-                }
-            }
-            list
+    fn carry_out_orders(&mut self) {
+        let (Orders { mut pause, mut resume }, assigned) = {
+            let mut engine = self.shared.engine.lock();
+            (engine.orders(), engine.assignment())
         };
-        for (lanes, result) in [
-            (&orders.pause, self.consumer.pause(&list(&orders.pause))),
-            (&orders.resume, self.consumer.resume(&list(&orders.resume))),
-        ] {
-            if let Err(error) = result {
-                tracing::warn!(%error, "pausing or resuming; trying again");
-                let mut engine = self.shared.engine.lock();
-                lanes.iter().for_each(|lane| engine.order_failed(*lane));
+        if let Some(full) = self.full.take() {
+            let (gone, still): (Vec<Lane>, Vec<Lane>) =
+                full.lanes.into_iter().partition(|lane| resume.contains(lane));
+            // They were never paused.
+            resume.retain(|lane| !gone.contains(lane));
+            let still: Vec<Lane> = still.into_iter().filter(|lane| assigned.contains(lane)).collect();
+            if full.since.elapsed() < FULL && pause.is_empty() && gone.is_empty() && !still.is_empty() {
+                self.full = Some(Full { lanes: still, since: full.since });
+            } else {
+                pause.extend(still);
             }
+        } else if !pause.is_empty() && pause.len() == assigned.len() {
+            // All of them: too much is held, and mostly not for long.
+            self.full = Some(Full { lanes: std::mem::take(&mut pause), since: Instant::now() });
+        }
+        if !pause.is_empty() {
+            self.tell(&pause, |consumer, list| consumer.pause(list));
+        }
+        if !resume.is_empty() {
+            self.tell(&resume, |consumer, list| consumer.resume(list));
+        }
+    }
+
+    fn tell(
+        &self,
+        lanes: &[Lane],
+        order: impl Fn(&BaseConsumer<Context>, &TopicPartitionList) -> KafkaResult<()>,
+    ) {
+        let mut list = TopicPartitionList::new();
+        for lane in lanes {
+            if let Some(topic) = self.topics.iter().find(|(_, (_, number))| *number == lane.topic) {
+                list.add_partition(topic.0, lane.partition);
+            }
+        }
+        if let Err(error) = order(&self.consumer, &list) {
+            tracing::warn!(%error, "pausing or resuming; trying again");
+            let mut engine = self.shared.engine.lock();
+            lanes.iter().for_each(|lane| engine.order_failed(*lane));
         }
     }
 
