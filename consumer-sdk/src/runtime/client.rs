@@ -38,6 +38,8 @@ const FULL: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(1);
 /// How often offsets are committed.
 const COMMIT_EVERY: Duration = Duration::from_millis(500);
+/// Commits that are under way at the same time.
+const AT_ONCE: usize = 16;
 /// How long a commit's answer is waited for before the client's silence counts as a refusal.
 const COMMIT_ANSWER: Duration = Duration::from_secs(30);
 /// How long handlers of a partition that is revoked may go on.
@@ -514,12 +516,13 @@ impl Client {
 
 /// Starts the thread that commits. The client's own callback for commits is never called for those that an
 /// application makes (rdkafka 0.39), and a call that waits for its answer has no limit: it may not hold up the polls.
-/// One partition at a time, because an answer for several hides which of them failed. Ends with the client.
+/// A commit for each partition, because an answer for several hides which of them failed; at the same time, because the
+/// broker takes its time for each, and handlers may be waiting. Ends with the client.
 fn committer(consumer: Arc<BaseConsumer<Context>>) -> mpsc::Sender<Vec<TopicPartitionList>> {
     let (sender, receiver) = mpsc::channel::<Vec<TopicPartitionList>>();
     let commit = move || {
         for lists in receiver {
-            let results = lists.iter().map(|list| consumer.commit(list, CommitMode::Sync)).collect();
+            let results = lists.chunks(AT_ONCE).flat_map(|lists| commit_at_once(&consumer, lists)).collect();
             consumer.context().signals.lock().push(Signal::Committed(results));
         }
     };
@@ -527,4 +530,13 @@ fn committer(consumer: Arc<BaseConsumer<Context>>) -> mpsc::Sender<Vec<TopicPart
         tracing::error!(%error, "no thread to commit on: nothing will be committed");
     }
     sender
+}
+
+fn commit_at_once(consumer: &BaseConsumer<Context>, lists: &[TopicPartitionList]) -> Vec<KafkaResult<()>> {
+    std::thread::scope(|scope| {
+        let calls: Vec<_> =
+            lists.iter().map(|list| scope.spawn(|| consumer.commit(list, CommitMode::Sync))).collect();
+        let died = || Err(KafkaError::Canceled);
+        calls.into_iter().map(|call| call.join().unwrap_or_else(|_| died())).collect()
+    })
 }
