@@ -7,7 +7,7 @@ use outbox_schema::record::{Position, header};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::record::Record;
+use crate::record::{Body, Record};
 
 /// An event with its payload. Dereferences to the payload: `order.sku`.
 #[derive(Debug, Clone)]
@@ -20,17 +20,8 @@ pub struct Event<T> {
 #[derive(Debug, Clone)]
 pub struct Facts {
     id: Uuid,
-    event_type: String,
-    topic: Arc<str>,
-    partition: i32,
-    offset: i64,
-    timestamp: i64,
-    key: Option<Vec<u8>>,
     attempt: u32,
-    position: Option<Position>,
-    version: Option<i64>,
-    created_at: Option<jiff::Timestamp>,
-    headers: Vec<(String, Option<Vec<u8>>)>,
+    body: Arc<Body>,
 }
 
 impl Facts {
@@ -41,28 +32,28 @@ impl Facts {
 
     /// What the handler is registered for.
     pub fn event_type(&self) -> &str {
-        &self.event_type
+        self.body.event_type().unwrap_or_default()
     }
 
     /// Topic, partition and offset of this copy.
     pub fn place(&self) -> (&str, i32, i64) {
-        (&self.topic, self.partition, self.offset)
+        (&self.body.topic, self.body.partition, self.body.offset)
     }
 
     /// The record's key as text; `None` where there is none or it is no text.
     pub fn key(&self) -> Option<&str> {
-        self.key.as_deref().and_then(|key| std::str::from_utf8(key).ok())
+        self.body.key().and_then(|key| std::str::from_utf8(key).ok())
     }
 
     /// Time of the record in Unix milliseconds: with our relay that of the commit.
     pub fn timestamp_millis(&self) -> i64 {
-        self.timestamp
+        self.body.timestamp
     }
 
     /// How old the event is by this machine's clock; zero for one from the future.
     pub fn age(&self) -> std::time::Duration {
         let now = jiff::Timestamp::now().as_millisecond();
-        std::time::Duration::from_millis(u64::try_from(now - self.timestamp).unwrap_or(0))
+        std::time::Duration::from_millis(u64::try_from(now - self.body.timestamp).unwrap_or(0))
     }
 
     /// Which attempt this is in this process, from 1.
@@ -72,17 +63,17 @@ impl Facts {
 
     /// Where the event stood in its source's log.
     pub fn position(&self) -> Option<Position> {
-        self.position
+        self.header(header::POSITION).and_then(|text| text.parse().ok())
     }
 
     /// The aggregate's own version, where the producer counts them.
     pub fn version(&self) -> Option<i64> {
-        self.version
+        self.header(header::VERSION).and_then(|text| text.parse().ok())
     }
 
     /// When the producer made the event, where its header says so.
     pub fn created_at(&self) -> Option<jiff::Timestamp> {
-        self.created_at
+        self.body.created_at()
     }
 
     /// The W3C trace context of the producing transaction.
@@ -92,8 +83,7 @@ impl Facts {
 
     /// A header's text; `None` where it is missing or no text.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.headers.iter().rfind(|(found, _)| found == name)?;
-        std::str::from_utf8(value.as_deref()?).ok()
+        self.body.header(name)
     }
 }
 
@@ -151,21 +141,8 @@ impl Payload for Raw {
 impl<T: Payload> Event<T> {
     /// The event of a record; `None` as id is refused before.
     pub(crate) fn of(record: &Record, id: Uuid) -> Result<Event<T>, String> {
-        let payload = T::read(record.value.as_deref())?;
-        let facts = Facts {
-            id,
-            event_type: record.event_type().unwrap_or_default().to_owned(),
-            topic: record.topic.clone(),
-            partition: record.partition,
-            offset: record.offset,
-            timestamp: record.timestamp,
-            key: record.key.clone(),
-            attempt: record.tries.counted + 1,
-            position: record.header(header::POSITION).and_then(|text| text.parse().ok()),
-            version: record.header(header::VERSION).and_then(|text| text.parse().ok()),
-            created_at: record.created_at(),
-            headers: record.headers.clone(),
-        };
+        let payload = T::read(record.value())?;
+        let facts = Facts { id, attempt: record.tries.counted + 1, body: record.body().clone() };
         Ok(Event { payload, facts })
     }
 }

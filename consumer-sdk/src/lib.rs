@@ -7,7 +7,7 @@
 //! | `handler`, `event`, `outcome` | what is registered, what it gets, what it says |
 //! | `tx` | [`Tx`]: the transaction that a handler's effects belong to |
 //! | `database` | connections |
-//! | `record` | a record as it was read |
+//! | `record`, `packed` | a record as it was read |
 //! | `runtime` | what runs: the Kafka client's thread, workers, parked keys |
 //! | [`frontier`] | which offset of a partition may be committed |
 //! | [`metadata`] | the text that goes with a commit |
@@ -21,6 +21,7 @@ mod database;
 mod event;
 mod handler;
 mod outcome;
+mod packed;
 mod record;
 mod runtime;
 mod tx;

@@ -127,8 +127,8 @@ impl Engine {
         // A record that was read before, after a seek of the client's own, is in hand or settled.
         if let Ok(Begun::New) = assigned.frontier.begin(record.offset) {
             let bytes = record.bytes();
-            let key = record.key.clone();
-            self.keys.push(lane, key.as_deref(), record, bytes);
+            let body = record.body().clone();
+            self.keys.push(lane, body.key(), record, bytes);
             self.intake.holds(self.keys.held());
         }
     }

@@ -277,16 +277,16 @@ struct Parts<'r> {
 impl Parts<'_> {
     fn of(record: &Record, id: Uuid) -> Parts<'_> {
         let headers = record
-            .headers
-            .iter()
-            .map(|(name, value)| json!([name, value.as_deref().map(|value| BASE64.encode(value))]));
+            .packed
+            .headers()
+            .map(|(name, value)| json!([name, value.map(|value| BASE64.encode(value))]));
         Parts {
             ids: vec![id],
             partitions: vec![record.partition],
             offsets: vec![record.offset],
             times: vec![Timestamp::from_millisecond(record.timestamp).unwrap_or(Timestamp::UNIX_EPOCH)],
-            keys: vec![record.key.as_deref()],
-            values: vec![record.value.as_deref()],
+            keys: vec![record.key()],
+            values: vec![record.value()],
             headers: vec![headers.collect()],
             created: vec![record.created_at()],
         }
@@ -295,7 +295,7 @@ impl Parts<'_> {
 
 /// What order is kept by. A record without key has no order to keep: it is a key of its own.
 fn order_key<'r>(record: &'r Record, id: &'r Uuid) -> &'r [u8] {
-    record.key.as_deref().unwrap_or(id.as_bytes())
+    record.key().unwrap_or(id.as_bytes())
 }
 
 fn clamp(number: u32) -> i32 {

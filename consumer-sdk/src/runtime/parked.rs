@@ -16,7 +16,8 @@ use super::{Shared, worker};
 use crate::database::{Database, Lease};
 use crate::handler::Kind;
 use crate::ladder::{Failure, History, Step};
-use crate::record::{Record, Tries};
+use crate::packed::Packed;
+use crate::record::{Body, Record, Tries};
 use crate::tx::Tx;
 
 /// How often keys that are due are looked for.
@@ -113,19 +114,20 @@ fn read(row: &Row, key: &Key, id: Uuid) -> Result<Record, InboxError> {
     let headers: String = row.try_get(8)?;
     // What inbox.park() was given; a header that somebody else wrote otherwise is left out.
     let headers: Vec<(String, Option<String>)> = serde_json::from_str(&headers).unwrap_or_default();
-    let decoded =
-        headers.into_iter().map(|(name, value)| (name, value.and_then(|value| BASE64.decode(value).ok())));
-    Ok(Record {
+    let decoded: Vec<(String, Option<Vec<u8>>)> = headers
+        .into_iter()
+        .map(|(name, value)| (name, value.and_then(|value| BASE64.decode(value).ok())))
+        .collect();
+    let headers: Vec<_> = decoded.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+    let body = Body {
         topic: Arc::from(key.topic.as_str()),
         partition: row.try_get(3)?,
         offset: row.try_get(4)?,
         timestamp: time.as_millisecond(),
-        key: row.try_get(6)?,
-        value: row.try_get(7)?,
-        headers: decoded.collect(),
         id: Some(id),
-        tries: Tries { counted: key.attempts, ..Tries::default() },
-    })
+        packed: Packed::new(row.try_get(6)?, row.try_get(7)?, &headers),
+    };
+    Ok(Record::new(body, Tries { counted: key.attempts, ..Tries::default() }))
 }
 
 async fn run(
