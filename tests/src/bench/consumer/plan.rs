@@ -98,7 +98,7 @@ impl Counts {
         bursts: 20,
         sleep: 200_000,
         sleep_zipf: 30_000,
-        one_by_one: 30_000,
+        one_by_one: 20_000,
         grouped: 120_000,
         pgbench_seconds: 4,
         rate: 1_000,
