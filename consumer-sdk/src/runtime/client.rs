@@ -372,6 +372,16 @@ impl Client {
         }
     }
 
+    /// Pauses at once what was to be paused if room did not come.
+    fn pause_what_is_full(&mut self) {
+        let Some(Full { lanes, .. }) = self.full.take() else { return };
+        let assigned = self.shared.engine.lock().assignment();
+        let lanes: Vec<Lane> = lanes.into_iter().filter(|lane| assigned.contains(lane)).collect();
+        if !lanes.is_empty() {
+            self.tell(&lanes, |consumer, list| consumer.pause(list));
+        }
+    }
+
     fn tell(
         &self,
         lanes: &[Lane],
@@ -463,6 +473,8 @@ impl Client {
         if commits.is_empty() {
             return;
         }
+        // While the answer is waited for, the client is polled.
+        self.pause_what_is_full();
         // An answer that is still out is not for this one.
         self.wait_for_answer();
         self.send(commits);

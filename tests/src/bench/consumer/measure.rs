@@ -25,7 +25,7 @@ const ONE_ZIPF: &str = "zipf-one";
 const SLOW_WARM_UP: u64 = 1_000;
 
 /// Seconds of the open loop before the first run that counts.
-const SETTLE: u64 = 2;
+const SETTLE: u64 = 5;
 
 /// Measures everything of the plan.
 ///
