@@ -127,7 +127,7 @@ pub fn payload(number: u64, note: [u64; 4]) -> String {
     let [a, b, c, d] = note;
     format!(
         "{{\"number\":{number},\"note\":\"{a:016x}{b:016x}{c:016x}{d:016x} sent to the customer's usual address, \
-         with the usual carrier, and paid by the usual means\"}}"
+         with the usual carrier, and paid by the usual means of payment today\"}}"
     )
 }
 
