@@ -27,7 +27,7 @@ mod transaction;
 mod worker;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -62,6 +62,8 @@ pub(crate) struct Shared {
     work: Notify,
     /// The journal may answer otherwise than before.
     permits: Notify,
+    /// How many wait for that.
+    permits_wanted: AtomicUsize,
     stopping: AtomicBool,
     stopped: Notify,
     /// Why the consumer cannot go on.
@@ -74,6 +76,13 @@ impl Shared {
     fn wake(&self, ready: usize) {
         for _ in 0..ready.min(self.registered.concurrency) {
             self.work.notify_one();
+        }
+    }
+
+    /// Lets those ask again whom the journal made wait.
+    fn permits_changed(&self) {
+        if self.permits_wanted.load(SeqCst) > 0 {
+            self.permits.notify_waiters();
         }
     }
 
@@ -139,6 +148,7 @@ pub(crate) async fn run(
         letters,
         work: Notify::new(),
         permits: Notify::new(),
+        permits_wanted: AtomicUsize::new(0),
         stopping: AtomicBool::new(false),
         stopped: Notify::new(),
         halt: Mutex::default(),

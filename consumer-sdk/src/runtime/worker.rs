@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::select_all;
+use smallvec::SmallVec;
 use tokio::sync::watch;
 
 use super::attempt::{Attempt, NO_ID, NO_TYPE, Reason, UNREGISTERED};
@@ -44,7 +45,7 @@ enum Ran {
 /// The loop of one worker. Ends when the consumer stops.
 pub(super) async fn work(shared: Arc<Shared>) {
     while let Some(mut works) = next(&shared).await {
-        let lost = works.iter().map(|work| work.lost.clone()).collect();
+        let lost: SmallVec<[watch::Receiver<bool>; 1]> = works.iter().map(|work| work.lost.clone()).collect();
         let ran = tokio::select! {
             biased;
             // A partition is another's: what runs for it ends here, and decides nothing (C30).
@@ -62,7 +63,7 @@ pub(super) async fn work(shared: Arc<Shared>) {
         if ready {
             shared.work.notify_one();
         }
-        shared.permits.notify_waiters();
+        shared.permits_changed();
     }
 }
 
@@ -71,9 +72,12 @@ fn without_handler(how: Settled) -> bool {
     how != Settled::Done
 }
 
-async fn any_gone(lost: Vec<watch::Receiver<bool>>) {
-    let gone = lost.into_iter().map(|lost| Box::pin(gone(lost)));
-    select_all(gone).await;
+async fn any_gone(mut lost: SmallVec<[watch::Receiver<bool>; 1]>) {
+    match lost.pop() {
+        Some(one) if lost.is_empty() => gone(one).await,
+        Some(last) => drop(select_all(lost.into_iter().chain([last]).map(|lost| Box::pin(gone(lost)))).await),
+        None => {}
+    }
 }
 
 async fn gone(mut lost: watch::Receiver<bool>) {
@@ -213,7 +217,7 @@ async fn give_up(shared: &Shared, work: &mut Work, reason: Reason) -> Fate {
 
 /// After a transaction: what is settled frees its key at once; the rest is decided about, one by one.
 async fn decide(shared: &Arc<Shared>, works: Vec<Work>, turns: Vec<Vec<Turn>>) {
-    let mut rest = Vec::new();
+    let (mut rest, mut settled) = (Vec::new(), Vec::new());
     for (work, turns) in works.iter().zip(&turns) {
         for (record, turn) in work.records().zip(turns) {
             if let Turn::Settled(how) = turn {
@@ -227,7 +231,9 @@ async fn decide(shared: &Arc<Shared>, works: Vec<Work>, turns: Vec<Vec<Turn>>) {
             let mut left = Vec::new();
             for turn in turns {
                 match turn {
-                    Turn::Settled(how) => engine.settle(&mut work, left.len(), without_handler(how)),
+                    Turn::Settled(how) => {
+                        settled.extend(engine.settle(&mut work, left.len(), without_handler(how)));
+                    }
                     turn => left.push(turn),
                 }
             }
@@ -238,6 +244,7 @@ async fn decide(shared: &Arc<Shared>, works: Vec<Work>, turns: Vec<Vec<Turn>>) {
             }
         }
     }
+    drop(settled);
     for (mut work, turns) in rest {
         // Whatever ran in company runs by itself next.
         for (record, turn) in work.records_mut().zip(&turns) {
@@ -288,6 +295,7 @@ fn end(shared: &Arc<Shared>, mut work: Work, fate: Option<&Fate>) {
     if let (Some(Fate::Settled(how)), Some(record)) = (fate, work.first()) {
         shared.registered.metrics.settled(record, *how);
     }
+    let mut settled = None;
     let mut engine = shared.engine.lock();
     let after = match fate {
         None => After::GoOn,
@@ -296,7 +304,7 @@ fn end(shared: &Arc<Shared>, mut work: Work, fate: Option<&Fate>) {
                 tracing::warn!("what halted its partition is settled: it is read on");
                 engine.halt(work.lane(), false);
             }
-            engine.settle(&mut work, 0, without_handler(*how));
+            settled = engine.settle(&mut work, 0, without_handler(*how));
             After::GoOn
         }
         Some(Fate::Again(delay)) if delay.is_zero() => After::GoOn,
@@ -306,6 +314,7 @@ fn end(shared: &Arc<Shared>, mut work: Work, fate: Option<&Fate>) {
     };
     let hold = engine.end(work, after);
     drop(engine);
+    drop(settled);
     if let (Some(hold), Some(Fate::Again(delay))) = (hold, fate) {
         let (shared, delay) = (shared.clone(), *delay);
         tokio::spawn(async move {
