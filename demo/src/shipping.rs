@@ -48,7 +48,7 @@ pub fn consumer(topic: &str, session: Duration) -> Consumer<WithDatabase> {
         .topic(topic)
         .concurrency(CONCURRENCY)
         // An event that nobody handles would be a missing effect.
-        .unregistered(Unregistered::Hold)
+        .unregistered(Unregistered::Fail)
         .retry(in_place(3).then([seconds(1); 10]))
         .kafka_option("session.timeout.ms", &session.as_millis().to_string())
         .kafka_option("heartbeat.interval.ms", &heartbeat.as_millis().to_string());

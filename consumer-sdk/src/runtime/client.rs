@@ -542,7 +542,7 @@ impl Client {
             partitions.add_partition(topic, lane.partition);
         }
         self.commit_at_last(commits);
-        self.unassign(&partitions);
+        self.unassign(&partitions, Left::Revoked);
     }
 }
 
