@@ -7,6 +7,7 @@ mod bad_settings;
 mod check;
 mod cluster;
 mod consumer;
+mod consumer_faults;
 mod contract;
 mod crash;
 mod decoder_differential;
