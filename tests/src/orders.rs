@@ -346,9 +346,9 @@ impl<'s> Orders<'s> {
         self.query(query, &[]).await[0].get(0)
     }
 
-    /// Lets handlers that wait for the warehouse succeed.
-    pub async fn open_warehouse(&self) {
-        self.query("UPDATE warehouse SET open = true", &[]).await;
+    /// Opens the warehouse, and handlers that wait for it succeed, or closes it again.
+    pub async fn warehouse(&self, open: bool) {
+        self.query("UPDATE warehouse SET open = $1", &[&open]).await;
     }
 
     /// How often an instance has logged something.

@@ -66,7 +66,7 @@ async fn a_failing_key_waits_in_order_and_no_other_does() {
     assert_eq!(orders.effects().await.happened, 203, "{}", orders.log(0));
     assert_eq!(orders.number("SELECT count(*) FROM inbox.settlement WHERE state = 'rejected'").await, 1);
     // What was mended goes on by itself, in order, and everything behind it.
-    orders.open_warehouse().await;
+    orders.warehouse(true).await;
     let effects = orders.happened(205, Duration::from_secs(60), &[0]).await;
     assert_eq!(orders.number("SELECT count(*) FROM effects WHERE key = 'closed'").await, 2);
     assert_eq!(effects, Effects::once(205));

@@ -8,6 +8,8 @@ mod check;
 mod cluster;
 mod consumer;
 mod consumer_faults;
+mod consumer_order;
+mod consumer_poison;
 mod contract;
 mod crash;
 mod decoder_differential;
