@@ -356,6 +356,11 @@ impl<'s> Orders<'s> {
         self.read_log(instance).matches(what).count()
     }
 
+    /// What an instance has logged of something, line by line.
+    pub fn lines(&self, instance: usize, what: &str) -> Vec<String> {
+        self.read_log(instance).lines().filter(|line| line.contains(what)).map(str::to_owned).collect()
+    }
+
     /// The end of an instance's log, for a panic's message.
     pub fn log(&self, instance: usize) -> String {
         let text = self.read_log(instance);

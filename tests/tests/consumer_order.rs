@@ -67,7 +67,7 @@ fn median(mut figures: Vec<f64>) -> f64 {
 async fn order_holds_while_one_percent_of_keys_fail() {
     let (postgres, kafka) = (Postgres::start(15), Kafka::start());
     let orders = Orders::prepare("percent", &postgres, &kafka, program()).await;
-    let process = orders.start(0);
+    let process = orders.start_with(0, &With { rung: Some(1), ..With::default() });
     let (mut with, mut without) = (Vec::new(), Vec::new());
     if proving() {
         // The first of a consumer's records find it cold.
