@@ -1,7 +1,7 @@
 //! The consumer under every fault at once: its effects happen once and in order, and everything settles in the end.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use outbox_tests::cluster::{Kafka, Postgres};
@@ -23,6 +23,8 @@ const LIMIT: Duration = Duration::from_secs(90);
 const KEYS: u32 = 60;
 /// Pause between two orders: about a hundred a second.
 const PACE: Duration = Duration::from_millis(9);
+/// Orders that may wait for their effects: work in hand all the time, and no more than can be done.
+const BEHIND: usize = 400;
 
 /// What goes wrong. Beside all of them a tenth of the records comes twice, some of them late, and a hundredth fails at
 /// first.
@@ -87,6 +89,14 @@ struct Ground<'s> {
     random: StdRng,
     instances: Vec<(usize, Process)>,
     started: usize,
+    pace: Arc<Pace>,
+}
+
+/// What the sender has to know.
+#[derive(Default)]
+struct Pace {
+    happened: AtomicUsize,
+    stop: AtomicBool,
 }
 
 impl Ground<'_> {
@@ -168,7 +178,7 @@ impl Ground<'_> {
                 return victim;
             }
             process.resume();
-            tokio::time::sleep(PACE).await;
+            self.count().await;
         }
         panic!("no instance has work in hand\n{}", self.logs());
     }
@@ -238,11 +248,18 @@ impl Ground<'_> {
         let query = format!("SELECT count(*) FROM effects WHERE number = {number}");
         let seen = async {
             while self.orders.number(&query).await == 0 {
+                self.count().await;
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
         let seen = tokio::time::timeout(LIMIT, seen).await;
         assert!(seen.is_ok(), "order {number} has not happened\n{}", self.logs());
+    }
+
+    /// Tells the sender how far the effects are.
+    async fn count(&self) {
+        let happened = self.orders.number("SELECT count(*) FROM effects").await;
+        self.pace.happened.store(usize::try_from(happened).unwrap_or(0), SeqCst);
     }
 
     /// How often each instance was given a partition.
@@ -272,12 +289,17 @@ impl Ground<'_> {
 }
 
 /// Sends until it is told to stop.
-fn traffic(upstream: &Upstream, stop: &AtomicBool, mut random: StdRng) {
-    while !stop.load(SeqCst) {
+fn traffic(upstream: &Upstream, pace: &Pace, mut random: StdRng) {
+    while !pace.stop.load(SeqCst) {
+        std::thread::sleep(PACE);
+        if upstream.count() > pace.happened.load(SeqCst) + BEHIND {
+            continue;
+        }
         let key = format!("customer-{}", random.random_range(0..KEYS));
         let usual = Asked { millis: random.random_range(0..40), ..GOOD };
-        let asked = match random.random_range(0..100) {
-            0 => Asked { millis: usual.millis, ..good_from(random.random_range(2..7)) },
+        let asked = match random.random_range(0..200) {
+            0 => Asked { millis: usual.millis, ..good_from(5) },
+            1 => Asked { millis: usual.millis, ..good_from(2) },
             _ => usual,
         };
         let number = upstream.order(&key, asked);
@@ -286,7 +308,6 @@ fn traffic(upstream: &Upstream, stop: &AtomicBool, mut random: StdRng) {
             9 => _ = upstream.again(random.random_range(0..=number)),
             _ => {}
         }
-        std::thread::sleep(PACE);
     }
     upstream.flush();
 }
@@ -301,11 +322,11 @@ async fn effects_happen_once_and_in_order_through_every_fault() {
     let orders = Orders::prepare("faults", &postgres, &kafka, program()).await;
     let cutter = CommitCutter::start(postgres.port());
     let faults = draw(if proving() { 60 } else { 15 }, &mut random);
-    let stop = Arc::new(AtomicBool::new(false));
+    let pace = Arc::new(Pace::default());
     let sender = {
-        let (upstream, stop) = (orders.upstream().clone(), stop.clone());
+        let (upstream, pace) = (orders.upstream().clone(), pace.clone());
         let random = StdRng::seed_from_u64(random.random());
-        std::thread::spawn(move || traffic(&upstream, &stop, random))
+        std::thread::spawn(move || traffic(&upstream, &pace, random))
     };
     let mut ground = Ground {
         orders: &orders,
@@ -315,6 +336,7 @@ async fn effects_happen_once_and_in_order_through_every_fault() {
         random,
         instances: Vec::new(),
         started: 0,
+        pace: pace.clone(),
     };
     (0..3).for_each(|_| _ = ground.start());
     let began = Instant::now();
@@ -322,7 +344,7 @@ async fn effects_happen_once_and_in_order_through_every_fault() {
         println!("{:>5.1?} fault {number}: {fault:?}", began.elapsed());
         ground.cause(*fault).await;
     }
-    stop.store(true, SeqCst);
+    pace.stop.store(true, SeqCst);
     sender.join().expect("the sender");
     let sent = orders.upstream().count();
     let effects = orders.happened(sent, LIMIT, &ground.numbers()).await;

@@ -21,6 +21,7 @@ mod history;
 mod idle;
 mod inbox;
 mod inbox_claim;
+mod inbox_interleavings;
 mod inbox_letters;
 mod inbox_park;
 mod inbox_upkeep;
