@@ -78,6 +78,8 @@ pub struct With {
     pub rung: Option<u64>,
     /// Options of its Kafka client: `name=value`, with semicolons between.
     pub kafka: String,
+    /// Another group than the one that is called as the consumer.
+    pub group: Option<String>,
 }
 
 /// What was found of the effects.
@@ -216,6 +218,7 @@ impl<'s> Orders<'s> {
             ("ORDER_CONSUMER", self.name.clone()),
             ("ORDER_RUNG", with.rung.unwrap_or(2).to_string()),
             ("ORDER_KAFKA", with.kafka.clone()),
+            ("KAFKA_GROUP", with.group.clone().unwrap_or_default()),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value));
         let program = self.program.display().to_string();
@@ -288,13 +291,13 @@ impl<'s> Orders<'s> {
         format!("{}: {}", missing.len(), missing[..missing.len().min(12)].join(", "))
     }
 
-    /// Waits until the group's committed offsets are at the end of every partition.
+    /// Waits until a group's committed offsets are at the end of every partition.
     ///
     /// # Panics
     /// When they are not in time.
-    pub async fn committed_to_the_end(&self, limit: Duration) {
+    pub async fn committed_to_the_end(&self, group: &str, limit: Duration) {
         let mut config = ClientConfig::new();
-        let config = config.set("bootstrap.servers", &self.brokers).set("group.id", &self.name);
+        let config = config.set("bootstrap.servers", &self.brokers).set("group.id", group);
         let asks: BaseConsumer = config.create().expect("a client");
         let partitions = 0..i32::try_from(PARTITIONS).expect("few");
         let mut seen = String::new();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use outbox_tests::cluster::{Kafka, Postgres};
 use outbox_tests::fault::process::Process;
-use outbox_tests::orders::{Asked, Effects, Orders};
+use outbox_tests::orders::{Asked, Effects, Orders, With};
 use outbox_tests::wait::eventually_async;
 use rustix::process::Signal;
 use uuid::Uuid;
@@ -75,4 +75,44 @@ async fn a_failing_key_waits_in_order_and_no_other_does() {
     })
     .await;
     end(&process);
+}
+
+/// C44: until somebody opens the warehouse the handler meets a deadlock, many times. That is nobody's fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadlock_counts_no_attempt() {
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("deadlocks", &postgres, &kafka, program()).await;
+    orders.upstream().order("key", failing("deadlock"));
+    orders.upstream().flush();
+    let process = orders.start(0);
+    eventually_async(Duration::from_secs(60), "six deadlocks", async || {
+        (orders.said(0, "an attempt failed: ") >= 6).then_some(())
+    })
+    .await;
+    orders.warehouse(true).await;
+    assert_eq!(orders.happened(1, Duration::from_secs(60), &[0]).await, Effects::once(1));
+    assert_eq!(orders.number("SELECT attempt::bigint FROM effects").await, 1, "{}", orders.log(0));
+    assert_eq!(orders.lines(0, " parked: "), [""; 0]);
+    end(&process);
+}
+
+/// C8: the inbox is the consumer's and not the group's, so a group that begins anew runs nothing again.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_group_of_the_same_name_repeats_nothing() {
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("groups", &postgres, &kafka, program()).await;
+    for number in 0..200 {
+        let asked = if number == 100 { failing("rejected") } else { GOOD };
+        orders.upstream().order(&format!("key-{}", number % 20), asked);
+    }
+    orders.upstream().flush();
+    let process = orders.start(0);
+    orders.happened(199, Duration::from_secs(60), &[0]).await;
+    let group = Some("groups-again".to_owned());
+    let again = orders.start_with(1, &With { group, ..With::default() });
+    orders.committed_to_the_end("groups-again", Duration::from_secs(60)).await;
+    assert_eq!(orders.effects().await, Effects::once(199));
+    assert_eq!(orders.lines(1, "rejected"), [""; 0], "what was decided is not decided again");
+    end(&process);
+    end(&again);
 }

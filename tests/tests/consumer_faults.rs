@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use outbox_tests::cluster::{Kafka, Postgres};
 use outbox_tests::fault::commits::CommitCutter;
 use outbox_tests::fault::process::Process;
-use outbox_tests::orders::{Asked, Effects, Orders, Upstream, With};
+use outbox_tests::orders::{Asked, Effects, Orders, PARTITIONS, Upstream, With};
 use outbox_tests::outbox::proving;
 use outbox_tests::wait::eventually_async;
 use outbox_tests::workload;
@@ -131,6 +131,8 @@ impl Ground<'_> {
                     self.start();
                 }
                 let leaves = self.random.random_range(0..self.instances.len());
+                // It has to be there before it can leave.
+                self.assigned_anew(&[(self.instances[leaves].0, 0)]).await;
                 let (_, process) = self.instances.swap_remove(leaves);
                 let before = self.assignments();
                 end(&process);
@@ -355,7 +357,7 @@ async fn effects_happen_once_and_in_order_through_every_fault() {
         (orders.number(left).await == 0).then_some(())
     })
     .await;
-    orders.committed_to_the_end(LIMIT).await;
+    orders.committed_to_the_end("faults", LIMIT).await;
     ground.instances.iter().for_each(|(_, process)| end(process));
     // What came twice was known by its inbox row, not by luck.
     let done = orders.number("SELECT count(*) FROM inbox.settlement WHERE state = 'done'").await;
@@ -367,4 +369,48 @@ async fn effects_happen_once_and_in_order_through_every_fault() {
         faults.len(),
         began.elapsed()
     );
+}
+
+/// C31, C55: an instance freezes with every handler in the middle of a transaction. Whoever takes its partitions waits
+/// for the keys that it holds, and for no others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_owner_delays_no_key_but_those_it_holds() {
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("frozen", &postgres, &kafka, program()).await;
+    let upstream = orders.upstream();
+    let frozen = orders.start(0);
+    eventually_async(LIMIT, "the first instance's partitions", async || {
+        (orders.said(0, " assigned ") == PARTITIONS).then_some(())
+    })
+    .await;
+    for number in 0..64 {
+        upstream.order(&format!("held-{number}"), Asked { millis: 1_000, ..GOOD });
+    }
+    upstream.flush();
+    eventually_async(LIMIT, "sixteen open transactions", async || {
+        (orders.open_transactions(0).await == 16).then_some(())
+    })
+    .await;
+    frozen.pause();
+    let other = orders.start(1);
+    eventually_async(LIMIT, "the other's partitions", async || {
+        (orders.said(1, " assigned ") == PARTITIONS).then_some(())
+    })
+    .await;
+    let taken = Instant::now();
+    (0..40).for_each(|key| _ = upstream.order(&format!("beside-{key}"), GOOD));
+    upstream.flush();
+    let beside = "SELECT count(*) FROM effects WHERE key LIKE 'beside-%'";
+    eventually_async(LIMIT, "the keys that nobody holds", async || {
+        (orders.number(beside).await == 40).then_some(())
+    })
+    .await;
+    let (took, held) = (taken.elapsed(), orders.open_transactions(0).await);
+    println!("proof: 40 keys beside 16 that a frozen owner holds took {took:.1?}");
+    assert_eq!(held, 16, "the frozen owner holds what it held: after {took:.1?}");
+    frozen.resume();
+    let effects = orders.happened(upstream.count(), LIMIT, &[0, 1]).await;
+    assert_eq!(effects, Effects::once(upstream.count()));
+    end(&frozen);
+    end(&other);
 }

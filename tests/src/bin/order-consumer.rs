@@ -42,6 +42,14 @@ async fn apply(order: Event<Order>, tx: Tx) -> Handled {
             let open = tx.query_one("SELECT open FROM warehouse", &[]).await?.get::<_, bool>(0);
             if open { done() } else { Err(Closed)? }
         }
+        Some("deadlock") => {
+            let raise = "SELECT pg_temp.deadlock() FROM warehouse WHERE NOT open";
+            let deadlock = "CREATE FUNCTION pg_temp.deadlock() RETURNS void LANGUAGE plpgsql AS
+                            $$ BEGIN RAISE EXCEPTION 'as told' USING ERRCODE = 'deadlock_detected'; END $$";
+            tx.execute(deadlock, &[]).await?;
+            tx.execute(raise, &[]).await?;
+            done()
+        }
         Some("permanent") => Err(Closed).permanent()?,
         Some("panic") => panic!("as told"),
         Some("rejected") => reject("as told"),
