@@ -383,8 +383,12 @@ async fn a_frozen_owner_delays_no_key_but_those_it_holds() {
         (orders.said(0, " assigned ") == PARTITIONS).then_some(())
     })
     .await;
-    for number in 0..64 {
-        upstream.order(&format!("held-{number}"), Asked { millis: 1_000, ..GOOD });
+    // Progress first: without any the next owner would ask, record by record, which of them ends processes.
+    (0..60).for_each(|key| _ = upstream.order(&format!("before-{key}"), GOOD));
+    orders.happened(60, LIMIT, &[0]).await;
+    orders.committed_to_the_end("frozen", LIMIT).await;
+    for number in 0..16 {
+        upstream.order(&format!("held-{number}"), Asked { millis: 1_500, ..GOOD });
     }
     upstream.flush();
     eventually_async(LIMIT, "sixteen open transactions", async || {
@@ -407,7 +411,8 @@ async fn a_frozen_owner_delays_no_key_but_those_it_holds() {
     .await;
     let (took, held) = (taken.elapsed(), orders.open_transactions(0).await);
     println!("proof: 40 keys beside 16 that a frozen owner holds took {took:.1?}");
-    assert_eq!(held, 16, "the frozen owner holds what it held: after {took:.1?}");
+    assert!(held >= 16, "the frozen owner holds what it held: {held} after {took:.1?}");
+    assert!(took < Duration::from_secs(15), "{took:?}\n{}", orders.log(1));
     frozen.resume();
     let effects = orders.happened(upstream.count(), LIMIT, &[0, 1]).await;
     assert_eq!(effects, Effects::once(upstream.count()));
