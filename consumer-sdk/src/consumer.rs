@@ -427,7 +427,7 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
             // Workers, the parked keys, and one to spare. The server ends what a frozen process left open a while
             // after any handler would have been stopped (C31).
             Some(Ok(link)) => {
-                let abandoned = longest + Duration::from_secs(30);
+                let abandoned = longest + Duration::from_secs(10);
                 Some(Database::new(link, &self.name, self.concurrency + 2, abandoned))
             }
             Some(Err(wrong)) => return Err(RunError::SetUp(wrong.iter().map(str::to_owned).collect())),

@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use tokio_postgres::error::SqlState;
+
 use crate::ladder::Failure;
 
 /// What became of an event.
@@ -136,20 +138,28 @@ impl HandlerError {
         sentence
     }
 
-    /// How the attempt counts: a serialization failure or a deadlock is nobody's fault (C44).
+    /// How the attempt counts: a serialization failure or a deadlock is nobody's fault (C44), and neither is a database
+    /// that went away.
     pub(crate) fn failure(&self) -> Failure {
         if self.permanent {
             return Failure::Permanent;
         }
         let mut link: Option<&(dyn StdError + 'static)> = Some(self.source.as_ref());
         while let Some(error) = link {
-            let code = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
-            if code.is_some_and(|code| matches!(code.code(), "40001" | "40P01")) {
+            if error.downcast_ref::<tokio_postgres::Error>().is_some_and(is_nobodys_fault) {
                 return Failure::Uncounted;
             }
             link = error.source();
         }
         Failure::Transient { after: Duration::ZERO }
+    }
+}
+
+fn is_nobodys_fault(error: &tokio_postgres::Error) -> bool {
+    match error.code().map(SqlState::code) {
+        // A cancelled statement (57014) is the handler's own time-out.
+        Some(code) => matches!(code, "40001" | "40P01") || code.starts_with("08") || code.starts_with("57P"),
+        None => error.is_closed() || error.source().is_some_and(|source| source.is::<std::io::Error>()),
     }
 }
 

@@ -84,7 +84,6 @@ async fn records_that_kill_the_process_are_found_and_no_other_is_blamed() {
 
 /// C25: a record that only failed before ends the process when it runs from the park.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "nothing counts yet what a process that ends had begun in the park: it is tried again for ever"]
 async fn a_parked_record_that_kills_the_process_is_found_and_no_other_is_blamed() {
     let (postgres, kafka) = (Postgres::start(15), Kafka::start());
     let orders = Orders::prepare("parked_poison", &postgres, &kafka, program()).await;
@@ -154,7 +153,6 @@ async fn kills_from_outside_during_a_database_outage_convict_nobody() {
 
 /// C44: a handler that loses its database again and again has not failed.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a connection that is lost in a handler's statement counts as a failed attempt of the record"]
 async fn losing_the_database_in_a_handler_counts_no_attempt() {
     let (postgres, kafka) = (Postgres::start(15), Kafka::start());
     let orders = Orders::prepare("flapping", &postgres, &kafka, program()).await;

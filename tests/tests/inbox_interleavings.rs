@@ -190,7 +190,6 @@ async fn a_hold_outlives_an_attempt_that_goes_well() {
 }
 
 #[tokio::test]
-#[ignore = "inbox.delay() takes an operator's hold back"]
 async fn a_hold_outlives_an_attempt_that_fails() {
     let inbox = Inbox::prepare("between_hold_f").await;
     let (claimant, operator) = (inbox.consumer().await, inbox.consumer().await);

@@ -234,6 +234,9 @@ impl Wanted {
     }
 }
 
+/// How long a question is waited for that has an answer of its own where none comes.
+const SHORT: Duration = Duration::from_secs(3);
+
 /// How long a topic keeps its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
@@ -252,7 +255,8 @@ pub enum Kept {
 pub async fn kept(config: &ClientConfig, topic: &str) -> Result<Kept, TopicError> {
     let failed = |source| TopicError::Kafka { what: "take the client's settings", source };
     let admin: AdminClient<DefaultClientContext> = config.create().map_err(failed)?;
-    let settings = settings(&admin, topic).await?;
+    let settings = tokio::time::timeout(SHORT, settings(&admin, topic)).await;
+    let settings = settings.unwrap_or(Err(failed(KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut))))?;
     let compacted = settings.get("cleanup.policy").is_some_and(|policy| policy == "compact");
     Ok(match settings.get("retention.ms").map(String::as_str) {
         _ if compacted => Kept::ForEver,

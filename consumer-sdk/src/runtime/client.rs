@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,8 @@ enum Signal {
 #[derive(Debug, Default)]
 pub(super) struct Context {
     signals: Mutex<Vec<Signal>>,
+    /// The client is being dropped.
+    closing: AtomicBool,
 }
 
 impl ClientContext for Context {
@@ -87,6 +90,13 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        if self.closing.load(SeqCst) {
+            // Nobody hears signals any more, and the client leaves the group only when this is answered.
+            if let Err(error) = consumer.unassign() {
+                tracing::warn!(%error, "leaving the group");
+            }
+            return;
+        }
         let signal = match code {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Signal::Assign(list.clone()),
             // Whatever else it is called, the assignment is over.
@@ -518,7 +528,7 @@ impl Client {
         }
     }
 
-    /// Lets every partition go in order; the group is left when the client is dropped.
+    /// Lets every partition go in order, and leaves the group.
     fn stop(mut self) {
         let lanes = self.shared.engine.lock().assignment();
         let mut engine = self.shared.engine.lock();
@@ -543,6 +553,24 @@ impl Client {
         }
         self.commit_at_last(commits);
         self.unassign(&partitions, Left::Revoked);
+        self.leave_the_group();
+    }
+
+    /// Whoever drops the client last leaves the group. That has to be this thread, since the process may end right
+    /// behind it: a member that goes without a word holds its partitions until its session has run out.
+    fn leave_the_group(self) {
+        let Client { mut consumer, committer, _ends, .. } = self;
+        drop((committer, _ends));
+        consumer.context().closing.store(true, SeqCst);
+        let until = Instant::now() + LAST_COMMIT;
+        while let Err(shared) = Arc::try_unwrap(consumer) {
+            if Instant::now() >= until {
+                tracing::warn!("the client is in use still: the group waits for its session to run out");
+                return;
+            }
+            consumer = shared;
+            std::thread::sleep(LOOK);
+        }
     }
 }
 

@@ -94,6 +94,7 @@ pub(crate) struct Engine {
     journal: Journal,
     epochs: u32,
     settled: u64,
+    isolated: bool,
 }
 
 /// Bytes of text that go with a commit: the broker's usual limit, or only the journal where it allows less.
@@ -115,6 +116,7 @@ impl Engine {
             journal: Journal::new(convict_after),
             epochs: 0,
             settled: 0,
+            isolated: false,
         }
     }
 
@@ -193,7 +195,10 @@ impl Engine {
 
     /// Whether the record's handler may start; asked when all else is ready.
     pub(crate) fn may_start(&mut self, lane: Lane, record: &Record) -> Permit {
-        self.journal.about_to_start(named(lane, record))
+        let permit = self.journal.about_to_start(named(lane, record));
+        // The first that is about to start makes it known that earlier starts made no progress.
+        self.review();
+        permit
     }
 
     /// It will not start after all.
@@ -372,6 +377,11 @@ impl Engine {
         self.settled
     }
 
+    /// Whether one record at a time runs, because one is suspected of killing the process.
+    pub(crate) fn is_isolated(&self) -> bool {
+        self.isolated
+    }
+
     /// What can be seen of it.
     pub(crate) fn look(&self) -> EngineLook {
         let partitions = self.lanes.iter().map(|(lane, assigned)| PartitionLook {
@@ -398,6 +408,16 @@ impl Engine {
     /// In isolation one record is in flight in all, and only partitions in doubt are read.
     fn review(&mut self) {
         let isolated = self.journal.is_isolated();
+        if isolated != self.isolated {
+            self.isolated = isolated;
+            if isolated {
+                tracing::warn!(
+                    "isolated: earlier starts made no progress, so one record at a time runs until the suspect is found"
+                );
+            } else {
+                tracing::warn!("no longer isolated: everything runs beside each other again");
+            }
+        }
         self.keys.isolate(isolated);
         let doubtful = || self.lanes.keys().filter(|lane| self.journal.in_doubt(**lane)).copied().collect();
         self.intake.isolate(isolated.then(doubtful));

@@ -195,6 +195,7 @@ async fn otherwise(
     let Claimed { lease, verdicts, parked } =
         match inbox::claim(database, scope, &[vec![event]], TIMEOUT).await {
             Ok(claimed) => claimed,
+            Err(InboxError::Waits) => return Fate::Again(AGAIN),
             Err(error) => return trouble(work, &sentence(&error)),
         };
     match verdicts.into_iter().next() {

@@ -134,8 +134,10 @@ pub(super) enum Committed {
 /// The limit of statements that are the consumer's own.
 const OWN: Duration = Duration::from_secs(30);
 
-/// How long a group waits for another's claim before its events are claimed one by one (C55).
+/// How long a claim waits for another's. A group's events are then claimed one by one (C55); one that waits by itself
+/// gives its worker to others, and comes again.
 const GROUP_WAITS: Duration = Duration::from_millis(200);
+const ONE_WAITS: Duration = Duration::from_millis(500);
 
 const CLAIM: &str =
     "SELECT inbox.claim_group($1, $2::uuid[], $3::timestamptz[], NULL, $4::text[], $5::int[], $6::bigint[],
@@ -154,10 +156,11 @@ pub(super) async fn claim(
     let lease = database.lease().await?;
     let (claim, look) = (prepared(&lease, CLAIM).await?, prepared(&lease, MARKED).await?);
     let events: Vec<Event<'_>> = keys.iter().flatten().copied().collect();
-    let mut begin = format!("BEGIN; SET LOCAL statement_timeout = {}", limit.as_millis().max(1));
-    if events.len() > 1 {
-        begin.push_str(&format!("; SET LOCAL lock_timeout = {}", GROUP_WAITS.as_millis()));
-    }
+    let waits = if events.len() > 1 { GROUP_WAITS } else { ONE_WAITS }.as_millis();
+    let begin = format!(
+        "BEGIN; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {waits}",
+        limit.as_millis().max(1)
+    );
     let ids: Vec<Uuid> = events.iter().map(|event| event.name.id).collect();
     let created: Vec<Option<Timestamp>> = events.iter().map(|event| event.name.created).collect();
     let topics: Vec<&str> = events.iter().map(|event| event.record.topic.as_ref()).collect();
@@ -173,11 +176,13 @@ pub(super) async fn claim(
     let claims: [&(dyn ToSql + Sync); 7] = [&scope, &ids, &created, &topics, &partitions, &offsets, &named];
     let looks: [&(dyn ToSql + Sync); 3] = [&scope, &key_topics, &orders];
     // Sent in this order, whichever answer is looked at first.
-    let ((), verdicts, marked) = tokio::try_join!(
+    let ((), verdicts, marked, ()) = tokio::try_join!(
         biased;
         lease.batch_execute(&begin),
         lease.query_one(&claim, &claims),
         lease.query_one(&look, &looks),
+        // What the handler does waits as long as it always would.
+        lease.batch_execute("SET LOCAL lock_timeout TO DEFAULT"),
     )
     .map_err(InboxError::of)?;
     let verdicts: Vec<String> = verdicts.try_get(0)?;
@@ -302,7 +307,7 @@ pub(super) async fn claim_outside(
     let looks: [&(dyn ToSql + Sync); 3] = [&scope, &topics, &keys];
     let ((), claimed, marked) = tokio::try_join!(
         biased;
-        lease.batch_execute("BEGIN; SET LOCAL statement_timeout = 30000"),
+        lease.batch_execute("BEGIN; SET LOCAL statement_timeout = 30000; SET LOCAL lock_timeout = 500"),
         lease.query_one(&claim, &claims),
         lease.query_one(&look, &looks),
     )

@@ -34,6 +34,7 @@ use parking_lot::Mutex;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 use crate::consumer::{Registered, RunError};
 use crate::database::Database;
@@ -69,6 +70,8 @@ pub(crate) struct Shared {
     /// Why the consumer cannot go on.
     halt: Mutex<Option<String>>,
     begun: Instant,
+    /// Tells this run of the consumer from every other.
+    run: Uuid,
 }
 
 impl Shared {
@@ -153,6 +156,7 @@ pub(crate) async fn run(
         stopped: Notify::new(),
         halt: Mutex::default(),
         begun: Instant::now(),
+        run: Uuid::from_u128(rand::random()),
     });
     let watched = Arc::downgrade(&shared);
     shared.registered.metrics.watch_engine(move || Some(watched.upgrade()?.engine.lock().look()));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::attempt::{Attempt, Reason, TOO_OLD, attempt, sentence};
 use super::engine::Work;
 use super::failure::{Failed, failed, trouble};
-use super::inbox::{self, Claimed, Committed, Event, Name, Outside, Verdict};
+use super::inbox::{self, Claimed, Committed, Event, InboxError, Name, Outside, Verdict};
 use super::permit::{No, Told, permit};
 use super::transaction::convicted;
 use super::worker::Fate;
@@ -38,6 +38,7 @@ pub(super) async fn external(
     let claimed = inbox::claim_outside(database, scope, Event { record, name: &name }, lease).await;
     let Outside { verdict, token, behind } = match claimed {
         Ok(claimed) => claimed,
+        Err(InboxError::Waits) => return Fate::Again(AGAIN),
         Err(error) => return trouble(work, &sentence(&error)),
     };
     let token = match (verdict, token) {
@@ -54,12 +55,12 @@ pub(super) async fn external(
         (Verdict::TooOld, _) => return too_old(shared, work, handler, name).await,
         (Verdict::Run | Verdict::Claimed | Verdict::Repeated, _) => return Fate::Again(AGAIN),
     };
-    let running = match permit(shared, work.lane(), record).await {
+    let running = match permit(shared, work.lane(), record, true).await {
         Ok(running) => running,
         Err(no) => {
             give_back(shared, database, &name, token).await;
             return match no {
-                No::Gone => Fate::Left,
+                No::Gone | No::Isolated => Fate::Left,
                 No::Convicted(deaths) => {
                     let (failure, reason) = convicted(deaths);
                     let failing =
@@ -160,6 +161,7 @@ async fn queue_up(shared: &Shared, database: &Database, work: &mut Work, name: &
     let Claimed { lease, verdicts, parked } =
         match inbox::claim(database, scope, &[vec![event]], TIMEOUT).await {
             Ok(claimed) => claimed,
+            Err(InboxError::Waits) => return Fate::Again(AGAIN),
             Err(error) => return trouble(work, &sentence(&error)),
         };
     let followed = if verdicts.first() == Some(&Verdict::Run) && parked.first() == Some(&true) {
@@ -194,9 +196,9 @@ pub(super) async fn idempotent(
 ) -> Fate {
     let Some(record) = work.first() else { return Fate::Again(AGAIN) };
     let kind = Some(handler.kind);
-    let running = match permit(shared, work.lane(), record).await {
+    let running = match permit(shared, work.lane(), record, true).await {
         Ok(running) => running,
-        Err(No::Gone) => return Fate::Left,
+        Err(No::Gone | No::Isolated) => return Fate::Left,
         Err(No::Convicted(deaths)) => {
             let (failure, reason) = convicted(deaths);
             return failed(shared, work, Failed { failure, reason, kind, name: Some(name), token: None })

@@ -11,13 +11,14 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::Shared;
-use super::attempt::{Attempt, Reason, TRANSIENT, UNREGISTERED, attempt, sentence};
+use super::attempt::{Attempt, KILLS, Reason, TRANSIENT, UNREGISTERED, attempt, sentence};
 use super::inbox::{self, Committed, InboxError, Name};
 use super::letters::Failing;
 use super::permit::Told;
 use crate::database::{Database, Lease};
 use crate::event::Facts;
 use crate::handler::{Bound, Kind};
+use crate::journal::DEFAULT_CONVICT_AFTER;
 use crate::ladder::{Exhausted, Failure, History, Step};
 use crate::metrics;
 use crate::metrics::counts::{Retry, Settled};
@@ -88,6 +89,7 @@ async fn upkeep(database: &Database) -> Result<(), InboxError> {
 struct Key {
     topic: String,
     key: Vec<u8>,
+    /// Attempts so far, with the one that is under way.
     attempts: u32,
     /// How long ago its first event failed first.
     failing_for: Duration,
@@ -105,25 +107,33 @@ struct First {
 
 const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = 30000";
 
+/// What a parked key says of its last failure while an attempt is under way, and behind that how many attempts ended
+/// with their process.
+const BEGUN: &str = "an attempt was begun by run ";
+const DEATHS: &str = "; deaths: ";
+
+/// The time between the transaction that counts an attempt and the one that makes it.
+const BETWEEN: Duration = Duration::from_secs(2);
+
+fn deaths(last_error: &str) -> u32 {
+    last_error.rsplit_once(DEATHS).and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
+}
+
 /// Runs the first event of one key that is due, if there is one.
+///
+/// The attempt is counted before it begins, in a transaction of its own: should it end the process, whoever takes the
+/// key next finds it begun by another run, and has that for an answer (C18, C25).
 async fn turn(shared: &Shared, database: &Database) -> Result<bool, InboxError> {
+    // One record is on trial, and whatever ran beside it could be the one that kills.
+    if shared.engine.lock().is_isolated() {
+        return Ok(false);
+    }
     let lease = database.lease().await?;
     lease.batch_execute(BEGIN).await?;
     let scope = &*shared.registered.name;
-    let taken = "SELECT topic, key, attempts, extract(epoch FROM clock_timestamp() - first_failed_at)::float8
-                   FROM inbox.take_parked_key($1)";
-    let taken = lease.prepared(taken).await?;
-    let Some(row) = lease.query_opt(&taken, &[&scope]).await? else {
+    let Some((mut key, last_error)) = take(&lease, scope).await? else {
         inbox::roll_back(lease).await;
         return Ok(false);
-    };
-    let attempts: i32 = row.try_get(2)?;
-    let seconds: f64 = row.try_get(3)?;
-    let key = Key {
-        topic: row.try_get(0)?,
-        key: row.try_get(1)?,
-        attempts: u32::try_from(attempts).unwrap_or(0),
-        failing_for: Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default(),
     };
     lease.batch_execute("SAVEPOINT claim").await?;
     let (verdict, first) = match resume(&lease, scope, &key, None).await? {
@@ -133,26 +143,70 @@ async fn turn(shared: &Shared, database: &Database) -> Result<bool, InboxError> 
     if verdict != "run" {
         return unpark(scope, lease, &key, first.seq).await;
     }
+    lease.batch_execute("ROLLBACK TO SAVEPOINT claim").await?;
+    let deaths = deaths(&last_error);
+    let begun = format!("{BEGUN}{}{DEATHS}{deaths}", shared.run);
+    if last_error.starts_with(BEGUN) && last_error != begun {
+        let deaths = deaths + 1;
+        let convicted = deaths >= u32::from(DEFAULT_CONVICT_AFTER);
+        let failure = if convicted { Failure::Permanent } else { TRANSIENT };
+        let said =
+            format!("the process died, or lost its database, while it ran this record{DEATHS}{deaths}");
+        return after(shared, lease, &key, &first, failure, Reason::new(KILLS, said), false).await;
+    }
     let handler = first.record.event_type().and_then(|name| shared.registered.handlers.get(name));
-    if let Some(handler) = handler {
-        // It says nothing new of the others, whatever it comes to: it failed before.
-        if Told::admitted(shared, handler).is_err() {
+    let Some(handler) = handler else {
+        // Of a version of this consumer that knew its type.
+        let reason = Reason::new(UNREGISTERED, "no handler is registered for its type any more");
+        return exhausted(shared, lease, &key, &first, &reason, Exhausted::Hold).await;
+    };
+    // It says nothing new of the others, whatever it comes to: it failed before.
+    if Told::admitted(shared, handler).is_err() {
+        inbox::roll_back(lease).await;
+        return Ok(false);
+    }
+    let counts = last_error != begun;
+    key.attempts += u32::from(counts);
+    let outside = !matches!(handler.kind, Kind::Transactional | Kind::Batch(_));
+    // The lock of the second transaction keeps others away from then on; outside of it time has to.
+    let due = if outside { handler.timeout + MARGIN } else { BETWEEN };
+    if !delay(scope, lease, &key, &begun, (due, None), None, counts).await? {
+        return Ok(false);
+    }
+    let lease = database.lease().await?;
+    lease.batch_execute(BEGIN).await?;
+    let leased = outside.then(|| handler.timeout + MARGIN);
+    match resume(&lease, scope, &key, leased).await? {
+        Some((verdict, first)) if verdict == "run" => {
+            if outside {
+                run_outside(shared, database, lease, &key, handler, first).await
+            } else {
+                run(shared, database, lease, &key, handler, first).await
+            }
+        }
+        // Somebody decided between the two transactions; what stands shows at the next turn.
+        Some(_) | None => {
             inbox::roll_back(lease).await;
-            return Ok(false);
+            Ok(false)
         }
     }
-    match handler {
-        Some(handler) if matches!(handler.kind, Kind::Transactional | Kind::Batch(_)) => {
-            run(shared, database, lease, &key, handler, first).await
-        }
-        Some(handler) => run_outside(shared, database, lease, &key, handler).await,
-        None => {
-            // Of a version of this consumer that knew its type.
-            let reason = Reason::new(UNREGISTERED, "no handler is registered for its type any more");
-            give_back(scope, &lease, &first, &reason).await?;
-            exhausted(shared, lease, &key, &first, &reason, Exhausted::Hold).await
-        }
-    }
+}
+
+/// A key that is due, locked for this transaction, and what it says of its last failure.
+async fn take(lease: &Lease, scope: &str) -> Result<Option<(Key, String)>, InboxError> {
+    let taken = "SELECT topic, key, attempts, extract(epoch FROM clock_timestamp() - first_failed_at)::float8, last_error
+                   FROM inbox.take_parked_key($1)";
+    let taken = lease.prepared(taken).await?;
+    let Some(row) = lease.query_opt(&taken, &[&scope]).await? else { return Ok(None) };
+    let attempts: i32 = row.try_get(2)?;
+    let seconds: f64 = row.try_get(3)?;
+    let key = Key {
+        topic: row.try_get(0)?,
+        key: row.try_get(1)?,
+        attempts: u32::try_from(attempts).unwrap_or(0),
+        failing_for: Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default(),
+    };
+    Ok(Some((key, row.try_get(4)?)))
 }
 
 /// Claims the first event of the key; with a lease for a handler outside of the transaction.
@@ -194,7 +248,8 @@ fn read(row: &Row, key: &Key) -> Result<First, InboxError> {
         id: Some(id),
         packed,
     };
-    let tries = Tries { counted: key.attempts, ..Tries::default() };
+    // The event's own count is of those before this one.
+    let tries = Tries { counted: key.attempts.saturating_sub(1), ..Tries::default() };
     let name = Name { id, created: row.try_get(11)?, business_key: None };
     let replay = replay.and_then(|replay| u32::try_from(replay).ok()).unwrap_or(0);
     Ok(First {
@@ -274,14 +329,10 @@ async fn run_outside(
     lease: Lease,
     key: &Key,
     handler: &Bound,
+    first: First,
 ) -> Result<bool, InboxError> {
     let scope = &shared.registered.name;
-    lease.batch_execute("ROLLBACK TO SAVEPOINT claim").await?;
-    let Some((verdict, first)) = resume(&lease, scope, key, Some(handler.timeout + MARGIN)).await? else {
-        inbox::roll_back(lease).await;
-        return Ok(false);
-    };
-    let Some(token) = first.token.filter(|_| verdict == "run") else {
+    let Some(token) = first.token else {
         inbox::roll_back(lease).await;
         return Ok(false);
     };
@@ -323,7 +374,7 @@ async fn after(
     claimed: bool,
 ) -> Result<bool, InboxError> {
     let scope = &shared.registered.name;
-    let history = History { attempts: key.attempts + 1, uncounted: 1, first_failure: Duration::ZERO };
+    let history = History { attempts: key.attempts, uncounted: 1, first_failure: Duration::ZERO };
     let step = shared.registered.ladder.step(history, key.failing_for, failure, &mut rand::rng());
     let (due, rung) = match step {
         Step::RetryIn(delay) => {
@@ -346,7 +397,7 @@ async fn after(
     }
     let said = &reason.said;
     tracing::warn!(id = %first.name.id, topic = key.topic, rung, due_in = ?due, "a parked event failed again: {said}");
-    delay(scope, lease, key, said, (due, rung), None).await
+    delay(scope, lease, key, said, (due, Some(rung)), None, false).await
 }
 
 /// The claim goes, and the event is parked again.
@@ -366,7 +417,7 @@ async fn exhausted(
     let (scope, id, said) = (&*shared.registered.name, first.name.id, reason.said.as_str());
     if how != Exhausted::Skip {
         tracing::error!(%id, topic = key.topic, "held, with its key, until somebody releases it: {said}");
-        return delay(scope, lease, key, said, (Duration::ZERO, 0), Some("hold")).await;
+        return delay(scope, lease, key, said, (Duration::ZERO, None), Some("hold"), false).await;
     }
     // The letter first: an event that counts as dead has one (C10). The key stays locked meanwhile.
     let failing = Failing {
@@ -374,7 +425,7 @@ async fn exhausted(
         name: Some(&first.name),
         handler: first.record.event_type(),
         reason,
-        attempts: key.attempts + 1,
+        attempts: key.attempts,
         failing_for: key.failing_for,
         replay: first.replay,
     };
@@ -385,7 +436,7 @@ async fn exhausted(
         }
         Err(error) => {
             tracing::error!(%id, again_in = ?NOWHERE, error = sentence(&error), "its dead letter is not written");
-            return delay(scope, lease, key, said, (NOWHERE, 0), None).await;
+            return delay(scope, lease, key, said, (NOWHERE, None), None, false).await;
         }
     }
     // Claimed once more by this transaction, which may then decide otherwise about it.
@@ -405,15 +456,19 @@ async fn delay(
     lease: Lease,
     key: &Key,
     said: &str,
-    (due, rung): (Duration, usize),
+    (due, rung): (Duration, Option<usize>),
     held: Option<&str>,
+    counts: bool,
 ) -> Result<bool, InboxError> {
     let statement =
-        "SELECT inbox.delay($1, $2, $3, clock_timestamp() + make_interval(secs => $4), $5, $6, $7)";
-    let rung = i32::try_from(rung).unwrap_or(i32::MAX);
+        "SELECT inbox.delay($1, $2, $3, clock_timestamp() + make_interval(secs => $4), $5, $6, $7, $8)";
+    let rung = rung.map(|rung| i32::try_from(rung).unwrap_or(i32::MAX));
     let statement = lease.prepared(statement).await?;
     lease
-        .execute(&statement, &[&scope, &key.topic, &key.key, &due.as_secs_f64(), &said, &rung, &held])
+        .execute(
+            &statement,
+            &[&scope, &key.topic, &key.key, &due.as_secs_f64(), &said, &rung, &held, &counts],
+        )
         .await?;
     commit(lease).await
 }

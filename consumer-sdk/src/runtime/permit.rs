@@ -17,6 +17,8 @@ pub(super) enum No {
     Convicted(u16),
     /// Its partition has left, or the consumer stops.
     Gone,
+    /// One record at a time runs, and this one has company.
+    Isolated,
 }
 
 /// A handler that runs, as the crash journal has to know of it. Dropped, also with the future of a lost partition, it
@@ -46,12 +48,30 @@ impl Drop for Running<'_> {
     }
 }
 
-/// Waits until the crash journal lets the handler start.
-pub(super) async fn permit<'s>(shared: &'s Shared, lane: Lane, record: &Record) -> Result<Running<'s>, No> {
+/// Waits until the crash journal lets the handler start. One that is not `alone` in its transaction does not wait in
+/// isolation: what it would wait for is the end of that transaction.
+pub(super) async fn permit<'s>(
+    shared: &'s Shared,
+    lane: Lane,
+    record: &Record,
+    alone: bool,
+) -> Result<Running<'s>, No> {
     let mut waiting = None;
     loop {
         let changed = shared.permits.notified();
-        let permit = shared.engine.lock().may_start(lane, record);
+        let permit = {
+            let mut engine = shared.engine.lock();
+            let permit = engine.may_start(lane, record);
+            if !alone && engine.is_isolated() {
+                match permit {
+                    Permit::Start(started) => engine.handler_ended(started, Ending::Survived),
+                    Permit::CommitFirst | Permit::Wait => engine.will_not_start(lane, record),
+                    Permit::Convict { .. } | Permit::Gone => {}
+                }
+                return Err(No::Isolated);
+            }
+            permit
+        };
         match permit {
             Permit::Start(started) => return Ok(Running { shared, started: Some(started) }),
             Permit::Convict { deaths } => return Err(No::Convicted(deaths)),

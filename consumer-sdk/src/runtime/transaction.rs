@@ -12,10 +12,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::Shared;
 use super::attempt::{Attempt, KILLS, NOT_COMMITTED, Reason, TRANSIENT, attempt, begun, sentence, within};
 use super::inbox::{self, Claimed, Committed, Event, InboxError, Name, Verdict};
 use super::permit::{No, Running, Told, permit};
+use super::{AGAIN, Shared};
 use crate::database::{Database, Lease};
 use crate::event::Facts;
 use crate::handler::{Bound, Kind, WrongNumber};
@@ -205,7 +205,7 @@ impl<'w, 's> Group<'w, 's> {
         let shared = self.shared;
         let place = &mut self.places[at];
         let Entry { record, lane, handler, .. } = &place.entry;
-        match permit(shared, *lane, record).await {
+        match permit(shared, *lane, record, alone).await {
             Ok(running) => place.running = Some(running),
             Err(no) => {
                 place.turn = Some(denied(no));
@@ -291,7 +291,7 @@ impl<'w, 's> Group<'w, 's> {
         let mut held_up = false;
         for at in open {
             let place = &mut self.places[at];
-            match permit(shared, place.entry.lane, place.entry.record).await {
+            match permit(shared, place.entry.lane, place.entry.record, false).await {
                 Ok(running) => {
                     place.running = Some(running);
                     facts.push(Facts::new(place.entry.record, place.entry.name.id, &shared.registered.name));
@@ -450,7 +450,8 @@ fn standing(verdict: &Verdict) -> Option<Turn> {
 fn refused(error: &InboxError, alone: bool) -> Turn {
     match error {
         // One claim that takes its time does not stall the other keys (C55).
-        InboxError::Waits if !alone => Turn::Alone,
+        InboxError::Waits if alone => Turn::Wait(AGAIN),
+        InboxError::Waits => Turn::Alone,
         error => Turn::Trouble(sentence(error)),
     }
 }
@@ -459,6 +460,7 @@ fn denied(no: No) -> Turn {
     match no {
         No::Convicted(deaths) => Turn::Convicted(deaths),
         No::Gone => Turn::Left,
+        No::Isolated => Turn::Alone,
     }
 }
 

@@ -211,9 +211,11 @@ COMMENT ON FUNCTION inbox.resume(text, text, bytea, integer, interval) IS
     'The first events of a parked key in order, claimed for this transaction or, with a lease, for an external handler.';
 
 -- The first event failed again: its key waits until due. Its claim is given back before, by settle_group() or renew().
--- held_by: it is exhausted, and the policy of its topic holds the key.
+-- held_by: it is exhausted, and the policy of its topic holds the key. What an operator holds stays held. An attempt is
+-- counted before it begins, in a transaction of its own, since it may end the process; its failure then counts no more.
 CREATE FUNCTION inbox.delay(
-    scope text, topic text, key bytea, due timestamptz, error text, rung integer DEFAULT NULL, held_by text DEFAULT NULL
+    scope text, topic text, key bytea, due timestamptz, error text, rung integer DEFAULT NULL, held_by text DEFAULT NULL,
+    counts boolean DEFAULT true
 ) RETURNS boolean
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -221,8 +223,9 @@ AS $function$
 #variable_conflict use_column
 BEGIN
     UPDATE inbox.parked_key AS p
-       SET attempts = p.attempts + 1, rung = coalesce(delay.rung, p.rung), due = delay.due,
-           state = CASE WHEN delay.held_by IS NULL THEN 'waiting' ELSE 'held' END, held_by = delay.held_by,
+       SET attempts = p.attempts + CASE WHEN counts THEN 1 ELSE 0 END, rung = coalesce(delay.rung, p.rung), due = delay.due,
+           state = CASE WHEN delay.held_by IS NULL AND p.state = 'waiting' THEN 'waiting' ELSE 'held' END,
+           held_by = coalesce(p.held_by, delay.held_by),
            last_failed_at = clock_timestamp(),
            last_error = left(coalesce(nullif(delay.error, ''), 'no reason was given'), 2000)
      WHERE p.scope = delay.scope AND p.topic = delay.topic AND p.key = inbox.order_key(delay.key);
@@ -230,7 +233,7 @@ BEGIN
 END
 $function$;
 
-COMMENT ON FUNCTION inbox.delay(text, text, bytea, timestamptz, text, integer, text) IS
+COMMENT ON FUNCTION inbox.delay(text, text, bytea, timestamptz, text, integer, text, boolean) IS
     'Counts a failed attempt of a parked key and says when the next is due, or that the key is held.';
 
 -- Takes settled events off a parked key, and answers how many are left. Those whose settlement still is parked or
@@ -258,7 +261,8 @@ BEGIN
        SET waiting = p.waiting - t.events, bytes = p.bytes - t.bytes,
            attempts = CASE WHEN t.events > 0 THEN 0 ELSE p.attempts END,
            rung = CASE WHEN t.events > 0 THEN 0 ELSE p.rung END,
-           due = CASE WHEN t.events > 0 THEN clock_timestamp() ELSE p.due END
+           due = CASE WHEN t.events > 0 THEN clock_timestamp() ELSE p.due END,
+           last_error = CASE WHEN t.events > 0 THEN 'it waited behind an event that is settled' ELSE p.last_error END
       FROM total AS t
      WHERE p.scope = unpark.scope AND p.topic = unpark.topic AND p.key = the_key
     RETURNING p.waiting INTO left_over;
