@@ -17,8 +17,11 @@ SHAPES ?= 100:$(ROWS),1:$(shell echo $$(($(ROWS) / 2)))
 CONTROLS ?= machine,cubic
 OUT ?= docs/bench-relay.md
 BENCH_ARGS ?=
+# Of bench-consumer: runs of each case, and where the report goes.
+CONSUMER_PAIRS ?= 7
+CONSUMER_OUT ?= docs/bench-consumer.md
 
-.PHONY: help build demo test all lint unit servers prove bench-relay deny clean
+.PHONY: help build demo test all lint unit servers prove bench-relay bench-consumer deny clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 16
@@ -27,13 +30,15 @@ build: ## The relay, at target/release/outbox-relay
 	@scripts/parts build >/dev/null
 	$(CARGO) build $(PROFILE) --locked -p outbox-relay
 
-demo: build ## The main job, live, with a verdict at the end (KAFKA=real for a real broker)
+demo: ## The whole path, live, with a verdict at the end (KAFKA=real for a real broker)
+	@scripts/parts build >/dev/null
+	$(CARGO) build $(PROFILE) --locked -p outbox-relay -p outbox-demo
 ifeq ($(KAFKA),real)
 	@scripts/parts postgres kafka >/dev/null
-	$(CARGO) run $(PROFILE) --locked --quiet -p outbox-tests --bin with-kafka -- target/release/outbox-relay demo $(DEMO_ARGS)
+	$(CARGO) run $(PROFILE) --locked --quiet -p outbox-tests --bin with-kafka -- target/release/outbox-demo $(DEMO_ARGS)
 else
 	@scripts/parts postgres >/dev/null
-	target/release/outbox-relay demo $(DEMO_ARGS)
+	target/release/outbox-demo $(DEMO_ARGS)
 endif
 
 test: lint unit servers ## Everything CI runs, in less than 20 minutes
@@ -65,6 +70,12 @@ bench-relay: all ## The relay against pg_recvlogical; writes docs/bench-relay.md
 	@scripts/parts postgres-all kafka >/dev/null
 	$(CARGO) run $(PROFILE) --locked --quiet -p outbox-tests --bin bench-relay -- \
 		--pairs $(PAIRS) --shapes $(SHAPES) --cc $(CONTROLS) --out $(OUT) $(BENCH_ARGS)
+
+# The consumer's code is compiled into the program that uses it, which for tests is optimised little.
+bench-consumer: ## The consumer against a bare poll loop and pgbench; writes docs/bench-consumer.md (at most 15 minutes)
+	@scripts/parts build postgres-all kafka >/dev/null
+	$(CARGO) run $(PROFILE) --locked --quiet --config 'profile.release.package.outbox-tests.opt-level=3' \
+		-p outbox-tests --bin bench-consumer -- --pairs $(CONSUMER_PAIRS) --out $(CONSUMER_OUT) $(BENCH_ARGS)
 
 deny: ## Licences, sources and advisories (needs cargo-deny)
 	@command -v cargo-deny >/dev/null || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }

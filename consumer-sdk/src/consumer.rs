@@ -14,7 +14,7 @@ use rdkafka::error::KafkaError;
 
 use crate::database::{Database, DatabaseError};
 use crate::handler::{Bound, Handler, Kind, Registration, WithDatabase, WithoutDatabase};
-use crate::ladder::{Exhausted, Ladder, LadderError, in_place, minutes};
+use crate::ladder::{Exhausted, Ladder, LadderError, Limits, in_place, minutes};
 use crate::metrics::admin::{self, Admin, AdminError};
 use crate::metrics::{self, Metrics};
 use crate::record::{Company, Record};
@@ -73,6 +73,9 @@ pub struct Consumer<D, S = ()> {
     unregistered: Unregistered,
     concurrency: usize,
     group_commit: usize,
+    source_retention: Option<Duration>,
+    kept: Option<(Duration, String)>,
+    budget: Limits,
     admin: Option<String>,
     admin_allow_remote: bool,
     mistakes: Vec<String>,
@@ -102,6 +105,10 @@ pub(crate) struct Registered {
     pub(crate) group_commit: usize,
     /// Whoever decides about dead letters, and the time they have.
     pub(crate) owner: (String, Duration),
+    /// How long the topics keep records, where they are not to be asked.
+    pub(crate) source_retention: Option<Duration>,
+    /// How long settlements are kept, and who signed for it.
+    pub(crate) kept: Option<(Duration, String)>,
     pub(crate) metrics: Metrics,
 }
 
@@ -217,6 +224,9 @@ impl<D> Consumer<D> {
             unregistered: self.unregistered,
             concurrency: self.concurrency,
             group_commit: self.group_commit,
+            source_retention: self.source_retention,
+            kept: self.kept,
+            budget: self.budget,
             admin: self.admin,
             admin_allow_remote: self.admin_allow_remote,
             mistakes: self.mistakes,
@@ -239,6 +249,9 @@ impl<D> Consumer<D> {
             unregistered: Unregistered::default(),
             concurrency: CONCURRENCY,
             group_commit: GROUP,
+            source_retention: None,
+            kept: None,
+            budget: Limits::default(),
             admin: None,
             admin_allow_remote: false,
             mistakes: Vec::new(),
@@ -281,6 +294,14 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
         self
     }
 
+    /// When a handler is paused because too many of its events fail: half of at least twenty within a minute, or fifty
+    /// in a row, unless told otherwise. Then one event at a time is tried, until one goes well, and no other climbs the
+    /// ladder meanwhile. First attempts count; those of events that have failed before say nothing new.
+    pub fn retry_budget(mut self, limits: Limits) -> Consumer<D, S> {
+        self.budget = limits;
+        self
+    }
+
     /// How many handlers run at the same time: 16 unless told otherwise. Each may take a connection to the
     /// database.
     pub fn concurrency(mut self, handlers: usize) -> Consumer<D, S> {
@@ -293,6 +314,20 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
     /// the group is one, so nobody waits for company.
     pub fn group_commit(mut self, most: usize) -> Consumer<D, S> {
         self.group_commit = most;
+        self
+    }
+
+    /// How long the topics keep their records, where the cluster is not to be asked for it.
+    pub fn source_retention(mut self, kept: Duration) -> Consumer<D, S> {
+        self.source_retention = Some(kept);
+        self
+    }
+
+    /// Keeps settlements for so long. Unless told otherwise that is how long a copy of an event can still come: what
+    /// the topics keep, the ladder, the dead letters' window and the eight days of the relay's table. For less somebody
+    /// has to sign, by name: a copy that comes later is never run, but becomes a dead letter.
+    pub fn keep_settlements(mut self, kept: Duration, signed_by: &str) -> Consumer<D, S> {
+        self.kept = Some((kept, signed_by.to_owned()));
         self
     }
 
@@ -406,7 +441,7 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
         let group = self.group();
         let mut handlers = HashMap::new();
         for ((name, handler), number) in self.handlers.into_iter().zip(1..) {
-            handlers.insert(name, handler.bind(&self.state, number));
+            handlers.insert(name, handler.bind(&self.state, number, self.budget));
         }
         let registered = Registered {
             name: Arc::from(scope),
@@ -418,6 +453,8 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
             concurrency: self.concurrency,
             group_commit: self.group_commit,
             owner: self.owner.unwrap_or_default(),
+            source_retention: self.source_retention,
+            kept: self.kept,
             metrics,
         };
         let (owner, within) = &registered.owner;

@@ -48,7 +48,7 @@ impl Facts {
 
     /// The record's key as text; `None` where there is none or it is no text.
     pub fn key(&self) -> Option<&str> {
-        self.body.key.as_deref().and_then(|key| std::str::from_utf8(key).ok())
+        self.body.key().and_then(|key| std::str::from_utf8(key).ok())
     }
 
     /// Time of the record in Unix milliseconds: with our relay that of the commit.
@@ -161,7 +161,7 @@ impl<T: Payload> Event<T> {
     /// # Errors
     /// The payload is not what the handler takes; in a sentence without its content.
     pub(crate) fn of(facts: Facts) -> Result<Event<T>, String> {
-        let payload = T::read(facts.body.value.as_deref())?;
+        let payload = T::read(facts.body.value())?;
         Ok(Event { payload, facts })
     }
 }

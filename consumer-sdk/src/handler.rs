@@ -17,10 +17,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 pub(crate) use arguments::WrongNumber;
 pub use arguments::{Alone, InBatch, InTransaction};
 
 use crate::event::Facts;
+use crate::ladder::{Admission, Admit, Budget, Flow, Limits};
 use crate::outcome::{Handled, HandledBatch};
 use crate::tx::Tx;
 
@@ -31,6 +34,9 @@ pub struct WithDatabase(());
 /// A consumer that has none. A transactional handler cannot be registered with it: that does not compile.
 #[derive(Debug)]
 pub struct WithoutDatabase(());
+
+/// How long the outcome of a probe is waited for before it is asked for again.
+const PROBE: Duration = Duration::from_millis(100);
 
 /// How long a handler may take, unless told otherwise.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
@@ -77,6 +83,8 @@ pub(crate) struct Bound {
     pub(crate) dedup: Option<Arc<NameOf>>,
     /// Tells the handlers of a consumer apart; from 1.
     pub(crate) number: u32,
+    /// Stops it when everything fails (C20).
+    pub(crate) budget: Arc<Mutex<Budget>>,
 }
 
 /// The business key of an event.
@@ -138,14 +146,16 @@ impl<S: Send + Sync + 'static> Registration<S> {
     }
 
     /// With its state.
-    pub(crate) fn bind(self, state: &Arc<S>, number: u32) -> Bound {
+    pub(crate) fn bind(self, state: &Arc<S>, number: u32, limits: Limits) -> Bound {
         let Registration { call, kind, timeout, dedup } = self;
+        let budget = Arc::new(Mutex::new(Budget::new(limits)));
         Bound {
             call: Arc::new(WithState { call, state: State(state.clone()) }),
             kind,
             timeout,
             dedup,
             number,
+            budget,
         }
     }
 }
@@ -216,6 +226,39 @@ impl<S: Send + Sync> Bare for WithState<S> {
 }
 
 impl Bound {
+    /// Asks whether an attempt may begin at this time of the consumer's clock.
+    ///
+    /// # Errors
+    /// How long it has to wait.
+    pub(crate) fn admit(&self, now: Duration) -> Result<Admission, Duration> {
+        match self.budget.lock().admit(now) {
+            Admit::Go(admission) => Ok(admission),
+            Admit::WaitUntil(time) => Err(time.saturating_sub(now).max(PROBE)),
+            Admit::WaitForProbe => Err(PROBE),
+        }
+    }
+
+    /// What an admitted attempt came to; `None` where it says nothing of the others.
+    pub(crate) fn ended(&self, admission: Admission, failed: Option<bool>, now: Duration) {
+        let mut budget = self.budget.lock();
+        let before = budget.flow();
+        match failed {
+            Some(failed) => budget.ended(admission, failed, now),
+            None => budget.abandoned(admission, now),
+        }
+        match (before, budget.flow()) {
+            (Flow::Flowing, Flow::Paused { probe_at }) => {
+                let probe_in = probe_at.saturating_sub(now);
+                tracing::error!(
+                    ?probe_in,
+                    "too many of its events fail: the handler is paused, and one event at a time is tried"
+                );
+            }
+            (Flow::Probing, Flow::Flowing) => tracing::warn!("an event went well: the handler goes on"),
+            _ => {}
+        }
+    }
+
     /// Begins to handle one event.
     ///
     /// # Errors

@@ -7,7 +7,7 @@
 //! | `handler`, `event`, `outcome` | what is registered, what it gets, what it says |
 //! | `tx` | [`Tx`]: the transaction that a handler's effects belong to |
 //! | `database` | connections |
-//! | `record` | a record as it was read |
+//! | `record`, `packed` | a record as it was read |
 //! | `runtime` | what runs: the Kafka client's thread, workers, parked keys |
 //! | `metrics`, `trace` | what is seen of it: metrics, the admin port, spans linked to the producers' |
 //! | [`frontier`] | which offset of a partition may be committed |
@@ -23,6 +23,7 @@ mod event;
 mod handler;
 mod metrics;
 mod outcome;
+mod packed;
 mod record;
 mod runtime;
 mod trace;

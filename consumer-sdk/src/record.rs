@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use outbox_schema::record::header;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
+use smallvec::SmallVec;
 use uuid::Uuid;
+
+use crate::packed::{Header, Packed};
 
 /// A record that was read and is not settled.
 #[derive(Debug)]
@@ -34,11 +37,9 @@ pub(crate) struct Body {
     pub(crate) offset: i64,
     /// Unix milliseconds; 0 where the record has none.
     pub(crate) timestamp: i64,
-    pub(crate) key: Option<Vec<u8>>,
-    pub(crate) value: Option<Vec<u8>>,
-    pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
     /// The event's id; `None` where the header is missing or is no UUID.
     pub(crate) id: Option<Uuid>,
+    pub(crate) packed: Packed,
 }
 
 /// The attempts of a record so far, in this process.
@@ -63,22 +64,18 @@ impl Record {
     }
 
     pub(crate) fn read(message: &BorrowedMessage<'_>, topic: Arc<str>) -> Record {
-        let mut headers = Vec::new();
+        let mut headers: SmallVec<[Header<'_>; 8]> = SmallVec::new();
         if let Some(found) = message.headers() {
-            headers.reserve_exact(found.count());
-            headers
-                .extend(found.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))));
+            headers.extend(found.iter().map(|header| (header.key, header.value)));
         }
-        let id = text_of(&headers, header::ID).and_then(|text| Uuid::parse_str(text).ok());
+        let packed = Packed::new(message.key(), message.payload(), &headers);
         let body = Body {
             topic,
             partition: message.partition(),
             offset: message.offset(),
             timestamp: message.timestamp().to_millis().unwrap_or(0),
-            key: message.key().map(<[u8]>::to_vec),
-            value: message.payload().map(<[u8]>::to_vec),
-            headers,
-            id,
+            id: packed.header(header::ID).and_then(|text| Uuid::parse_str(text).ok()),
+            packed,
         };
         Record::new(body, Tries::default())
     }
@@ -100,14 +97,20 @@ impl Deref for Record {
 impl Body {
     /// Bytes that it is counted with.
     pub(crate) fn bytes(&self) -> usize {
-        let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
-        let headers = self.headers.iter().map(|(name, value)| name.len() + length(value) + 32);
-        OVERHEAD + length(&self.key) + length(&self.value) + headers.sum::<usize>()
+        OVERHEAD + self.packed.len()
+    }
+
+    pub(crate) fn key(&self) -> Option<&[u8]> {
+        self.packed.key()
+    }
+
+    pub(crate) fn value(&self) -> Option<&[u8]> {
+        self.packed.value()
     }
 
     /// The text of a header; `None` where it is missing or no text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        text_of(&self.headers, name)
+        self.packed.header(name)
     }
 
     /// What handlers are registered for.
@@ -131,10 +134,4 @@ impl Body {
         let bytes = self.id.map_or([0; 16], Uuid::into_bytes);
         bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
     }
-}
-
-/// The last header of that name counts, as with Kafka's own clients.
-fn text_of<'h>(headers: &'h [(String, Option<Vec<u8>>)], name: &str) -> Option<&'h str> {
-    let (_, value) = headers.iter().rfind(|(found, _)| found == name)?;
-    std::str::from_utf8(value.as_deref()?).ok()
 }

@@ -19,12 +19,10 @@
 //! | [`lane`] | one slot with its pipeline, from session to session |
 //! | [`observe`], [`admin`] | what is seen from outside |
 //! | [`config`], [`commands`] | settings and the command line |
-//! | [`demo`] | the main job, live, with a verdict |
 
 pub mod admin;
 pub mod commands;
 pub mod config;
-pub mod demo;
 pub mod fill;
 pub mod lane;
 pub mod ledger;

@@ -1,97 +1,37 @@
-//! The consumer on a real Kafka and PostgreSQL: effects happen once and in order, whatever happens to it.
+//! The consumer on a real Kafka and PostgreSQL: what becomes of handlers that fail.
 
 use std::path::Path;
 use std::time::Duration;
 
 use outbox_tests::cluster::{Kafka, Postgres};
 use outbox_tests::fault::process::Process;
-use outbox_tests::orders::{Effects, Orders};
-use outbox_tests::outbox::proving;
+use outbox_tests::orders::{Asked, Effects, Orders, With};
 use outbox_tests::wait::eventually_async;
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use rustix::process::Signal;
 use uuid::Uuid;
 
 /// The program that is killed.
-fn program() -> &'static Path {
+pub fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_order-consumer"))
 }
 
-fn seed() -> u64 {
-    let given = std::env::var("OUTBOX_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = given.unwrap_or_else(rand::random);
-    println!("OUTBOX_TEST_SEED={seed}");
-    seed
+/// An order that goes well, and takes no time.
+pub const GOOD: Asked<'static> = Asked { fails: None, until: 0, millis: 0 };
+
+/// An order whose handler fails as the word says.
+pub fn failing(fails: &str) -> Asked<'_> {
+    Asked { fails: Some(fails), ..GOOD }
 }
 
-async fn all_happened(orders: &Orders<'_>, count: usize, limit: Duration, instances: &[usize]) -> Effects {
-    let found = async {
-        loop {
-            let effects = orders.effects().await;
-            if effects.happened >= count {
-                return effects;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    match tokio::time::timeout(limit, found).await {
-        Ok(effects) => effects,
-        Err(_) => {
-            let logs: Vec<String> = instances.iter().map(|instance| orders.log(*instance)).collect();
-            panic!("{:?} of {count} effects\n{}", orders.effects().await, logs.join("\n---\n"));
-        }
-    }
+/// An order whose handler fails before this attempt.
+pub fn good_from(until: u32) -> Asked<'static> {
+    Asked { fails: Some("until"), until, ..GOOD }
 }
 
-/// C1, C9, C27, C28, C31, C43: kills and freezes beyond the session's time-out, and a tenth of all records twice.
-#[tokio::test(flavor = "multi_thread")]
-async fn effects_happen_once_and_in_order_through_kills_and_freezes() {
-    let mut random = StdRng::seed_from_u64(seed());
-    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
-    let orders = Orders::prepare("kills", &postgres, &kafka, program()).await;
-    let faults = if proving() { 60 } else { 8 };
-    let mut instances: Vec<(usize, Process)> = (0..2).map(|number| (number, orders.start(number))).collect();
-    let mut started = instances.len();
-    let mut sent = 0_usize;
-    for fault in 0..faults {
-        // Work for some seconds, so that a fault falls into it.
-        for _ in 0..600 {
-            let (id, key) = (Uuid::now_v7(), format!("customer-{}", random.random_range(0..40)));
-            let payload = format!("{{\"number\":{sent}}}");
-            orders.send(id, &key, &payload);
-            if random.random_range(0..10) == 0 {
-                orders.send(id, &key, &payload);
-            }
-            sent += 1;
-        }
-        orders.flush();
-        // A fault counts where it meets work: some of it has happened, and some has not.
-        let before = sent - 550;
-        let numbers: Vec<usize> = (0..started).collect();
-        all_happened(&orders, before, Duration::from_secs(90), &numbers).await;
-        let victim = random.random_range(0..instances.len());
-        if fault % 4 == 3 {
-            let (number, process) = &instances[victim];
-            process.pause();
-            // Until the group has gone on without it: the rest happens meanwhile.
-            all_happened(&orders, sent, Duration::from_secs(90), &[*number]).await;
-            process.resume();
-        } else {
-            let (_, process) = instances.swap_remove(victim);
-            process.kill();
-            instances.push((started, orders.start(started)));
-            started += 1;
-        }
-    }
-    let numbers: Vec<usize> = (0..started).collect();
-    let effects = all_happened(&orders, sent, Duration::from_secs(120), &numbers).await;
-    assert_eq!(effects, Effects { happened: sent, doubled: 0, reordered: 0 });
-    for (_, process) in &instances {
-        process.signal(rustix::process::Signal::TERM);
-        assert!(process.wait(Duration::from_secs(40)).success(), "{}", process.log_tail());
-    }
-    // What came twice was known by its inbox row, not by luck.
-    assert!(orders.number("SELECT count(*) FROM inbox.settlement WHERE state = 'done'").await == sent as i64);
+/// Lets an instance end in order.
+pub fn end(process: &Process) {
+    process.signal(Signal::TERM);
+    assert!(process.wait(Duration::from_secs(60)).success(), "{}", process.log_tail());
 }
 
 /// C21, C22, C24, C26, C50: one key of each kind of failure, and good keys beside them that go on.
@@ -99,35 +39,25 @@ async fn effects_happen_once_and_in_order_through_kills_and_freezes() {
 async fn a_failing_key_waits_in_order_and_no_other_does() {
     let (postgres, kafka) = (Postgres::start(15), Kafka::start());
     let orders = Orders::prepare("failures", &postgres, &kafka, program()).await;
-    let send = |key: &str, number: i64, fails: Option<&str>| {
-        let fails = fails.map_or(String::new(), |fails| format!(",\"fails\":\"{fails}\""));
-        orders.send(Uuid::now_v7(), key, &format!("{{\"number\":{number}{fails}}}"));
-    };
-    for (key, fails) in [
-        ("twice", "twice"),
-        ("closed", "closed"),
-        ("permanent", "permanent"),
-        ("panic", "panic"),
-        ("hidden", "hidden"),
-        ("commit", "commit"),
-        ("slow", "slow"),
-        ("rejected", "rejected"),
-    ] {
-        send(key, 1, Some(fails));
-        send(key, 2, None);
+    let upstream = orders.upstream();
+    for fails in ["closed", "permanent", "panic", "hidden", "commit", "slow", "rejected"] {
+        upstream.order(fails, failing(fails));
+        upstream.order(fails, GOOD);
     }
-    orders.send(Uuid::now_v7(), "unreadable", "no json");
-    send("unreadable", 2, None);
-    orders.send_as("OrderSeen", Uuid::now_v7(), "good", "{\"number\":0}");
-    orders.send_as("Unknown", Uuid::now_v7(), "good", "no json");
+    upstream.order("twice", good_from(3));
+    upstream.order("twice", GOOD);
+    upstream.send("OrderPlaced", Uuid::now_v7(), "unreadable", "no json");
+    upstream.order("unreadable", GOOD);
+    upstream.send("OrderSeen", Uuid::now_v7(), "good", "{\"number\":0}");
+    upstream.send("Unknown", Uuid::now_v7(), "good", "no json");
     for number in 0..200 {
-        send(&format!("good-{}", number % 20), number, None);
+        upstream.order(&format!("good-{}", number % 20), GOOD);
     }
-    orders.flush();
+    upstream.flush();
     let process = orders.start(0);
     // 200 good ones, two of `twice`, the second of `rejected`: nothing waits for the keys that fail for good.
-    let effects = all_happened(&orders, 203, Duration::from_secs(60), &[0]).await;
-    assert_eq!((effects.doubled, effects.reordered), (0, 0));
+    let effects = orders.happened(203, Duration::from_secs(60), &[0]).await;
+    assert_eq!(effects, Effects::once(203));
     let parked = "SELECT count(*) FROM inbox.parked_key WHERE scope = 'failures'";
     eventually_async(Duration::from_secs(60), "seven parked keys", async || {
         (orders.number(parked).await == 7).then_some(())
@@ -136,48 +66,53 @@ async fn a_failing_key_waits_in_order_and_no_other_does() {
     assert_eq!(orders.effects().await.happened, 203, "{}", orders.log(0));
     assert_eq!(orders.number("SELECT count(*) FROM inbox.settlement WHERE state = 'rejected'").await, 1);
     // What was mended goes on by itself, in order, and everything behind it.
-    orders.client.execute("UPDATE warehouse SET open = true", &[]).await.unwrap();
-    all_happened(&orders, 205, Duration::from_secs(60), &[0]).await;
+    orders.warehouse(true).await;
+    let effects = orders.happened(205, Duration::from_secs(60), &[0]).await;
     assert_eq!(orders.number("SELECT count(*) FROM effects WHERE key = 'closed'").await, 2);
-    assert_eq!(orders.effects().await.reordered, 0);
+    assert_eq!(effects, Effects::once(205));
     eventually_async(Duration::from_secs(30), "the closed key's marker to go", async || {
         (orders.number("SELECT count(*) FROM inbox.parked_key WHERE key = 'closed'").await == 0).then_some(())
     })
     .await;
-    process.signal(rustix::process::Signal::TERM);
-    assert!(process.wait(Duration::from_secs(40)).success(), "{}", process.log_tail());
+    end(&process);
 }
 
-/// C25: a record that ends the process is found across restarts, held with its evidence, and everything else goes on.
+/// C44: until somebody opens the warehouse the handler meets a deadlock, many times. That is nobody's fault.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_kills_the_process_is_found_and_no_other_is_blamed() {
+async fn a_deadlock_counts_no_attempt() {
     let (postgres, kafka) = (Postgres::start(15), Kafka::start());
-    let orders = Orders::prepare("poison", &postgres, &kafka, program()).await;
-    for number in 0..60 {
-        let fails = if number == 30 { ",\"fails\":\"abort\"" } else { "" };
-        orders.send(
-            Uuid::now_v7(),
-            &format!("key-{}", number % 10),
-            &format!("{{\"number\":{number}{fails}}}"),
-        );
-    }
-    orders.flush();
-    let mut deaths = 0;
-    let mut process = orders.start(0);
-    // Two of key-0 come after it, and wait behind it.
-    eventually_async(Duration::from_secs(240), "every other effect", async || {
-        if process.ended().is_some() {
-            deaths += 1;
-            process = orders.start(0);
-        }
-        let parked = orders.number("SELECT count(*) FROM inbox.parked_event").await;
-        (orders.effects().await.happened == 57 && parked == 3).then_some(())
+    let orders = Orders::prepare("deadlocks", &postgres, &kafka, program()).await;
+    orders.upstream().order("key", failing("deadlock"));
+    orders.upstream().flush();
+    let process = orders.start(0);
+    eventually_async(Duration::from_secs(60), "six deadlocks", async || {
+        (orders.said(0, "an attempt failed: ") >= 6).then_some(())
     })
     .await;
-    assert!((3..12).contains(&deaths), "{deaths} deaths\n{}", orders.log(0));
-    let held =
-        "SELECT count(*) FROM inbox.parked_key WHERE key = 'key-0' AND last_error LIKE '%the process died%'";
-    assert_eq!(orders.number(held).await, 1);
-    let effects = orders.effects().await;
-    assert_eq!((effects.doubled, effects.reordered), (0, 0));
+    orders.warehouse(true).await;
+    assert_eq!(orders.happened(1, Duration::from_secs(60), &[0]).await, Effects::once(1));
+    assert_eq!(orders.number("SELECT attempt::bigint FROM effects").await, 1, "{}", orders.log(0));
+    assert_eq!(orders.lines(0, " parked: "), [""; 0]);
+    end(&process);
+}
+
+/// C8: the inbox is the consumer's and not the group's, so a group that begins anew runs nothing again.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_group_of_the_same_name_repeats_nothing() {
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("groups", &postgres, &kafka, program()).await;
+    for number in 0..200 {
+        let asked = if number == 100 { failing("rejected") } else { GOOD };
+        orders.upstream().order(&format!("key-{}", number % 20), asked);
+    }
+    orders.upstream().flush();
+    let process = orders.start(0);
+    orders.happened(199, Duration::from_secs(60), &[0]).await;
+    let group = Some("groups-again".to_owned());
+    let again = orders.start_with(1, &With { group, ..With::default() });
+    orders.committed_to_the_end("groups-again", Duration::from_secs(60)).await;
+    assert_eq!(orders.effects().await, Effects::once(199));
+    assert_eq!(orders.lines(1, "rejected"), [""; 0], "what was decided is not decided again");
+    end(&process);
+    end(&again);
 }

@@ -8,10 +8,12 @@ use outbox_tests::parts;
 
 fn demo(arguments: &[&str]) -> (Output, Duration) {
     let relay = parts::relay().unwrap_or_else(|error| panic!("{error}"));
+    let demo = relay.with_file_name("outbox-demo");
+    assert!(demo.is_file(), "no demo at {demo:?}: run `cargo build --release -p outbox-demo`");
     let postgres = parts::postgres(usual_version()).unwrap_or_else(|error| panic!("{error}"));
     let begun = Instant::now();
-    let output = Command::new(relay)
-        .args(["demo", "--seconds", "8"])
+    let output = Command::new(demo)
+        .args(["--seconds", "8"])
         .args(arguments)
         .env_remove("OUTBOX_RELAY_BIN")
         .env("OUTBOX_PG15_BIN", postgres)
@@ -33,10 +35,15 @@ fn passes(arguments: &[&str]) {
     assert!(took < Duration::from_secs(60), "{took:?}");
     let verdict = text.lines().last().unwrap_or_default();
     assert!(verdict.starts_with("verdict: PASS committed="), "{text}");
-    assert!(verdict.ends_with("lost=0 reordered=0 phantoms=0"), "{text}");
+    assert!(verdict.contains(" lost=0 reordered=0 phantoms=0 "), "{text}");
+    assert!(verdict.ends_with(" missing=0 doubled=0 effects_reordered=0"), "{text}");
     assert!(figure(verdict, "committed") > 1_000, "{verdict}");
     assert_eq!(figure(verdict, "committed"), figure(verdict, "published"), "{verdict}");
+    assert_eq!(figure(verdict, "committed"), figure(verdict, "effects"), "{verdict}");
     assert_eq!(text.matches("relay killed (SIGKILL)").count(), 2, "{text}");
+    let consumers_killed = text.matches(" killed (SIGKILL); transactions it had open: ").count();
+    assert!(consumers_killed > 0, "{text}");
+    assert!(!text.contains("it had open: 0"), "{text}");
     assert!(text.contains("Events rolled back with their changes: "), "{text}");
     println!("proof: demo in {took:.0?}: {verdict}");
 }

@@ -234,6 +234,34 @@ impl Wanted {
     }
 }
 
+/// How long a topic keeps its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// For so long.
+    For(Duration),
+    /// For ever, or the newest of each key for ever.
+    ForEver,
+    /// We may not see it.
+    NotShown,
+}
+
+/// Asks how long a topic keeps its records.
+///
+/// # Errors
+/// [`TopicError::Kafka`].
+pub async fn kept(config: &ClientConfig, topic: &str) -> Result<Kept, TopicError> {
+    let failed = |source| TopicError::Kafka { what: "take the client's settings", source };
+    let admin: AdminClient<DefaultClientContext> = config.create().map_err(failed)?;
+    let settings = settings(&admin, topic).await?;
+    let compacted = settings.get("cleanup.policy").is_some_and(|policy| policy == "compact");
+    Ok(match settings.get("retention.ms").map(String::as_str) {
+        _ if compacted => Kept::ForEver,
+        Some("-1") => Kept::ForEver,
+        Some(text) => text.parse().map_or(Kept::NotShown, |millis| Kept::For(Duration::from_millis(millis))),
+        None => Kept::NotShown,
+    })
+}
+
 /// Partitions and replicas of every topic. Of all, since asking for one by name makes it where brokers may.
 async fn shapes(
     admin: &Arc<AdminClient<DefaultClientContext>>,

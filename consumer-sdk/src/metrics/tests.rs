@@ -9,7 +9,8 @@ use super::engine::PartitionLook;
 use super::families::{DISTRIBUTED_BY, HANDLER_SECONDS, Kind, RECORD_TO_COMMIT_SECONDS};
 use super::*;
 use crate::intake::Held;
-use crate::record::Tries;
+use crate::packed::Packed;
+use crate::record::{Body, Tries};
 
 const DOCUMENT: &str = include_str!("../../../docs/consumer-metrics.md");
 
@@ -47,17 +48,13 @@ pub(super) fn metrics(consumer: &str) -> Metrics {
 }
 
 pub(super) fn record(offset: i64, event_type: &str) -> Record {
-    Record {
-        topic: Arc::from("orders"),
-        partition: 0,
-        offset,
-        timestamp: today() - 2_000,
-        key: Some(b"secret-key".to_vec()),
-        value: Some(b"secret-value".to_vec()),
-        headers: vec![(header::TYPE.to_owned(), Some(event_type.as_bytes().to_vec()))],
-        id: None,
-        tries: Tries::default(),
-    }
+    let packed = Packed::new(
+        Some(b"secret-key"),
+        Some(b"secret-value"),
+        &[(header::TYPE, Some(event_type.as_bytes()))],
+    );
+    let (topic, timestamp) = (Arc::from("orders"), today() - 2_000);
+    Record::new(Body { topic, partition: 0, offset, timestamp, id: None, packed }, Tries::default())
 }
 
 /// Partition 0 of `orders`.

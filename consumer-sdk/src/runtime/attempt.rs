@@ -111,6 +111,15 @@ impl Attempt {
         }
     }
 
+    /// What it says of the attempts of other events; `None` where it says nothing.
+    pub(super) fn is_failure(&self) -> Option<bool> {
+        match self {
+            Attempt::Done(_) | Attempt::Rejected(_) => Some(false),
+            Attempt::Failed(Failure::Uncounted, _) => None,
+            Attempt::Failed(..) | Attempt::TimedOut(_) => Some(true),
+        }
+    }
+
     /// How it counts; `None` where it did not fail.
     pub(super) fn failure(self) -> Option<(Failure, Reason)> {
         match self {

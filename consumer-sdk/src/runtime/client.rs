@@ -20,6 +20,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::Shared;
 use super::engine::{Commit, Room};
+use crate::intake::Orders;
 use crate::lane::Lane;
 use crate::metadata;
 use crate::metrics::{Left, ends};
@@ -31,8 +32,15 @@ const POLL: Duration = Duration::from_millis(20);
 const BATCH: usize = 500;
 /// Limit of one question to the cluster.
 const ASK: Duration = Duration::from_secs(5);
+/// How long the client is not polled at all where as much is held as may be, before partitions are paused: the client
+/// throws away what it has fetched of a partition that is paused, and fetches it again.
+const FULL: Duration = Duration::from_millis(500);
+/// How often room is looked for meanwhile.
+const LOOK: Duration = Duration::from_millis(1);
 /// How often offsets are committed.
 const COMMIT_EVERY: Duration = Duration::from_millis(500);
+/// Commits that are under way at the same time.
+const AT_ONCE: usize = 16;
 /// How long a commit's answer is waited for before the client's silence counts as a refusal.
 const COMMIT_ANSWER: Duration = Duration::from_secs(30);
 /// How long handlers of a partition that is revoked may go on.
@@ -98,6 +106,12 @@ struct Leaving {
     until: Instant,
 }
 
+/// Partitions that are to be paused, if room does not come before.
+struct Full {
+    lanes: Vec<Lane>,
+    since: Instant,
+}
+
 /// A commit whose answer has not come.
 struct Pending {
     commits: Vec<Commit>,
@@ -112,6 +126,7 @@ pub(super) struct Client {
     topics: HashMap<String, (Arc<str>, u32)>,
     waiting: Vec<TopicPartitionList>,
     leaving: Vec<Leaving>,
+    full: Option<Full>,
     pending: Option<Pending>,
     committed_at: Instant,
     room: Room,
@@ -143,6 +158,7 @@ impl Client {
             shared,
             waiting: Vec::new(),
             leaving: Vec::new(),
+            full: None,
             pending: None,
             committed_at: Instant::now(),
             room: Room::Usual,
@@ -153,7 +169,10 @@ impl Client {
     /// Polls until the consumer stops, then leaves the group in order.
     pub(super) fn run(mut self) {
         while !self.shared.is_stopping() {
-            self.read();
+            match &self.full {
+                Some(_) => std::thread::sleep(LOOK),
+                None => self.read(),
+            }
             self.hear();
             self.let_go(false);
             self.take_on();
@@ -341,26 +360,59 @@ impl Client {
         }
     }
 
-    fn carry_out_orders(&self) {
-        let orders = self.shared.engine.lock().orders();
-        let list = |lanes: &[Lane]| {
-            let mut list = TopicPartitionList::new();
-            for lane in lanes {
-                if let Some(topic) = self.topics.iter().find(|(_, (_, number))| *number == lane.topic) {
-                    list.add_partition(topic.0, lane.partition);
-                }
-            }
-            list
+    fn carry_out_orders(&mut self) {
+        let (Orders { mut pause, mut resume }, assigned) = {
+            let mut engine = self.shared.engine.lock();
+            (engine.orders(), engine.assignment())
         };
-        for (lanes, result) in [
-            (&orders.pause, self.consumer.pause(&list(&orders.pause))),
-            (&orders.resume, self.consumer.resume(&list(&orders.resume))),
-        ] {
-            if let Err(error) = result {
-                tracing::warn!(%error, "pausing or resuming; trying again");
-                let mut engine = self.shared.engine.lock();
-                lanes.iter().for_each(|lane| engine.order_failed(*lane));
+        if let Some(full) = self.full.take() {
+            let (gone, still): (Vec<Lane>, Vec<Lane>) =
+                full.lanes.into_iter().partition(|lane| resume.contains(lane));
+            // They were never paused.
+            resume.retain(|lane| !gone.contains(lane));
+            let still: Vec<Lane> = still.into_iter().filter(|lane| assigned.contains(lane)).collect();
+            if full.since.elapsed() < FULL && pause.is_empty() && gone.is_empty() && !still.is_empty() {
+                self.full = Some(Full { lanes: still, since: full.since });
+            } else {
+                pause.extend(still);
             }
+        } else if !pause.is_empty() && pause.len() == assigned.len() {
+            // All of them: too much is held, and mostly not for long.
+            self.full = Some(Full { lanes: std::mem::take(&mut pause), since: Instant::now() });
+        }
+        if !pause.is_empty() {
+            self.tell(&pause, |consumer, list| consumer.pause(list));
+        }
+        if !resume.is_empty() {
+            self.tell(&resume, |consumer, list| consumer.resume(list));
+        }
+    }
+
+    /// Pauses at once what was to be paused if room did not come.
+    fn pause_what_is_full(&mut self) {
+        let Some(Full { lanes, .. }) = self.full.take() else { return };
+        let assigned = self.shared.engine.lock().assignment();
+        let lanes: Vec<Lane> = lanes.into_iter().filter(|lane| assigned.contains(lane)).collect();
+        if !lanes.is_empty() {
+            self.tell(&lanes, |consumer, list| consumer.pause(list));
+        }
+    }
+
+    fn tell(
+        &self,
+        lanes: &[Lane],
+        order: impl Fn(&BaseConsumer<Context>, &TopicPartitionList) -> KafkaResult<()>,
+    ) {
+        let mut list = TopicPartitionList::new();
+        for lane in lanes {
+            if let Some(topic) = self.topics.iter().find(|(_, (_, number))| *number == lane.topic) {
+                list.add_partition(topic.0, lane.partition);
+            }
+        }
+        if let Err(error) = order(&self.consumer, &list) {
+            tracing::warn!(%error, "pausing or resuming; trying again");
+            let mut engine = self.shared.engine.lock();
+            lanes.iter().for_each(|lane| engine.order_failed(*lane));
         }
     }
 
@@ -431,7 +483,7 @@ impl Client {
         }
         drop(engine);
         // Whoever waited for the journal may ask again.
-        self.shared.permits.notify_waiters();
+        self.shared.permits_changed();
     }
 
     /// The last commit of partitions that leave; a failure repeats work for the next owner, and loses nothing.
@@ -439,6 +491,8 @@ impl Client {
         if commits.is_empty() {
             return;
         }
+        // While the answer is waited for, the client is polled.
+        self.pause_what_is_full();
         // An answer that is still out is not for this one.
         self.wait_for_answer();
         self.send(commits);
@@ -483,21 +537,24 @@ impl Client {
         let commits: Vec<Commit> =
             lanes.iter().filter_map(|lane| engine.left(*lane, true, self.room)).collect();
         drop(engine);
-        self.commit_at_last(commits);
-        if let Err(error) = self.consumer.unassign() {
-            tracing::warn!(%error, "giving partitions back");
+        let mut partitions = TopicPartitionList::new();
+        for Commit { topic, lane, .. } in &commits {
+            partitions.add_partition(topic, lane.partition);
         }
+        self.commit_at_last(commits);
+        self.unassign(&partitions, Left::Revoked);
     }
 }
 
 /// Starts the thread that commits. The client's own callback for commits is never called for those that an
 /// application makes (rdkafka 0.39), and a call that waits for its answer has no limit: it may not hold up the polls.
-/// One partition at a time, because an answer for several hides which of them failed. Ends with the client.
+/// A commit for each partition, because an answer for several hides which of them failed; at the same time, because the
+/// broker takes its time for each, and handlers may be waiting. Ends with the client.
 fn committer(consumer: Arc<BaseConsumer<Context>>) -> mpsc::Sender<Vec<TopicPartitionList>> {
     let (sender, receiver) = mpsc::channel::<Vec<TopicPartitionList>>();
     let commit = move || {
         for lists in receiver {
-            let results = lists.iter().map(|list| consumer.commit(list, CommitMode::Sync)).collect();
+            let results = lists.chunks(AT_ONCE).flat_map(|lists| commit_at_once(&consumer, lists)).collect();
             consumer.context().signals.lock().push(Signal::Committed(results));
         }
     };
@@ -505,4 +562,13 @@ fn committer(consumer: Arc<BaseConsumer<Context>>) -> mpsc::Sender<Vec<TopicPart
         tracing::error!(%error, "no thread to commit on: nothing will be committed");
     }
     sender
+}
+
+fn commit_at_once(consumer: &BaseConsumer<Context>, lists: &[TopicPartitionList]) -> Vec<KafkaResult<()>> {
+    std::thread::scope(|scope| {
+        let calls: Vec<_> =
+            lists.iter().map(|list| scope.spawn(|| consumer.commit(list, CommitMode::Sync))).collect();
+        let died = || Err(KafkaError::Canceled);
+        calls.into_iter().map(|call| call.join().unwrap_or_else(|_| died())).collect()
+    })
 }

@@ -152,8 +152,8 @@ impl Engine {
         // A record that was read before, after a seek of the client's own, is in hand or settled.
         if let Ok(Begun::New) = assigned.frontier.begin(record.offset) {
             let bytes = record.bytes();
-            let key = record.key.clone();
-            self.keys.push(lane, key.as_deref(), record, bytes);
+            let body = record.body().clone();
+            self.keys.push(lane, body.key(), record, bytes);
             self.intake.holds(self.keys.held());
         }
     }
@@ -209,8 +209,10 @@ impl Engine {
     }
 
     /// A record of the run is settled, durably: its offset need not come again. `at` counts what is left of the run.
-    pub(crate) fn settle(&mut self, work: &mut Work, at: usize, without_handler: bool) {
-        let Some(Item { record, .. }) = work.items.remove(at) else { return };
+    /// The record comes back to be dropped without the lock: it was made on another thread, which is dear.
+    #[must_use]
+    pub(crate) fn settle(&mut self, work: &mut Work, at: usize, without_handler: bool) -> Option<Record> {
+        let Item { record, .. } = work.items.remove(at)?;
         let lane = work.lane();
         if without_handler {
             self.journal.settled_unstarted(named(lane, &record));
@@ -224,6 +226,7 @@ impl Engine {
             }
             self.settled += 1;
         }
+        Some(record)
     }
 
     /// The run has ended. What is not settled of it stays first of its key; `Some` where that waits to be resumed.

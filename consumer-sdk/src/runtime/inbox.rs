@@ -463,8 +463,8 @@ impl<'r> Parts<'r> {
             partitions: events.iter().map(|event| event.record.partition).collect(),
             offsets: events.iter().map(|event| event.record.offset).collect(),
             times: events.iter().map(|event| time(event.record)).collect(),
-            keys: events.iter().map(|event| event.record.key.as_deref()).collect(),
-            values: events.iter().map(|event| event.record.value.as_deref()).collect(),
+            keys: events.iter().map(|event| event.record.key()).collect(),
+            values: events.iter().map(|event| event.record.value()).collect(),
             headers: events.iter().map(|event| headers(event.record)).collect(),
             created: events.iter().map(|event| event.name.created).collect(),
         }
@@ -473,13 +473,13 @@ impl<'r> Parts<'r> {
 
 /// Headers as JSON that keeps their order, their repetitions and their bytes.
 fn headers(record: &Record) -> Value {
-    let headers = record.headers.iter();
-    headers.map(|(name, value)| json!([name, value.as_deref().map(|value| BASE64.encode(value))])).collect()
+    let headers = record.packed.headers();
+    headers.map(|(name, value)| json!([name, value.map(|value| BASE64.encode(value))])).collect()
 }
 
 /// What order is kept by. A record without key has no order to keep: it is a key of its own.
 fn order_key(event: Event<'_>) -> &[u8] {
-    event.record.key.as_deref().unwrap_or(event.name.id.as_bytes())
+    event.record.key().unwrap_or(event.name.id.as_bytes())
 }
 
 fn clamp(number: u32) -> i32 {

@@ -90,6 +90,11 @@ impl Letters {
         Letters { config, instance, sink: OnceCell::new() }
     }
 
+    /// The cluster's settings for clients that are not the consumer.
+    pub(super) fn config(&self) -> &ClientConfig {
+        &self.config
+    }
+
     /// Writes a letter; answers when every replica in sync has it. The topic is made where it is missing.
     ///
     /// # Errors
@@ -100,16 +105,12 @@ impl Letters {
         let sink = self.sink.get_or_try_init(async || Sink::new(&self.config, &of.group, retention)).await?;
         let evidence = self.evidence(of, failing);
         let headers: Vec<Header> = record
-            .headers
-            .iter()
-            .map(|(name, value)| Header { name: name.clone(), value: value.clone() })
+            .packed
+            .headers()
+            .map(|(name, value)| Header { name: name.to_owned(), value: value.map(<[u8]>::to_vec) })
             .collect();
-        let letter = Letter {
-            key: record.key.as_deref(),
-            value: record.value.as_deref(),
-            headers: &headers,
-            evidence: &evidence,
-        };
+        let letter =
+            Letter { key: record.key(), value: record.value(), headers: &headers, evidence: &evidence };
         match sink.send(letter).await {
             Err(SinkError::NotPrepared { .. }) => {
                 for concern in sink.prepare(&record.topic).await? {

@@ -9,6 +9,7 @@
 //! | [`outside`] | handlers that run outside of any transaction |
 //! | [`attempt`], [`permit`] | one call of a handler; the crash journal's word before it |
 //! | [`failure`], [`letters`] | what follows a failed attempt; dead letters |
+//! | [`retention`] | how long settlements are kept |
 //! | [`inbox`] | what all of them ask of the database |
 //! | [`parked`] | the task that runs parked keys when they are due |
 
@@ -21,11 +22,12 @@ mod letters;
 mod outside;
 mod parked;
 mod permit;
+mod retention;
 mod transaction;
 mod worker;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -60,6 +62,8 @@ pub(crate) struct Shared {
     work: Notify,
     /// The journal may answer otherwise than before.
     permits: Notify,
+    /// How many wait for that.
+    permits_wanted: AtomicUsize,
     stopping: AtomicBool,
     stopped: Notify,
     /// Why the consumer cannot go on.
@@ -72,6 +76,13 @@ impl Shared {
     fn wake(&self, ready: usize) {
         for _ in 0..ready.min(self.registered.concurrency) {
             self.work.notify_one();
+        }
+    }
+
+    /// Lets those ask again whom the journal made wait.
+    fn permits_changed(&self) {
+        if self.permits_wanted.load(SeqCst) > 0 {
+            self.permits.notify_waiters();
         }
     }
 
@@ -122,9 +133,11 @@ pub(crate) async fn run(
     database: Option<Database>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
+    let letters = Letters::new(config);
     if let Some(database) = &database {
         // A mistake in the set-up is told at once, and not by every record.
         database.look_for_inbox().await?;
+        retention::declare(letters.config(), &registered, database).await?;
     }
     let topics = registered.topics.clone();
     let concurrency = registered.concurrency;
@@ -132,9 +145,10 @@ pub(crate) async fn run(
         engine: Mutex::new(Engine::new(MOST, DEFAULT_CONVICT_AFTER)),
         registered,
         database,
-        letters: Letters::new(config),
+        letters,
         work: Notify::new(),
         permits: Notify::new(),
+        permits_wanted: AtomicUsize::new(0),
         stopping: AtomicBool::new(false),
         stopped: Notify::new(),
         halt: Mutex::default(),

@@ -6,7 +6,7 @@ use super::attempt::{Attempt, Reason, TOO_OLD, attempt, sentence};
 use super::engine::Work;
 use super::failure::{Failed, failed, trouble};
 use super::inbox::{self, Claimed, Committed, Event, Name, Outside, Verdict};
-use super::permit::{No, permit};
+use super::permit::{No, Told, permit};
 use super::transaction::convicted;
 use super::worker::Fate;
 use super::{AGAIN, Shared};
@@ -29,6 +29,7 @@ pub(super) async fn external(
     work: &mut Work,
     handler: &Bound,
     name: Name,
+    mut told: Told<'_>,
 ) -> Fate {
     let Some(record) = work.first() else { return Fate::Again(AGAIN) };
     let scope = &shared.registered.name;
@@ -72,6 +73,7 @@ pub(super) async fn external(
     let begin = || handler.one(facts, None);
     let (came_to, took) = attempt(shared, record, name.id, begin, handler.timeout).await;
     shared.registered.metrics.attempted(record, came_to.ended(), took);
+    told.end(came_to.is_failure().filter(|failed| !failed || record.tries.counted == 0));
     let fate = match came_to {
         Attempt::Done(result) => {
             settle(shared, database, &name, token, Settled::Done, (result.as_deref(), None)).await
@@ -183,7 +185,13 @@ async fn queue_up(shared: &Shared, database: &Database, work: &mut Work, name: &
 }
 
 /// No transaction, no claim.
-pub(super) async fn idempotent(shared: &Shared, work: &mut Work, handler: &Bound, name: Name) -> Fate {
+pub(super) async fn idempotent(
+    shared: &Shared,
+    work: &mut Work,
+    handler: &Bound,
+    name: Name,
+    mut told: Told<'_>,
+) -> Fate {
     let Some(record) = work.first() else { return Fate::Again(AGAIN) };
     let kind = Some(handler.kind);
     let running = match permit(shared, work.lane(), record).await {
@@ -199,6 +207,7 @@ pub(super) async fn idempotent(shared: &Shared, work: &mut Work, handler: &Bound
     let begin = || handler.one(facts, None);
     let (came_to, took) = attempt(shared, record, name.id, begin, handler.timeout).await;
     shared.registered.metrics.attempted(record, came_to.ended(), took);
+    told.end(came_to.is_failure().filter(|failed| !failed || record.tries.counted == 0));
     let fate = match came_to {
         Attempt::Done(_) => Fate::Settled(Settled::Done),
         Attempt::Rejected(reason) => {

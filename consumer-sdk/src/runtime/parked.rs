@@ -14,12 +14,14 @@ use super::Shared;
 use super::attempt::{Attempt, Reason, TRANSIENT, UNREGISTERED, attempt, sentence};
 use super::inbox::{self, Committed, InboxError, Name};
 use super::letters::Failing;
+use super::permit::Told;
 use crate::database::{Database, Lease};
 use crate::event::Facts;
 use crate::handler::{Bound, Kind};
 use crate::ladder::{Exhausted, Failure, History, Step};
 use crate::metrics;
 use crate::metrics::counts::{Retry, Settled};
+use crate::packed::{Header, Packed};
 use crate::record::{Body, Record, Tries};
 use crate::tx::Tx;
 
@@ -132,6 +134,13 @@ async fn turn(shared: &Shared, database: &Database) -> Result<bool, InboxError> 
         return unpark(scope, lease, &key, first.seq).await;
     }
     let handler = first.record.event_type().and_then(|name| shared.registered.handlers.get(name));
+    if let Some(handler) = handler {
+        // It says nothing new of the others, whatever it comes to: it failed before.
+        if Told::admitted(shared, handler).is_err() {
+            inbox::roll_back(lease).await;
+            return Ok(false);
+        }
+    }
     match handler {
         Some(handler) if matches!(handler.kind, Kind::Transactional | Kind::Batch(_)) => {
             run(shared, database, lease, &key, handler, first).await
@@ -168,8 +177,13 @@ fn read(row: &Row, key: &Key) -> Result<First, InboxError> {
     let headers: String = row.try_get(8)?;
     // What inbox.park() was given; a header that somebody else wrote otherwise is left out.
     let headers: Vec<(String, Option<String>)> = serde_json::from_str(&headers).unwrap_or_default();
-    let decoded =
-        headers.into_iter().map(|(name, value)| (name, value.and_then(|value| BASE64.decode(value).ok())));
+    let decoded: Vec<(String, Option<Vec<u8>>)> = headers
+        .into_iter()
+        .map(|(name, value)| (name, value.and_then(|value| BASE64.decode(value).ok())))
+        .collect();
+    let headers: Vec<Header<'_>> =
+        decoded.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+    let packed = Packed::new(row.try_get(6)?, row.try_get(7)?, &headers);
     let id: Uuid = row.try_get(2)?;
     let replay: Option<i32> = row.try_get(9)?;
     let body = Body {
@@ -177,10 +191,8 @@ fn read(row: &Row, key: &Key) -> Result<First, InboxError> {
         partition: row.try_get(3)?,
         offset: row.try_get(4)?,
         timestamp: time.as_millisecond(),
-        key: row.try_get(6)?,
-        value: row.try_get(7)?,
-        headers: decoded.collect(),
         id: Some(id),
+        packed,
     };
     let tries = Tries { counted: key.attempts, ..Tries::default() };
     let name = Name { id, created: row.try_get(11)?, business_key: None };

@@ -1,7 +1,12 @@
-//! The crash journal's word before a handler starts, and its end.
+//! Who has a word before a handler starts, and is told of its end: the retry budget, then the crash journal.
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use super::{AGAIN, Shared};
+use crate::handler::Bound;
 use crate::journal::{Ending, Permit, Started};
+use crate::ladder::Admission;
 use crate::lane::Lane;
 use crate::record::Record;
 
@@ -30,7 +35,7 @@ impl Running<'_> {
     fn end(&mut self, ending: Ending) {
         if let Some(started) = self.started.take() {
             self.shared.engine.lock().handler_ended(started, ending);
-            self.shared.permits.notify_waiters();
+            self.shared.permits_changed();
         }
     }
 }
@@ -43,6 +48,7 @@ impl Drop for Running<'_> {
 
 /// Waits until the crash journal lets the handler start.
 pub(super) async fn permit<'s>(shared: &'s Shared, lane: Lane, record: &Record) -> Result<Running<'s>, No> {
+    let mut waiting = None;
     loop {
         let changed = shared.permits.notified();
         let permit = shared.engine.lock().may_start(lane, record);
@@ -56,7 +62,60 @@ pub(super) async fn permit<'s>(shared: &'s Shared, lane: Lane, record: &Record) 
             shared.engine.lock().will_not_start(lane, record);
             return Err(No::Gone);
         }
+        if waiting.is_none() {
+            // Asked once more, since nobody tells those who are not known to wait.
+            waiting = Some(Waiting::begin(shared));
+            continue;
+        }
         // The client's thread commits at its next turn, which is never far.
         let _timeout = tokio::time::timeout(AGAIN / 10, changed).await;
+    }
+}
+
+/// Somebody who waits for a permit, as long as they do.
+struct Waiting<'s>(&'s Shared);
+
+impl<'s> Waiting<'s> {
+    fn begin(shared: &'s Shared) -> Waiting<'s> {
+        shared.permits_wanted.fetch_add(1, SeqCst);
+        Waiting(shared)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.permits_wanted.fetch_sub(1, SeqCst);
+    }
+}
+
+/// An attempt that the retry budget let through, and that it has to hear of: dropped before, also with the future of a
+/// lost partition, it came to nothing that tells.
+pub(super) struct Told<'s> {
+    shared: &'s Shared,
+    handler: &'s Bound,
+    admission: Option<Admission>,
+}
+
+impl<'s> Told<'s> {
+    /// Asks whether an attempt may begin.
+    ///
+    /// # Errors
+    /// How long it has to wait.
+    pub(super) fn admitted(shared: &'s Shared, handler: &'s Bound) -> Result<Told<'s>, Duration> {
+        let admission = handler.admit(shared.now())?;
+        Ok(Told { shared, handler, admission: Some(admission) })
+    }
+
+    /// What it came to: whether it failed; `None` where that says nothing of other events.
+    pub(super) fn end(&mut self, failed: Option<bool>) {
+        if let Some(admission) = self.admission.take() {
+            self.handler.ended(admission, failed, self.shared.now());
+        }
+    }
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        self.end(None);
     }
 }

@@ -14,9 +14,8 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::attempt::{Attempt, KILLS, NOT_COMMITTED, Reason, TRANSIENT, attempt, begun, sentence, within};
-use super::engine::Work;
 use super::inbox::{self, Claimed, Committed, Event, InboxError, Name, Verdict};
-use super::permit::{No, Running, permit};
+use super::permit::{No, Running, Told, permit};
 use crate::database::{Database, Lease};
 use crate::event::Facts;
 use crate::handler::{Bound, Kind, WrongNumber};
@@ -45,6 +44,8 @@ pub(super) enum Turn {
     Later,
     /// What it ran with came to nothing, for no fault of its own: it runs again, by itself.
     Alone,
+    /// Too many fail: its handler waits so long.
+    Wait(Duration),
     /// The database is in trouble.
     Trouble(String),
     /// Its partition has left, or the consumer stops.
@@ -57,6 +58,8 @@ pub(super) struct Entry<'w> {
     pub(super) lane: Lane,
     pub(super) name: Name,
     pub(super) handler: &'w Bound,
+    /// The retry budget's word that it may run.
+    pub(super) told: Told<'w>,
 }
 
 impl Entry<'_> {
@@ -91,11 +94,10 @@ impl Place<'_, '_> {
 pub(super) async fn run(
     shared: &Shared,
     database: &Database,
-    works: &[Work],
     entries: Vec<Vec<Entry<'_>>>,
 ) -> Vec<Vec<Turn>> {
     let counts: Vec<usize> = entries.iter().map(Vec::len).collect();
-    let turns = Group::run(shared, database, works, entries).await;
+    let turns = Group::run(shared, database, entries).await;
     let mut turns = turns.into_iter();
     counts.into_iter().map(|count| turns.by_ref().take(count).collect()).collect()
 }
@@ -113,17 +115,11 @@ struct Group<'w, 's> {
 }
 
 impl<'w, 's> Group<'w, 's> {
-    async fn run(
-        shared: &'s Shared,
-        database: &Database,
-        works: &[Work],
-        entries: Vec<Vec<Entry<'w>>>,
-    ) -> Vec<Turn> {
+    async fn run(shared: &'s Shared, database: &Database, entries: Vec<Vec<Entry<'w>>>) -> Vec<Turn> {
         let alone = entries.iter().map(Vec::len).sum::<usize>() == 1;
         let limit = entries.iter().flatten().map(|entry| entry.handler.timeout).max().unwrap_or_default();
         let events: Vec<Vec<Event<'_>>> =
             entries.iter().map(|key| key.iter().map(Entry::event).collect()).collect();
-        debug_assert_eq!(works.len(), entries.len());
         let claimed = inbox::claim(database, &shared.registered.name, &events, limit).await;
         let Claimed { lease, verdicts, parked } = match claimed {
             Ok(claimed) => claimed,
@@ -153,6 +149,7 @@ impl<'w, 's> Group<'w, 's> {
         }
         group.end(alone).await;
         group.copies();
+        group.tell();
         group.places.into_iter().map(|place| place.turn.unwrap_or(Turn::Alone)).collect()
     }
 
@@ -406,6 +403,19 @@ impl<'w, 's> Group<'w, 's> {
             if matches!(place.turn, None | Some(Turn::Settled(_))) {
                 place.turn = Some(turn());
             }
+        }
+    }
+
+    /// Tells the retry budget what first attempts came to.
+    fn tell(&mut self) {
+        for place in &mut self.places {
+            let failed = match &place.turn {
+                Some(Turn::Settled(Settled::Done)) => Some(false),
+                Some(Turn::Attempted(attempt)) => attempt.is_failure(),
+                _ => None,
+            };
+            let first = place.entry.record.tries.counted == 0;
+            place.entry.told.end(failed.filter(|failed| !failed || first));
         }
     }
 

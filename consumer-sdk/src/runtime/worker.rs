@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::select_all;
+use smallvec::SmallVec;
 use tokio::sync::watch;
 
 use super::attempt::{Attempt, NO_ID, NO_TYPE, Reason, UNREGISTERED};
@@ -11,9 +12,11 @@ use super::engine::{After, Work};
 use super::failure::{Failed, failed, rejected, trouble};
 use super::inbox::Name;
 use super::outside::{self, older_than_dedup};
+use super::permit::Told;
 use super::transaction::{self, Entry, Turn, convicted, transient};
 use super::{AGAIN, Shared};
 use crate::consumer::Unregistered;
+use crate::database::Database;
 use crate::event::Facts;
 use crate::handler::{Bound, Kind};
 use crate::ladder::Failure;
@@ -42,7 +45,7 @@ enum Ran {
 /// The loop of one worker. Ends when the consumer stops.
 pub(super) async fn work(shared: Arc<Shared>) {
     while let Some(mut works) = next(&shared).await {
-        let lost = works.iter().map(|work| work.lost.clone()).collect();
+        let lost: SmallVec<[watch::Receiver<bool>; 1]> = works.iter().map(|work| work.lost.clone()).collect();
         let ran = tokio::select! {
             biased;
             // A partition is another's: what runs for it ends here, and decides nothing (C30).
@@ -60,7 +63,7 @@ pub(super) async fn work(shared: Arc<Shared>) {
         if ready {
             shared.work.notify_one();
         }
-        shared.permits.notify_waiters();
+        shared.permits_changed();
     }
 }
 
@@ -69,9 +72,12 @@ fn without_handler(how: Settled) -> bool {
     how != Settled::Done
 }
 
-async fn any_gone(lost: Vec<watch::Receiver<bool>>) {
-    let gone = lost.into_iter().map(|lost| Box::pin(gone(lost)));
-    select_all(gone).await;
+async fn any_gone(mut lost: SmallVec<[watch::Receiver<bool>; 1]>) {
+    match lost.pop() {
+        Some(one) if lost.is_empty() => gone(one).await,
+        Some(last) => drop(select_all(lost.into_iter().chain([last]).map(|lost| Box::pin(gone(lost)))).await),
+        None => {}
+    }
 }
 
 async fn gone(mut lost: watch::Receiver<bool>) {
@@ -147,33 +153,60 @@ async fn run(shared: &Arc<Shared>, works: &mut [Work]) -> Ran {
         _ => &None,
     };
     if let Some(database) = database {
-        let entries = works.iter().map(|work| entries(shared, work)).collect();
-        return Ran::Together(transaction::run(shared, database, works, entries).await);
+        return Ran::Together(together(shared, database, works).await);
     }
     let Some(work) = works.first_mut() else { return Ran::Together(Vec::new()) };
     Ran::Alone(match (first, &shared.database) {
         (Plan::Skip, _) => Fate::Settled(Settled::Unregistered),
         (Plan::GiveUp(reason), _) => give_up(shared, work, reason).await,
-        (Plan::Run(handler, name), Some(database)) if handler.kind.needs_inbox() => {
-            outside::external(shared, database, work, handler, name).await
-        }
         (Plan::Run(handler, name), None) if handler.kind.needs_inbox() => {
             let id = name.id;
             shared.halt(format!("the handler of event {id} needs an inbox, and there is no database"));
             Fate::Left
         }
-        (Plan::Run(handler, name), _) => outside::idempotent(shared, work, handler, name).await,
+        (Plan::Run(handler, name), database) => match (Told::admitted(shared, handler), database) {
+            (Err(wait), _) => Fate::Again(wait),
+            (Ok(told), Some(database)) if handler.kind.needs_inbox() => {
+                outside::external(shared, database, work, handler, name, told).await
+            }
+            (Ok(told), _) => outside::idempotent(shared, work, handler, name, told).await,
+        },
     })
 }
 
-/// Those of a run that can be given to a handler, from the first on.
-fn entries<'w>(shared: &'w Shared, work: &'w Work) -> Vec<Entry<'w>> {
-    let plans = work.records().map(|record| (record, plan(shared, record)));
-    let runs = plans.map_while(|(record, plan)| match plan {
-        Plan::Run(handler, name) => Some(Entry { record, lane: work.lane(), name, handler }),
-        Plan::Skip | Plan::GiveUp(_) => None,
-    });
-    runs.collect()
+/// Those that the retry budget lets run, in one transaction.
+async fn together(shared: &Shared, database: &Database, works: &[Work]) -> Vec<Vec<Turn>> {
+    let mut turns: Vec<Vec<Turn>> = Vec::with_capacity(works.len());
+    let mut running = Vec::with_capacity(works.len());
+    for (at, work) in works.iter().enumerate() {
+        let (entries, wait) = entries(shared, work);
+        turns.push(if entries.is_empty() { vec![Turn::Wait(wait)] } else { Vec::new() });
+        if !entries.is_empty() {
+            running.push((at, entries));
+        }
+    }
+    if running.is_empty() {
+        return turns;
+    }
+    let (places, entries): (Vec<usize>, Vec<Vec<Entry<'_>>>) = running.into_iter().unzip();
+    let ran = transaction::run(shared, database, entries).await;
+    for (at, of_key) in places.into_iter().zip(ran) {
+        turns[at] = of_key;
+    }
+    turns
+}
+
+/// Those of a run that can be given to a handler now, from the first on; where there is none, how long to wait.
+fn entries<'w>(shared: &'w Shared, work: &'w Work) -> (Vec<Entry<'w>>, Duration) {
+    let mut entries = Vec::new();
+    for record in work.records() {
+        let Plan::Run(handler, name) = plan(shared, record) else { break };
+        match Told::admitted(shared, handler) {
+            Ok(told) => entries.push(Entry { record, lane: work.lane(), name, handler, told }),
+            Err(wait) => return (entries, wait),
+        }
+    }
+    (entries, AGAIN)
 }
 
 /// A record that no handler can be given.
@@ -184,10 +217,12 @@ async fn give_up(shared: &Shared, work: &mut Work, reason: Reason) -> Fate {
 
 /// After a transaction: what is settled frees its key at once; the rest is decided about, one by one.
 async fn decide(shared: &Arc<Shared>, works: Vec<Work>, turns: Vec<Vec<Turn>>) {
-    let mut rest = Vec::new();
-    for (record, turn) in works.iter().flat_map(Work::records).zip(turns.iter().flatten()) {
-        if let Turn::Settled(how) = turn {
-            shared.registered.metrics.settled(record, *how);
+    let (mut rest, mut settled) = (Vec::new(), Vec::new());
+    for (work, turns) in works.iter().zip(&turns) {
+        for (record, turn) in work.records().zip(turns) {
+            if let Turn::Settled(how) = turn {
+                shared.registered.metrics.settled(record, *how);
+            }
         }
     }
     {
@@ -196,7 +231,9 @@ async fn decide(shared: &Arc<Shared>, works: Vec<Work>, turns: Vec<Vec<Turn>>) {
             let mut left = Vec::new();
             for turn in turns {
                 match turn {
-                    Turn::Settled(how) => engine.settle(&mut work, left.len(), without_handler(how)),
+                    Turn::Settled(how) => {
+                        settled.extend(engine.settle(&mut work, left.len(), without_handler(how)));
+                    }
                     turn => left.push(turn),
                 }
             }
@@ -207,6 +244,7 @@ async fn decide(shared: &Arc<Shared>, works: Vec<Work>, turns: Vec<Vec<Turn>>) {
             }
         }
     }
+    drop(settled);
     for (mut work, turns) in rest {
         // Whatever ran in company runs by itself next.
         for (record, turn) in work.records_mut().zip(&turns) {
@@ -246,6 +284,7 @@ async fn conclude(shared: &Arc<Shared>, work: &mut Work, turn: Turn) -> Fate {
         Turn::Convicted(deaths) => failed(shared, work, fail(convicted(deaths), name)).await,
         Turn::Later => Fate::Again(AGAIN / 5),
         Turn::Alone => Fate::Again(Duration::ZERO),
+        Turn::Wait(delay) => Fate::Again(delay),
         Turn::Trouble(said) => trouble(work, &said),
         Turn::Left => Fate::Left,
     }
@@ -256,6 +295,7 @@ fn end(shared: &Arc<Shared>, mut work: Work, fate: Option<&Fate>) {
     if let (Some(Fate::Settled(how)), Some(record)) = (fate, work.first()) {
         shared.registered.metrics.settled(record, *how);
     }
+    let mut settled = None;
     let mut engine = shared.engine.lock();
     let after = match fate {
         None => After::GoOn,
@@ -264,7 +304,7 @@ fn end(shared: &Arc<Shared>, mut work: Work, fate: Option<&Fate>) {
                 tracing::warn!("what halted its partition is settled: it is read on");
                 engine.halt(work.lane(), false);
             }
-            engine.settle(&mut work, 0, without_handler(*how));
+            settled = engine.settle(&mut work, 0, without_handler(*how));
             After::GoOn
         }
         Some(Fate::Again(delay)) if delay.is_zero() => After::GoOn,
@@ -274,6 +314,7 @@ fn end(shared: &Arc<Shared>, mut work: Work, fate: Option<&Fate>) {
     };
     let hold = engine.end(work, after);
     drop(engine);
+    drop(settled);
     if let (Some(hold), Some(Fate::Again(delay))) = (hold, fate) {
         let (shared, delay) = (shared.clone(), *delay);
         tokio::spawn(async move {

@@ -8,7 +8,8 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use super::*;
-use crate::record::Tries;
+use crate::packed::Packed;
+use crate::record::{Body, Tries};
 
 const KNOWN: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -99,19 +100,11 @@ proptest! {
 }
 
 fn record(traceparent: Option<&str>) -> Record {
-    let mut headers = vec![(header::TYPE.to_owned(), Some(b"OrderPlaced".to_vec()))];
-    headers.extend(traceparent.map(|text| (header::TRACEPARENT.to_owned(), Some(text.as_bytes().to_vec()))));
-    Record {
-        topic: Arc::from("outbox.event.order"),
-        partition: 3,
-        offset: 41,
-        timestamp: 0,
-        key: Some(b"secret-key".to_vec()),
-        value: Some(b"secret-value".to_vec()),
-        headers,
-        id: None,
-        tries: Tries::default(),
-    }
+    let mut headers = vec![(header::TYPE, Some(&b"OrderPlaced"[..]))];
+    headers.extend(traceparent.map(|text| (header::TRACEPARENT, Some(text.as_bytes()))));
+    let packed = Packed::new(Some(b"secret-key"), Some(b"secret-value"), &headers);
+    let topic = Arc::from("outbox.event.order");
+    Record::new(Body { topic, partition: 3, offset: 41, timestamp: 0, id: None, packed }, Tries::default())
 }
 
 /// Writes down what a span's fields come to.

@@ -2,7 +2,6 @@
 
 mod check;
 mod config;
-mod demo;
 mod exit;
 mod forget;
 mod init;
@@ -48,8 +47,6 @@ enum Command {
     Status(status::StatusArgs),
     /// Show the topics, make them, or move their keys to more partitions.
     Topics(topics::TopicsArgs),
-    /// Watch the main job, live, on a private PostgreSQL and a broker in memory, with a verdict.
-    Demo(demo::DemoArgs),
     /// Show what the relay remembers on Kafka, or with --yes forget it, to begin anew after a halt.
     Forget(forget::ForgetArgs),
     /// Look at events that could not be published, and release or discard them.
@@ -107,7 +104,6 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => plan::execute(args),
         Command::Status(args) => status::execute(args),
         Command::Topics(args) => topics::execute(args),
-        Command::Demo(args) => demo::execute(args),
         Command::Forget(args) => forget::execute(args),
         Command::Quarantine(args) => quarantine::execute(args),
         Command::Config(args) => config::execute(args),

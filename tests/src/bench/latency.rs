@@ -11,7 +11,6 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::figures::quantile;
 use super::ground::{Ground, NAME, PARTITIONS};
 use super::results::{LatencyRun, Percentiles};
 use crate::cluster::Postgres;
@@ -122,9 +121,9 @@ pub fn run(
     }
     LatencyRun {
         rows,
-        from_commit: percentiles(from_commit),
-        from_intended: percentiles(from_intended),
-        commit: percentiles(commit),
+        from_commit: Percentiles::of(from_commit),
+        from_intended: Percentiles::of(from_intended),
+        commit: Percentiles::of(commit),
     }
 }
 
@@ -169,12 +168,6 @@ fn nanos(zero: Instant) -> u64 {
 fn number(payload: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(payload).ok()?.strip_prefix("{\"n\":")?;
     text.split_once(',')?.0.parse().ok()
-}
-
-fn percentiles(mut values: Vec<f64>) -> Percentiles {
-    values.sort_by(f64::total_cmp);
-    let at = |share| quantile(&values, share).unwrap_or(f64::NAN);
-    Percentiles { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1.0) }
 }
 
 #[cfg(test)]

@@ -13,13 +13,19 @@
 //! | [`worker`] | every measurement under one congestion control |
 //! | [`results`] | what a worker hands to the report |
 //! | [`figures`] | medians and quartiles |
+//! | [`table`] | rows that every report has |
+//! | [`alone`] | turns with others on one machine |
 //! | [`verdict`] | which requirement is met |
 //! | [`report`] | the tables |
 //!
 //! Both readers of a pair read the same log from copies of one slot, the same text format through the same
 //! publication. Throughput is rows by the time from the server's `START_REPLICATION` to the last row: written
 //! by `pg_recvlogical`, acknowledged by the broker for the relay. The start of neither process counts.
+//!
+//! `make bench-consumer` is in [`consumer`].
 
+pub mod alone;
+pub mod consumer;
 pub mod drain;
 pub mod figures;
 pub mod ground;
@@ -29,6 +35,7 @@ pub mod network;
 pub mod plan;
 pub mod report;
 pub mod results;
+pub mod table;
 pub mod usage;
 pub mod verdict;
 pub mod worker;

@@ -6,7 +6,8 @@ use super::figures::Spread;
 use super::machine::Machine;
 use super::plan::Plan;
 use super::results::{Drains, Latency, Pair, Percentiles, RelayDrain, Results};
-use super::verdict::{Verdict, verdicts};
+use super::table::{machine_row, percentiles, row, verdict_table};
+use super::verdict::verdicts;
 
 /// Everything that a report says.
 pub struct Report<'a> {
@@ -63,11 +64,7 @@ impl Report<'_> {
         )?;
         writeln!(out, "| | |\n|---|---|")?;
         writeln!(out, "| date | {date} |")?;
-        writeln!(
-            out,
-            "| machine | {}, {} cores, {} MiB, {} |",
-            machine.processor, machine.cores, machine.memory_mib, machine.kernel
-        )?;
+        machine_row(out, machine)?;
         writeln!(out, "| congestion control of the machine | {} |", machine.congestion_control)?;
         writeln!(out, "| relay | {relay}; beyond its defaults: {} |", listed(&plan.relay_keys))?;
         if let Some(first) = self.results.first() {
@@ -110,21 +107,13 @@ fn listed(keys: &[String]) -> String {
     if keys.is_empty() { "nothing".into() } else { format!("`{}`", keys.join("`, `")) }
 }
 
-fn verdict_table(out: &mut String, verdicts: &[Verdict]) -> fmt::Result {
-    writeln!(out, "\n## Verdict\n\n| requirement | found | |\n|---|---|---|")?;
-    for Verdict { requirement, found, met } in verdicts {
-        writeln!(out, "| {requirement} | {found} | {} |", if *met { "met" } else { "**not met**" })?;
-    }
-    Ok(())
-}
-
 fn drain_tables(out: &mut String, drains: &Drains) -> fmt::Result {
     let shape = &drains.shape;
     let rows = shape.rows as f64;
     let per_event = move |cpu: f64| cpu * 1e6 / rows;
     let rate = move |seconds: f64| rows / seconds / 1000.0;
     let pairs = &drains.pairs;
-    let baseline = |value: fn(&Pair) -> f64| spread(pairs.iter().map(value));
+    let baseline = |value: fn(&Pair) -> f64| Spread::of(pairs.iter().map(value));
     writeln!(
         out,
         "### {}\n\n{} rows, {} MiB of log, {} pairs.\n",
@@ -134,10 +123,15 @@ fn drain_tables(out: &mut String, drains: &Drains) -> fmt::Result {
         pairs.len()
     )?;
     writeln!(out, "| | median | quartiles | min – max |\n|---|---|---|---|")?;
-    row(out, "**relay ÷ `pg_recvlogical`**", spread(pairs.iter().map(Pair::ratio)), 2)?;
-    row(out, "`pg_recvlogical`, thousand rows/s", spread(pairs.iter().map(|p| rate(p.baseline.seconds))), 0)?;
-    row(out, "relay, thousand rows/s", spread(pairs.iter().map(|p| rate(p.relay.seconds))), 0)?;
-    row(out, "relay, steady", spread(pairs.iter().map(|p| steady(&p.relay))), 0)?;
+    row(out, "**relay ÷ `pg_recvlogical`**", Spread::of(pairs.iter().map(Pair::ratio)), 2)?;
+    row(
+        out,
+        "`pg_recvlogical`, thousand rows/s",
+        Spread::of(pairs.iter().map(|p| rate(p.baseline.seconds))),
+        0,
+    )?;
+    row(out, "relay, thousand rows/s", Spread::of(pairs.iter().map(|p| rate(p.relay.seconds))), 0)?;
+    row(out, "relay, steady", Spread::of(pairs.iter().map(|p| steady(&p.relay))), 0)?;
     row(
         out,
         "relay, processor µs per event",
@@ -156,7 +150,7 @@ fn drain_tables(out: &mut String, drains: &Drains) -> fmt::Result {
     row(out, "relay, most memory, MiB", baseline(|p| p.relay.peak_rss_kib as f64 / 1024.0), 0)?;
     let transactions = shape.transactions() as f64;
     let segments = pairs.iter().filter_map(|p| Some(p.relay.segments? as f64 / transactions));
-    row(out, "relay, TCP data segments per transaction", spread(segments), 3)?;
+    row(out, "relay, TCP data segments per transaction", Spread::of(segments), 3)?;
     if let Some(cold) = &drains.cold {
         writeln!(
             out,
@@ -184,23 +178,9 @@ fn steady(drain: &RelayDrain) -> f64 {
     drain.steady_records as f64 / drain.steady_seconds / 1000.0
 }
 
-fn spread(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
-    Spread::of(values)
-}
-
 fn scaled(spread: Spread, by: impl Fn(f64) -> f64) -> Spread {
     let Spread { min, lower, median, upper, max } = spread;
     Spread { min: by(min), lower: by(lower), median: by(median), upper: by(upper), max: by(max) }
-}
-
-fn row(out: &mut String, name: &str, spread: Option<Spread>, digits: usize) -> fmt::Result {
-    match spread {
-        Some(Spread { min, lower, median, upper, max }) => writeln!(
-            out,
-            "| {name} | {median:.digits$} | {lower:.digits$} – {upper:.digits$} | {min:.digits$} – {max:.digits$} |"
-        ),
-        None => writeln!(out, "| {name} | not known | | |"),
-    }
 }
 
 fn latency_table(out: &mut String, latency: &Latency) -> fmt::Result {
@@ -215,7 +195,8 @@ fn latency_table(out: &mut String, latency: &Latency) -> fmt::Result {
     writeln!(out, "| ms | p50 | p90 | p99 | max |\n|---|---|---|---|---|")?;
     let of = |value: fn(&super::results::LatencyRun) -> Percentiles| {
         let median = |part: fn(&Percentiles) -> f64| {
-            spread(latency.runs.iter().map(|run| part(&value(run)))).map_or(f64::NAN, |spread| spread.median)
+            Spread::of(latency.runs.iter().map(|run| part(&value(run))))
+                .map_or(f64::NAN, |spread| spread.median)
         };
         Percentiles {
             p50: median(|p| p.p50),
@@ -231,8 +212,4 @@ fn latency_table(out: &mut String, latency: &Latency) -> fmt::Result {
         percentiles(out, &format!("run {}, commit → received", number + 1), run.from_commit)?;
     }
     writeln!(out)
-}
-
-fn percentiles(out: &mut String, name: &str, p: Percentiles) -> fmt::Result {
-    writeln!(out, "| {name} | {:.2} | {:.2} | {:.2} | {:.1} |", p.p50, p.p90, p.p99, p.max)
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::figures::quantile;
 use super::plan::Shape;
 
 /// Everything measured under one congestion control.
@@ -127,4 +128,13 @@ pub struct Percentiles {
     pub p99: f64,
     /// All.
     pub max: f64,
+}
+
+impl Percentiles {
+    /// Of these values; no numbers of none.
+    pub fn of(mut values: Vec<f64>) -> Percentiles {
+        values.sort_by(f64::total_cmp);
+        let at = |share| quantile(&values, share).unwrap_or(f64::NAN);
+        Percentiles { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1.0) }
+    }
 }

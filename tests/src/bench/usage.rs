@@ -25,6 +25,17 @@ pub fn cpu_seconds(pid: u32) -> Option<f64> {
     Some((user + system) / TICKS)
 }
 
+/// The same of the threads that run still, in nanoseconds. A thread that runs on another processor at this moment may be
+/// behind by a tick of the kernel's clock.
+pub fn cpu_nanos(pid: u32) -> Option<u64> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let nanos = threads.filter_map(|thread| {
+        let schedstat = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        schedstat.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Some(nanos.sum())
+}
+
 /// A figure of `/proc/<pid>/status` in KiB, such as `VmHWM`.
 pub fn memory_kib(pid: u32, figure: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -102,6 +113,7 @@ mod tests {
             (0..5_000_000u64).for_each(|n| sum = std::hint::black_box(sum.wrapping_add(n)));
             (watch.used(pid) > 0.0).then_some(())
         });
+        assert!(cpu_nanos(pid).unwrap() > 0);
         assert!(memory_kib(pid, "VmHWM").unwrap() > 100);
         assert_eq!(watch.used(u32::MAX), 0.0);
     }

@@ -1,8 +1,8 @@
 //! Every measurement under one congestion control, in the network namespace of this process.
 
-use std::fs::File;
 use std::time::{Duration, Instant};
 
+use super::alone::{alone, say};
 use super::drain;
 use super::ground::{Backlog, Ground};
 use super::latency::{self, Receiver};
@@ -45,7 +45,7 @@ pub async fn measure(plan: &Plan, own_namespace: bool) -> Results {
     for &shape in &plan.shapes {
         if results.drains.is_empty() {
             let backlog = ground.load(WARM_UP).await;
-            let _alone = alone(plan);
+            let _alone = alone(plan.lock.as_deref());
             cold = Some(drain::relay(&mut ground, &backlog).await);
             say(&format!("cold broker: {}", describe(cold.as_ref(), WARM_UP.rows)));
             for _ in 0..WARM_UPS {
@@ -80,7 +80,7 @@ pub async fn measure(plan: &Plan, own_namespace: bool) -> Results {
 async fn pairs(plan: &Plan, ground: &mut Ground, backlog: &Backlog) -> Vec<Pair> {
     let mut pairs = Vec::new();
     for number in 0..plan.pairs {
-        let _alone = alone(plan);
+        let _alone = alone(plan.lock.as_deref());
         // A B B A A B B A: neither is always the first to read log that the other left in the caches.
         let relay_first = number % 2 == 1;
         let pair = if relay_first {
@@ -129,12 +129,12 @@ async fn open_loop(plan: &Plan, ground: &mut Ground) -> Latency {
     let receiver = Receiver::start(ground, &topic, (SETTLE + runs * seconds) * rate, zero);
     let mut latency = Latency { rate, seconds, runs: Vec::new(), rss_kib: 0, relay_load: 0.0 };
     {
-        let _alone = alone(plan);
+        let _alone = alone(plan.lock.as_deref());
         latency::run(ground, &receiver, zero, (0, SETTLE, rate));
     }
     let mut worked = 0.0;
     for run in 0..runs {
-        let _alone = alone(plan);
+        let _alone = alone(plan.lock.as_deref());
         let watch = Watch::start(&[relay.pid()]);
         let first = (SETTLE + run * seconds) * rate;
         let measured = latency::run(ground, &receiver, zero, (first, seconds, rate));
@@ -155,18 +155,4 @@ async fn open_loop(plan: &Plan, ground: &mut Ground) -> Latency {
     let status = relay.terminate();
     assert!(status.success(), "the relay did not drain: {status}\n{}", relay.log());
     latency
-}
-
-/// Waits until nobody else who takes the plan's lock works on this machine.
-fn alone(plan: &Plan) -> Option<File> {
-    let path = plan.lock.as_ref()?;
-    let file = File::options().create(true).append(true).open(path);
-    let file = file.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    file.lock().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    Some(file)
-}
-
-/// Progress, for whoever waits.
-fn say(line: &str) {
-    eprintln!("bench: {line}");
 }

@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
+use outbox_tests::bench::alone::command;
 use outbox_tests::bench::machine::{Machine, congestion_control};
 use outbox_tests::bench::plan::{Plan, Shape};
 use outbox_tests::bench::report::Report;
@@ -113,7 +114,7 @@ fn lead(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
     }
     let report = Report {
-        command: command(),
+        command: command("bench-relay"),
         date: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
         relay: String::from_utf8_lossy(&relay.stdout).trim().to_owned(),
         plan: &plan,
@@ -179,18 +180,4 @@ fn write(out: &Path, report: &Report<'_>) -> anyhow::Result<()> {
     let beside = out.with_extension("json");
     fs::write(&beside, serde_json::to_string_pretty(&raw)? + "\n")
         .with_context(|| beside.display().to_string())
-}
-
-/// What this was run as, without where it lies or whom it waited for.
-fn command() -> String {
-    let mut words = vec!["bench-relay".to_owned()];
-    let mut rest = std::env::args().skip(1);
-    while let Some(word) = rest.next() {
-        if word == "--lock" {
-            rest.next();
-        } else if !word.starts_with("--lock=") {
-            words.push(word);
-        }
-    }
-    words.join(" ")
 }

@@ -233,7 +233,7 @@ impl Place {
             "listen_addresses=127.0.0.1",
             "unix_socket_directories=",
             "wal_level=logical",
-            "max_connections=40",
+            "max_connections=60",
             "shared_buffers=32MB",
             "logging_collector=off",
         ] {

@@ -1,37 +1,52 @@
-//! `outbox-relay demo`: the main job, live, with a verdict at its end.
+//! `outbox-demo`: the whole path, live, with a verdict at its end: from a service's INSERT to a consumer's COMMIT.
 //!
 //! | module | what it owns |
 //! |---|---|
 //! | [`programs`], [`postgres`] | a private PostgreSQL |
 //! | [`broker`] | a broker in memory, or a real one |
 //! | [`service`] | the orders service: changes and events in one transaction |
-//! | [`relay`], [`kills`] | the relay as a process of its own, and when it is killed |
-//! | [`log`] | reads what is published |
+//! | [`relay`] | the relay as a process of its own |
+//! | [`shipping`] | the shipping service: one effect per event, written with the consumer SDK |
+//! | [`consumers`] | its instances, each a process of its own: this very program with a hidden command |
+//! | [`kills`] | when the relay and the consumers are killed |
+//! | [`log`], [`group`] | reads what is published; how far the consumers have come |
 //! | [`verdict`] | the judge |
-//! | [`play`] | the run from beginning to end |
-//! | [`screen`] | what is shown |
+//! | [`stage`], [`play`] | everything that runs; the run from beginning to end |
+//! | [`screen`], [`words`] | what is shown |
+//! | [`arguments`] | the command line |
 //!
 //! Everything that runs or lies on disk is owned by a value whose destructor ends and deletes it, so it is
 //! gone however the demo ends; `child` sees to it that processes end even if the demo is killed.
 
-pub mod broker;
+mod arguments;
+mod broker;
 mod child;
-pub mod kills;
-pub mod log;
-pub mod play;
-pub mod postgres;
-pub mod programs;
-pub mod relay;
-pub mod screen;
-pub mod service;
-pub mod verdict;
+mod consumers;
+mod group;
+mod kills;
+mod log;
+mod play;
+mod postgres;
+mod programs;
+mod relay;
+mod screen;
+mod service;
+mod shipping;
+mod stage;
+mod verdict;
+mod words;
 
 use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use broker::BrokerError;
+use consumers::ConsumersError;
+use group::GroupError;
 use log::LogError;
 use postgres::PostgresError;
 use relay::RelayError;
@@ -50,6 +65,15 @@ pub struct Options {
     pub rate: u32,
     /// Bootstrap servers of a real broker; `None` is the one in memory.
     pub kafka_brokers: Option<String>,
+    /// The program `outbox-relay`.
+    pub relay: PathBuf,
+}
+
+impl Options {
+    /// For how long there is load.
+    fn load(&self) -> Duration {
+        Duration::from_secs(self.seconds.into())
+    }
 }
 
 /// Why there is no verdict.
@@ -70,6 +94,12 @@ pub enum DemoError {
     /// The relay.
     #[error(transparent)]
     Relay(#[from] RelayError),
+    /// The consumers.
+    #[error(transparent)]
+    Consumers(#[from] ConsumersError),
+    /// How far the consumers have come.
+    #[error(transparent)]
+    Group(#[from] GroupError),
     /// Signals cannot be waited for.
     #[error("signals cannot be waited for")]
     Signals(#[source] io::Error),
@@ -81,24 +111,32 @@ pub enum DemoError {
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Outcome {
-    /// What table and log say.
+    /// What outbox, log and effects say.
     #[serde(flatten)]
     pub verdict: Verdict,
     /// Whether the relay ended with exit code 0 when it was told to stop.
     pub drained: bool,
+    /// Whether every consumer ended with exit code 0 when it was told to stop.
+    pub consumers_stopped: bool,
     /// Events that were inserted and rolled back.
     pub rolled_back: u64,
     /// For each kill, how many records came again after it.
     pub repeated_per_kill: Vec<u64>,
+    /// For each kill of a consumer, how many transactions it had open.
+    pub open_per_consumer_kill: Vec<u64>,
     /// The seed.
     pub seed: u64,
 }
 
 impl Outcome {
-    /// Whether the promise was kept and the relay went in order.
+    /// Whether the promise was kept, and relay and consumers went in order.
     pub fn passed(&self) -> bool {
-        self.verdict.holds() && self.drained
+        self.verdict.holds() && self.drained && self.consumers_stopped
     }
+}
+
+fn main() -> ExitCode {
+    arguments::main()
 }
 
 /// Plays the demo; shows everything but the error. To be run on the process's main thread (see `child`).
@@ -122,11 +160,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_relay_that_does_not_drain_fails_the_run() {
-        let verdict = Verdict { committed: 1, published: 1, repeated: 0, lost: 0, reordered: 0, phantoms: 0 };
-        let outcome =
-            Outcome { verdict, drained: true, rolled_back: 0, repeated_per_kill: Vec::new(), seed: 1 };
+    fn whoever_does_not_stop_in_order_fails_the_run() {
+        let outcome = Outcome {
+            verdict: verdict::tests::CLEAN,
+            drained: true,
+            consumers_stopped: true,
+            rolled_back: 0,
+            repeated_per_kill: Vec::new(),
+            open_per_consumer_kill: Vec::new(),
+            seed: 1,
+        };
         assert!(outcome.passed());
-        assert!(!Outcome { drained: false, ..outcome }.passed());
+        assert!(!Outcome { drained: false, ..outcome.clone() }.passed());
+        assert!(!Outcome { consumers_stopped: false, ..outcome }.passed());
     }
 }

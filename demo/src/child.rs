@@ -76,11 +76,14 @@ pub async fn wait(child: &mut Child, patience: Duration) -> io::Result<Option<Ex
     }
 }
 
+/// What the relay's environment variables begin with.
+const VARIABLE_PREFIX: &str = "OUTBOX_RELAY_";
+
 /// Takes the relay's environment variables out of a child's environment: what it is given in a file must
 /// not be overruled by what happens to be set for another relay.
 pub fn without_relay_variables(command: &mut Command) {
     for (name, _) in env::vars_os() {
-        if name.to_string_lossy().starts_with(crate::config::keys::VARIABLE_PREFIX) {
+        if name.to_string_lossy().starts_with(VARIABLE_PREFIX) {
             command.env_remove(name);
         }
     }
@@ -103,6 +106,11 @@ mod tests {
         let mut child = command(Path::new("sleep"), "KILL").arg("600").spawn().unwrap();
         wait_or_kill(&mut child, Duration::ZERO);
         assert!(child.try_wait().unwrap().is_some());
+    }
+
+    #[test]
+    fn the_prefix_is_the_relays() {
+        assert_eq!(VARIABLE_PREFIX, outbox_relay::config::keys::VARIABLE_PREFIX);
     }
 
     #[test]

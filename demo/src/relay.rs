@@ -1,9 +1,9 @@
-//! The relay as a user runs it: this very program, as a process of its own, with a configuration file.
+//! The relay as a user runs it: the program `outbox-relay`, as a process of its own, with a configuration file.
 
 use std::env;
 use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
@@ -33,6 +33,9 @@ pub enum RelayError {
         /// What the system said.
         source: io::Error,
     },
+    /// There is no such program.
+    #[error("no relay at {0:?}: run `cargo build --release -p outbox-relay`, or name it with --relay")]
+    Missing(PathBuf),
     /// `init` failed.
     #[error("`outbox-relay init` failed ({status}):\n{output}")]
     Init {
@@ -55,6 +58,15 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> RelayError {
     move |source| RelayError::System { what, source }
 }
 
+/// Where cargo and packages put it.
+///
+/// # Errors
+/// [`RelayError::System`].
+pub fn beside_this_program() -> Result<PathBuf, RelayError> {
+    let program = env::current_exe().map_err(system("finding this program"))?;
+    Ok(program.with_file_name("outbox-relay"))
+}
+
 /// How a relay that was told to stop has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Drained {
@@ -73,19 +85,24 @@ pub struct Relay {
     child: Option<Child>,
     /// Whether this process's admin port has answered.
     answered: bool,
+    /// Whether it was told to stop.
+    stopped: bool,
 }
 
 impl Relay {
     /// Writes the configuration; starts nothing.
     ///
     /// # Errors
-    /// [`RelayError::System`].
-    pub fn configure(postgres: &Postgres, broker: &Broker) -> Result<Relay, RelayError> {
+    /// [`RelayError::Missing`] or [`RelayError::System`].
+    pub fn configure(program: &Path, postgres: &Postgres, broker: &Broker) -> Result<Relay, RelayError> {
+        let program = program.to_owned();
+        if !program.is_file() {
+            return Err(RelayError::Missing(program));
+        }
         let directory = tempfile::Builder::new().prefix("outbox-demo-relay-").tempdir();
         let directory = directory.map_err(system("making a temporary directory"))?;
-        let program = env::current_exe().map_err(system("finding this program"))?;
         let admin = free_port().map_err(system("looking for a free port"))?;
-        let relay = Relay { program, directory, admin, child: None, answered: false };
+        let relay = Relay { program, directory, admin, child: None, answered: false, stopped: false };
         let text = configuration(&postgres.url(RELAY_ROLE, DATABASE), broker, admin);
         fs::write(relay.file(), text).map_err(system("writing the relay's configuration"))?;
         Ok(relay)
@@ -151,6 +168,7 @@ impl Relay {
     /// [`RelayError::System`].
     pub async fn drain(&mut self) -> Result<Drained, RelayError> {
         let Some(child) = &mut self.child else { return Ok(Drained::No("it did not run".into())) };
+        self.stopped = true;
         child::signal(child, Signal::TERM);
         match child::wait(child, DRAIN_PATIENCE).await.map_err(system("waiting for the relay"))? {
             Some(status) if status.success() => Ok(Drained::Cleanly),
@@ -163,10 +181,10 @@ impl Relay {
     }
 
     /// What it does, in a word: the phase its admin port tells, `starting` until that answers, `silent` when
-    /// it no longer does, `killed` where there is no process.
+    /// it no longer does, `killed` where there is no process, `stopped` once it was told to stop.
     pub async fn state(&mut self) -> String {
-        if self.child.is_none() {
-            return "killed".into();
+        if self.stopped || self.child.is_none() {
+            return if self.stopped { "stopped" } else { "killed" }.into();
         }
         let phase = phase(self.admin).await;
         self.answered |= phase.is_some();
@@ -238,7 +256,7 @@ async fn get(port: u16, path: &str) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Overrides, load};
+    use outbox_relay::config::{Overrides, load};
 
     #[test]
     fn the_configuration_is_one_the_relay_takes() {

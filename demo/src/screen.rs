@@ -28,9 +28,9 @@ enum Style {
 pub enum Kind {
     /// What one sees, in words.
     Note,
-    /// The relay was killed.
+    /// The relay or a consumer was killed.
     Killed,
-    /// The relay was started.
+    /// The relay or a consumer was started.
     Started,
     /// Something did not go as it should.
     Trouble,
@@ -58,8 +58,16 @@ pub struct Progress {
     pub published: u64,
     /// Records beyond the first of their event.
     pub repeated: u64,
+    /// Effects of the consumers.
+    pub effects: u64,
     /// What the relay does, in a word.
     pub relay: String,
+    /// Consumers that run.
+    pub consumers: usize,
+    /// Kills of the relay so far.
+    pub relay_kills: usize,
+    /// Kills of consumers so far.
+    pub consumer_kills: usize,
 }
 
 /// Where everything is written to. A reader that goes away does not end the demo: it has to clean up.
@@ -186,9 +194,10 @@ fn word(outcome: &Outcome) -> &'static str {
 
 /// One line that fits a terminal of 80 columns: one that wraps could not be replaced in place.
 fn line(elapsed: Duration, progress: &Progress) -> String {
-    let Progress { committed, rolled_back, published, relay, repeated: _ } = progress;
+    let Progress { committed, published, effects, relay, relay_kills, consumer_kills, .. } = progress;
     format!(
-        "{:>3} s  committed {committed:>6}  rolled back {rolled_back:>5}  published {published:>6}  relay {relay}",
+        "{:>3} s  committed {committed:>5}  published {published:>5}  effects {effects:>5}  \
+         kills {relay_kills}+{consumer_kills} {relay}",
         elapsed.as_secs()
     )
 }
@@ -204,10 +213,14 @@ mod tests {
             rolled_back: 12_345,
             published: 123_456,
             repeated: 12_345,
+            effects: 123_456,
             relay: "recovering".into(),
+            consumers: 2,
+            relay_kills: 2,
+            consumer_kills: 2,
         };
         let line = line(Duration::from_secs(100), &progress);
-        assert_eq!(line, "100 s  committed 123456  rolled back 12345  published 123456  relay recovering");
+        assert_eq!(line, "100 s  committed 123456  published 123456  effects 123456  kills 2+2 recovering");
         assert!(line.len() < 80);
     }
 }

@@ -15,6 +15,12 @@ pub const PARTITIONS: i32 = 12;
 pub const AGGREGATE: &str = "order";
 /// Brokers of the cluster in memory.
 const BROKERS_IN_MEMORY: i32 = 3;
+/// How long the consumers' group waits for a member that is silent: for brokers no less than 6 s unless they are
+/// told otherwise. The one in memory lets a new group wait for members for 3 s, and forgets for ever who became
+/// silent meanwhile, as all do who wait: with a shorter time than that nobody would ever join. At each later change
+/// of members it waits for a second less than this.
+const SESSION_IN_MEMORY: Duration = Duration::from_secs(4);
+const SESSION: Duration = Duration::from_secs(6);
 /// How long a real broker may take to make the topics.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -50,6 +56,10 @@ pub struct Broker {
     pub topic_prefix: String,
     /// The relay's memory.
     pub state_topic: String,
+    /// The consumers' group.
+    pub group: String,
+    /// The group's session timeout.
+    pub session: Duration,
     in_memory: Option<MockCluster<'static, DefaultProducerContext>>,
 }
 
@@ -64,6 +74,8 @@ impl Broker {
             servers: cluster.bootstrap_servers(),
             topic_prefix: "outbox.event.".into(),
             state_topic: "outbox.relay.state".into(),
+            group: "shipping".into(),
+            session: SESSION_IN_MEMORY,
             in_memory: None,
         };
         // It knows no admin requests, so the topics are made from inside.
@@ -83,6 +95,8 @@ impl Broker {
             servers: brokers.to_owned(),
             topic_prefix: format!("outbox.demo.{run}.event."),
             state_topic: format!("outbox.demo.{run}.state"),
+            group: format!("outbox.demo.{run}.shipping"),
+            session: SESSION,
             in_memory: None,
         };
         broker.make_topics().await?;

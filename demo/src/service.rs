@@ -1,6 +1,7 @@
 //! A small orders service, such as anybody might have: several connections, each transaction locks an
 //! order, changes it, and emits an event about it in the same transaction.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -285,6 +286,11 @@ async fn step(
     let event = OutboxEvent::new(AGGREGATE, order, kind).version(version).raw_json(payload.to_string());
     enqueue(transaction, &event).await?;
     Ok(())
+}
+
+/// Every type of event that the service emits.
+pub fn event_types() -> BTreeSet<&'static str> {
+    LIFE.iter().chain([&AFTERWARDS]).map(|(kind, _)| *kind).collect()
 }
 
 /// What the change to a version is.

@@ -1,0 +1,82 @@
+//! The same transaction without a consumer: `pgbench` with the statements that a consumer sends, in the same round
+//! trips, on as many connections.
+
+use std::process::Command;
+
+use super::ground::{Ground, NAME};
+use super::plan::CONNECTIONS;
+use super::results::Run;
+use crate::cluster::postgres::{PASSWORD, SUPERUSER};
+
+/// Three round trips, as in `consumer-sdk/src/runtime/inbox.rs`: begin with claim and look for markers, effect, commit.
+/// The id is of version 7 and no other's: the client's number and a count of its own.
+pub const SCRIPT: &str = r"\set count :count + 1
+\set sku random(0, 9999)
+\startpipeline
+BEGIN;
+SET LOCAL statement_timeout = 30000;
+SELECT inbox.claim_group('pgbench', ARRAY[:prefix || lpad((:client_id * 10000000 + :count)::text, 12, '0')]::uuid[],
+    ARRAY[NULL]::timestamptz[], NULL, ARRAY['uniform']::text[], ARRAY[0]::int[], ARRAY[:count]::bigint[]);
+SELECT inbox.marked('pgbench', ARRAY['uniform']::text[], ARRAY['key']::bytea[]);
+\endpipeline
+UPDATE stock SET free = free - 1 WHERE sku = 'sku-' || lpad(:sku::text, 7, '0');
+\startpipeline
+SELECT;
+COMMIT;
+\endpipeline
+";
+
+/// Runs it for so many seconds.
+///
+/// # Panics
+/// When it fails, or says nothing of a rate.
+pub async fn run(ground: &Ground, seconds: u64) -> Run {
+    let script = ground.directory().join("claim-update-commit.sql");
+    std::fs::write(&script, SCRIPT).expect("our own directory");
+    // Its first bytes are the time, as in every id of version 7.
+    let millis = jiff::Timestamp::now().as_millisecond();
+    let prefix = format!("{:08x}-{:04x}-7000-8000-", millis >> 16, millis & 0xFFFF);
+    let connections = CONNECTIONS.to_string();
+    let mut command = Command::new(ground.postgres.programs().join("pgbench"));
+    command
+        .args(["--no-vacuum", "--protocol=prepared", "--jobs=2", "--host=127.0.0.1"])
+        .args(["--client", &connections, "--username", SUPERUSER])
+        .arg(format!("--port={}", ground.postgres.port()))
+        .arg(format!("--time={seconds}"))
+        .args(["--define=count=0", &format!("--define=prefix={prefix}")])
+        .arg("--file")
+        .arg(&script)
+        .arg(NAME)
+        .env("PGPASSWORD", PASSWORD);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic");
+    let output = output.expect("pgbench, which comes with Debian's postgresql-15, starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "pgbench: {}\n{said}{errors}", output.status);
+    let (events, rate) = figures(&said).unwrap_or_else(|| panic!("no rate\n{said}{errors}"));
+    let effects = ground.number("SELECT -sum(free)::bigint FROM stock").await;
+    let settled = "SELECT count(*) FROM inbox.settlement WHERE scope = 'pgbench' AND state = 'done'";
+    let once = effects == ground.number(settled).await && u64::try_from(effects) == Ok(events);
+    Run { events, seconds: events as f64 / rate, cpu_micros: None, peak_rss_kib: None, once: Some(once) }
+}
+
+/// Transactions, and transactions a second without the time to connect.
+fn figures(said: &str) -> Option<(u64, f64)> {
+    let behind = |name: &str| said.lines().find_map(|line| line.strip_prefix(name));
+    let events = behind("number of transactions actually processed: ")?;
+    let rate = behind("tps = ")?.split_whitespace().next()?;
+    Some((events.split('/').next()?.trim().parse().ok()?, rate.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_read() {
+        let said = "number of transactions actually processed: 40351\nnumber of failed transactions: 0 (0.000%)\n\
+                    tps = 10082.123456 (without initial connection time)\n";
+        assert_eq!(figures(said), Some((40_351, 10_082.123_456)));
+        assert_eq!(figures("tps = nothing"), None);
+    }
+}

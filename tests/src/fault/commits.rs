@@ -1,0 +1,200 @@
+//! A proxy before PostgreSQL that lets a COMMIT through and loses its answer.
+//!
+//! It reads the messages of both directions, so that the cut is exactly there: behind the client's COMMIT and before
+//! the server's answer. It speaks no TLS.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+
+/// Code of a request for TLS, in the place of a version.
+const TLS: u32 = 80_877_103;
+/// Code of a request for GSS encryption.
+const GSS: u32 = 80_877_104;
+/// Longest message that a test may send.
+const LONGEST: u32 = 64 << 20;
+
+#[derive(Debug, Default)]
+struct Cuts {
+    /// How many are still to be made.
+    wanted: AtomicUsize,
+    /// The server had answered: the transaction stands.
+    answered: AtomicUsize,
+    /// The server had not answered yet: it may still be at it.
+    under_way: AtomicUsize,
+}
+
+/// A running proxy, with a runtime of its own. Dropping it cuts every connection.
+#[derive(Debug)]
+pub struct CommitCutter {
+    port: u16,
+    cuts: Arc<Cuts>,
+    runtime: Option<Runtime>,
+}
+
+impl CommitCutter {
+    /// Forwards connections to a PostgreSQL on a port of 127.0.0.1.
+    ///
+    /// # Panics
+    /// When no port can be listened on.
+    pub fn start(target: u16) -> CommitCutter {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime =
+            runtime.worker_threads(1).thread_name("cutter").enable_all().build().expect("a runtime");
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        listener.set_nonblocking(true).expect("a socket that does not block");
+        let port = listener.local_addr().expect("the port").port();
+        let cuts = Arc::new(Cuts::default());
+        runtime.spawn(listen(listener, target, cuts.clone()));
+        CommitCutter { port, cuts, runtime: Some(runtime) }
+    }
+
+    /// The port to connect to.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Loses the answers to the next so many COMMITs, each with its connection: every other one when the server has
+    /// answered, the rest while it is still at it.
+    pub fn lose(&self, answers: usize) {
+        self.cuts.wanted.fetch_add(answers, SeqCst);
+    }
+
+    /// Answers that were lost after the server had given them, and before.
+    pub fn lost(&self) -> (usize, usize) {
+        (self.cuts.answered.load(SeqCst), self.cuts.under_way.load(SeqCst))
+    }
+}
+
+impl Drop for CommitCutter {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn listen(listener: std::net::TcpListener, target: u16, cuts: Arc<Cuts>) {
+    let listener = TcpListener::from_std(listener).expect("a listening socket");
+    while let Ok((client, _)) = listener.accept().await {
+        let cuts = cuts.clone();
+        tokio::spawn(async move {
+            // An end of one side is the end of the other, whatever it was.
+            let _ended = forward(client, target, &cuts).await;
+        });
+    }
+}
+
+/// One connection, from its acceptance to its end or its cut.
+async fn forward(mut client: TcpStream, target: u16, cuts: &Cuts) -> io::Result<()> {
+    let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let first = startup(&mut client).await?;
+    server.write_all(&first).await?;
+    let (from_client, mut to_client) = client.split();
+    let (from_server, mut to_server) = server.split();
+    let (mut from_client, mut from_server) = (BufReader::new(from_client), BufReader::new(from_server));
+    let mut cutting = false;
+    loop {
+        tokio::select! {
+            // Nothing is read from the client behind the COMMIT that is cut.
+            readable = wait(&mut from_client), if !cutting => {
+                readable?;
+                let message = message(&mut from_client).await?;
+                cutting = is_commit(&message) && take(&cuts.wanted);
+                to_server.write_all(&message).await?;
+                if cutting && cuts.under_way.load(SeqCst) < cuts.answered.load(SeqCst) {
+                    cuts.under_way.fetch_add(1, SeqCst);
+                    // In order towards the server: a reset could take the COMMIT with it.
+                    return to_server.shutdown().await;
+                }
+            }
+            readable = wait(&mut from_server) => {
+                readable?;
+                let message = message(&mut from_server).await?;
+                if cutting && message.starts_with(b"C") && message.ends_with(b"COMMIT\0") {
+                    cuts.answered.fetch_add(1, SeqCst);
+                    return Ok(());
+                }
+                if cutting && message.starts_with(b"Z") && message.ends_with(b"I") {
+                    // Another end than a commit, whose answer passes.
+                    cutting = false;
+                    cuts.wanted.fetch_add(1, SeqCst);
+                }
+                to_client.write_all(&message).await?;
+            }
+        }
+    }
+}
+
+fn take(wanted: &AtomicUsize) -> bool {
+    wanted.try_update(SeqCst, SeqCst, |count| count.checked_sub(1)).is_ok()
+}
+
+/// Waits until there is something to read; may be given up at any time, which reading a message may not.
+async fn wait(from: &mut BufReader<impl AsyncRead + Unpin>) -> io::Result<()> {
+    use tokio::io::AsyncBufReadExt;
+    match from.fill_buf().await?.is_empty() {
+        true => Err(io::ErrorKind::UnexpectedEof.into()),
+        false => Ok(()),
+    }
+}
+
+/// The first message, which has no type. Requests for encryption are refused.
+async fn startup(client: &mut TcpStream) -> io::Result<Vec<u8>> {
+    loop {
+        let message = rest(client, Vec::new()).await?;
+        let code = message.get(4..8).map(|code| u32::from_be_bytes(code.try_into().expect("four bytes")));
+        if !matches!(code, Some(TLS | GSS)) {
+            return Ok(message);
+        }
+        client.write_all(b"N").await?;
+    }
+}
+
+/// One message with its type.
+async fn message(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    let kind = from.read_u8().await?;
+    rest(from, vec![kind]).await
+}
+
+/// Length and body of a message; the length counts itself.
+async fn rest(from: &mut (impl AsyncRead + Unpin), mut message: Vec<u8>) -> io::Result<Vec<u8>> {
+    let length = from.read_u32().await?;
+    if !(4..LONGEST).contains(&length) {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    message.extend(length.to_be_bytes());
+    let begin = message.len();
+    message.resize(begin + length as usize - 4, 0);
+    from.read_exact(&mut message[begin..]).await?;
+    Ok(message)
+}
+
+/// A simple query that is a COMMIT and nothing else.
+fn is_commit(message: &[u8]) -> bool {
+    let text = message.strip_prefix(b"Q").and_then(|rest| rest.get(4..)).unwrap_or_default();
+    let text = String::from_utf8_lossy(text);
+    text.trim_end_matches('\0').trim_end_matches(';').trim().eq_ignore_ascii_case("COMMIT")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_is_known_by_its_message() {
+        let query = |text: &str| {
+            let length = u32::try_from(text.len() + 5).unwrap();
+            [b"Q".as_slice(), &length.to_be_bytes(), text.as_bytes(), b"\0"].concat()
+        };
+        assert!(is_commit(&query("COMMIT")) && is_commit(&query(" commit; ")));
+        assert!(!is_commit(&query("ROLLBACK")) && !is_commit(&query("SELECT 'COMMIT'")) && !is_commit(b"X"));
+    }
+}
