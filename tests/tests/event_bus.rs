@@ -25,6 +25,9 @@ const CONSUMERS: [&str; 5] = ["inventory", "loyalty", "recommendation", "warehou
 /// How long the healthy consumers may take beside a sick one, and the sick one when it is well again.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long a second start may take: a group that was not left in order waits for the session's time-out of 45 s.
+const RESTART: Duration = Duration::from_secs(60);
+
 /// What no consumer can read, as the order service writes it.
 const NONSENSE: &[u8] = b"\"no order\"";
 
@@ -67,7 +70,7 @@ impl Bus {
     }
 
     /// Waits until `check` prints these lines among others.
-    async fn checks(&self, what: &str, processes: &[Process], lines: &[&str]) {
+    async fn checks(&self, what: &str, limit: Duration, processes: &[Process], lines: &[&str]) {
         let mut printed = String::new();
         let seen = async {
             loop {
@@ -78,9 +81,9 @@ impl Bus {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
-        if tokio::time::timeout(DEADLINE, seen).await.is_err() {
+        if tokio::time::timeout(limit, seen).await.is_err() {
             let logs: Vec<String> = processes.iter().map(Process::log_tail).collect();
-            panic!("waited {DEADLINE:?} in vain for {what}\n{printed}\n{}", logs.join("\n"));
+            panic!("waited {limit:?} in vain for {what}\n{printed}\n{}", logs.join("\n"));
         }
     }
 
@@ -146,7 +149,7 @@ async fn sums_agree(client: &Client) {
 }
 
 /// C10, C20, C21, C24: every consumer has the nonsense as a dead letter or holds it, inventory the order that it
-/// can never reserve; loyalty, whose table is away, parks its customers in order and makes up for it; nobody else
+/// can never reserve; loyalty, whose table is away, parks customers in order, pauses, and makes up for it; nobody else
 /// notices, and every other effect happens once and in order.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sick_consumer_and_poison_are_nobody_elses_concern_and_nothing_is_lost() {
@@ -177,28 +180,26 @@ async fn a_sick_consumer_and_poison_are_nobody_elses_concern_and_nothing_is_lost
         "warehouse       3001        0      0             0       0     1",
         "fraud           3001        0      0             0       1     0",
     ];
-    bus.checks("the healthy consumers", &services, &healthy).await;
+    bus.checks("the healthy consumers", DEADLINE, &services, &healthy).await;
     for group in CONSUMERS.into_iter().filter(|group| *group != "loyalty") {
         bus.caught_up(group).await;
     }
+    // Its policy: the customers whose orders failed wait in the inbox, in order and not held, and the rest on the topic.
+    let waiting = "SELECT count(*) FROM inbox.parked_key WHERE scope = 'loyalty' AND state = 'waiting'";
+    let held = "SELECT count(*) FROM inbox.parked_key WHERE scope = 'loyalty' AND state = 'held'";
+    let keys = number(&scene.database, waiting).await;
+    assert!((1..=97).contains(&keys), "{keys} parked customers\n{}", services[1].log_tail());
+    assert_eq!(number(&scene.database, held).await, 0);
     let booked = number(&scene.database, "SELECT count(*) FROM loyalty.booking").await;
     assert!(booked <= 1000, "loyalty has booked {booked} orders without its table");
-    // Its policy: customers wait in the inbox, so it reads on; none is held, and only the nonsense is dead.
-    bus.caught_up("loyalty").await;
-    let waiting = "SELECT count(*) FROM inbox.parked_key WHERE scope = 'loyalty' AND state = 'waiting'
-                      AND last_error LIKE '%loyalty.balance%'";
-    assert_eq!(number(&scene.database, waiting).await, 97, "{}", services[1].log_tail());
-    let parked = "SELECT count(*) FROM inbox.parked_event WHERE scope = 'loyalty'";
-    assert_eq!(number(&scene.database, parked).await, 3001 - booked);
-    let dead = "SELECT count(*) FROM inbox.settlement WHERE scope = 'loyalty' AND state = 'dead'";
-    assert_eq!(number(&scene.database, dead).await, 1);
+    println!("while loyalty was sick: {booked} booked, {keys} customers parked, lag {}", bus.lag("loyalty"));
 
     // It is healed, and nothing is missing.
     scene.database.batch_execute("ALTER TABLE loyalty.away RENAME TO balance").await.unwrap();
     let healed = "loyalty         3001        0      0             0       0     1";
     let all = "3001 orders, 5 consumers: 0 missing, 0 twice, 0 out of order";
-    bus.checks("loyalty to make up for it", &services, &[healed, all]).await;
-    bus.checks("the others to be as they were", &services, &healthy).await;
+    bus.checks("loyalty to make up for it", DEADLINE, &services, &[healed, all]).await;
+    bus.checks("the others to be as they were", DEADLINE, &services, &healthy).await;
     sums_agree(&scene.database).await;
     for service in &services {
         service.signal(Signal::TERM);
@@ -226,7 +227,7 @@ async fn a_sick_consumer_and_poison_are_nobody_elses_concern_and_nothing_is_lost
     let all = [bus.start("all")];
     bus.run(&["orders", "--count", "100"]);
     let summary = "3101 orders, 5 consumers: 0 missing, 0 twice, 0 out of order";
-    bus.checks("all in one process", &all, &[summary]).await;
+    bus.checks("all in one process", RESTART, &all, &[summary]).await;
     assert!(bus.run(&["check"]).ends_with(&format!("{summary}\n")));
     all[0].signal(Signal::TERM);
     assert!(all[0].wait(DEADLINE).success(), "{}", all[0].log_tail());

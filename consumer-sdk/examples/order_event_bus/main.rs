@@ -5,7 +5,7 @@
 //! |---|---|---|---|
 //! | `orders` | writes orders, and their events in the same transaction | | |
 //! | `inventory` | reserves stock, 2 ms an order | transactional | a short ladder, then a dead letter |
-//! | `loyalty` | adds points | transactional | a patient ladder, then a dead letter |
+//! | `loyalty` | adds points | transactional | a patient ladder, and a pause when everything fails |
 //! | `recommendation` | remembers who bought what | idempotent | a few attempts, then a dead letter |
 //! | `warehouse` | packs up to 500 orders at a time, 200 ms a batch | batch | a few attempts, then a dead letter |
 //! | `fraud` | audits, and publishes what it flags | transactional | a few attempts, then the customer is held |
