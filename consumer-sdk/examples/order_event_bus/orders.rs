@@ -58,7 +58,7 @@ fn draw(turn: u32) -> Order {
         number: 0,
         customer: format!("customer-{}", turn % CUSTOMERS),
         sku: format!("sku-{}", turn % 12),
-        quantity: 1 + i32::from(turn % 3 == 0),
+        quantity: 1 + i32::from(turn.is_multiple_of(3)),
         cents: i64::from(turn) * 37 % 50_000,
     }
 }
