@@ -15,6 +15,7 @@ mod crash;
 mod decoder_differential;
 mod demo;
 mod enqueue;
+mod event_bus;
 mod existing;
 mod formats;
 mod history;
