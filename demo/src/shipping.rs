@@ -47,6 +47,8 @@ pub fn consumer(topic: &str, session: Duration) -> Consumer<WithDatabase> {
         .owner("the one who watches", hours(1))
         .topic(topic)
         .concurrency(CONCURRENCY)
+        // The broker in memory does not say how long it keeps records.
+        .source_retention(hours(7 * 24))
         // An event that nobody handles would be a missing effect.
         .unregistered(Unregistered::Fail)
         .retry(in_place(3).then([seconds(1); 10]))

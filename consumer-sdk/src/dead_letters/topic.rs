@@ -256,7 +256,8 @@ pub async fn kept(config: &ClientConfig, topic: &str) -> Result<Kept, TopicError
     let failed = |source| TopicError::Kafka { what: "take the client's settings", source };
     let admin: AdminClient<DefaultClientContext> = config.create().map_err(failed)?;
     let settings = tokio::time::timeout(SHORT, settings(&admin, topic)).await;
-    let settings = settings.unwrap_or(Err(failed(KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut))))?;
+    let settings =
+        settings.unwrap_or(Err(failed(KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut))))?;
     let compacted = settings.get("cleanup.policy").is_some_and(|policy| policy == "compact");
     Ok(match settings.get("retention.ms").map(String::as_str) {
         _ if compacted => Kept::ForEver,

@@ -180,7 +180,7 @@ impl<R> Keys<R> {
         let mut passed = Vec::new();
         while group.len() < keys && passed.len() < LOOK * keys {
             let Some(at) = self.ready.front().copied() else { break };
-            if self.next().is_some_and(&belongs) {
+            if self.next().is_some_and(belongs) {
                 group.extend(self.take());
             } else {
                 self.ready.pop_front();
@@ -190,7 +190,7 @@ impl<R> Keys<R> {
         passed.into_iter().rev().for_each(|at| self.ready.push_front(at));
         let mut room = max.saturating_sub(group.len());
         for run in &mut group {
-            while room > 0 && self.extend(run, &belongs) {
+            while room > 0 && self.extend(run, belongs) {
                 room -= 1;
             }
         }

@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use outbox_consumer::ladder::{in_place, seconds};
+use outbox_consumer::ladder::{Exhausted, in_place, seconds};
 use outbox_consumer::{Consumer, Event, Handled, Permanent, Tx, done, idempotent, reject, transactional};
 use serde::Deserialize;
 
@@ -105,7 +105,7 @@ async fn main() -> anyhow::Result<()> {
         .kafka_option("session.timeout.ms", "6000")
         .kafka_option("heartbeat.interval.ms", "1000")
         // Short rungs, enough of them that a key waits for minutes before it is held.
-        .retry(in_place(3).then([seconds(rung); 20]));
+        .retry(in_place(3).then([seconds(rung); 20]).when_exhausted(Exhausted::Hold));
     for option in std::env::var("ORDER_KAFKA")?.split(';').filter(|option| !option.is_empty()) {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
         consumer = consumer.kafka_option(name, value);
