@@ -55,7 +55,11 @@ async fn messages(scene: &Scene<'_>) -> Vec<String> {
                    'publication_names', $2, 'messages', 'true')";
     let rows = scene.database.query(changes, &[&slot, &slot]).await.unwrap();
     let data = rows.iter().map(|row| row.get::<_, Vec<u8>>(0)).filter(|data| data[0] == b'M');
-    let text = |data: Vec<u8>| String::from_utf8_lossy(&data).split_once('{').unwrap().1.to_owned();
+    // What stands before the command are numbers, in which any byte may come.
+    let text = |data: Vec<u8>| {
+        let text = String::from_utf8_lossy(&data).into_owned();
+        text[text.find("{\"relay\"").unwrap() + 1..].to_owned()
+    };
     data.map(text).collect()
 }
 

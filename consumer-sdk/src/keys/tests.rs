@@ -27,7 +27,7 @@ struct Out {
 
 /// Which records run together.
 fn class(id: u32) -> Option<u32> {
-    (id % 7 != 0).then_some(id % 2)
+    (!id.is_multiple_of(7)).then_some(id % 2)
 }
 
 /// The rules and nothing clever: one list of all that waits, looked through from the front each time.

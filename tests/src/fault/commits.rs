@@ -181,7 +181,7 @@ async fn rest(from: &mut (impl AsyncRead + Unpin), mut message: Vec<u8>) -> io::
 fn is_commit(message: &[u8]) -> bool {
     let text = message.strip_prefix(b"Q").and_then(|rest| rest.get(4..)).unwrap_or_default();
     let text = String::from_utf8_lossy(text);
-    text.trim_end_matches('\0').trim_end_matches(';').trim().eq_ignore_ascii_case("COMMIT")
+    text.trim_end_matches('\0').trim().trim_end_matches(';').trim_end().eq_ignore_ascii_case("COMMIT")
 }
 
 #[cfg(test)]
