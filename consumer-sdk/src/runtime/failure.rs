@@ -211,13 +211,18 @@ async fn otherwise(
         }
     }
     let behind = parked.first() == Some(&true);
-    let written = match &instead {
-        Instead::Parked(_) if behind => inbox::follow(&lease, scope, &[event]).await,
-        Instead::Parked(park) => inbox::park(&lease, scope, event, park).await.map(|()| true),
-        // It has run, and failed: it decides nothing about the parked ones.
-        Instead::Rejected(why) => inbox::settle(&lease, scope, &[name], "rejected", why).await.map(|()| true),
-        Instead::Dead(why) => inbox::settle(&lease, scope, &[name], "dead", why).await.map(|()| true),
+    let write = async {
+        match &instead {
+            Instead::Parked(_) if behind => inbox::follow(&lease, scope, &[event]).await,
+            Instead::Parked(park) => inbox::park(&lease, scope, event, park).await.map(|()| true),
+            // It has run, and failed: it decides nothing about the parked ones.
+            Instead::Rejected(why) => {
+                inbox::settle(&lease, scope, &[name], "rejected", why).await.map(|()| true)
+            }
+            Instead::Dead(why) => inbox::settle(&lease, scope, &[name], "dead", why).await.map(|()| true),
+        }
     };
+    let written = inbox::bounded(write, inbox::OWN).await;
     match written {
         Ok(true) => {
             let how = match instead {
@@ -235,7 +240,7 @@ async fn otherwise(
             Fate::Again(Duration::ZERO)
         }
         Err(error) => {
-            if !matches!(error, InboxError::Postgres(_)) {
+            if !matches!(error, InboxError::Postgres(_) | InboxError::Silent(_)) {
                 inbox::roll_back(lease).await;
             }
             trouble(work, &sentence(&error))

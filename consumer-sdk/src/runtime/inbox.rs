@@ -55,6 +55,17 @@ pub(super) enum InboxError {
     Waits,
     #[error("the transaction came to nothing")]
     Lost,
+    #[error("the database did not answer within {0:?}")]
+    Silent(Duration),
+}
+
+/// Waits for the database no longer than this: what stands between may keep a connection open that leads nowhere, and a
+/// server's own limits are of no use then.
+pub(super) async fn bounded<T>(
+    answer: impl Future<Output = Result<T, InboxError>>,
+    limit: Duration,
+) -> Result<T, InboxError> {
+    tokio::time::timeout(limit, answer).await.unwrap_or(Err(InboxError::Silent(limit)))
 }
 
 impl InboxError {
@@ -128,11 +139,11 @@ pub(super) enum Committed {
     /// The server refused, and rolled back.
     Refused(tokio_postgres::Error),
     /// The answer is missing.
-    Unknown(tokio_postgres::Error),
+    Unknown(String),
 }
 
 /// The limit of statements that are the consumer's own.
-const OWN: Duration = Duration::from_secs(30);
+pub(super) const OWN: Duration = Duration::from_secs(30);
 
 /// How long a claim waits for another's. A group's events are then claimed one by one (C55); one that waits by itself
 /// gives its worker to others, and comes again.
@@ -148,6 +159,15 @@ const MARKED: &str = "SELECT inbox.marked($1, $2::text[], $3::bytea[])";
 /// statement with a newer snapshot, the look for park markers, which a stale owner may have committed while the claim
 /// waited (C52).
 pub(super) async fn claim(
+    database: &Database,
+    scope: &str,
+    keys: &[Vec<Event<'_>>],
+    limit: Duration,
+) -> Result<Claimed, InboxError> {
+    bounded(claim_now(database, scope, keys, limit), limit + OWN).await
+}
+
+async fn claim_now(
     database: &Database,
     scope: &str,
     keys: &[Vec<Event<'_>>],
@@ -237,7 +257,7 @@ pub(super) async fn commit_behind(lease: Lease, before: &str) -> Committed {
         (_, Err(error)) if error.code().is_some_and(|code| !code.code().starts_with("57")) => {
             Committed::Refused(error)
         }
-        (Err(error), _) | (_, Err(error)) => Committed::Unknown(error),
+        (Err(error), _) | (_, Err(error)) => Committed::Unknown(error.to_string()),
     }
 }
 
@@ -288,6 +308,15 @@ pub(super) async fn claim_outside(
     event: Event<'_>,
     lease_for: Option<Duration>,
 ) -> Result<Outside, InboxError> {
+    bounded(claim_outside_now(database, scope, event, lease_for), 2 * OWN).await
+}
+
+async fn claim_outside_now(
+    database: &Database,
+    scope: &str,
+    event: Event<'_>,
+    lease_for: Option<Duration>,
+) -> Result<Outside, InboxError> {
     let statement = "SELECT verdict, token FROM inbox.claim($1, $2, $3, make_interval(secs => $4), NULL, $5, $6, $7, NULL, $8)";
     let lease = database.lease().await?;
     let (claim, look) = (prepared(&lease, statement).await?, prepared(&lease, MARKED).await?);
@@ -323,7 +352,8 @@ pub(super) async fn claim_outside(
         Committed::Yes => Ok(Outside { verdict, token: claimed.try_get(1)?, behind }),
         Committed::Aborted => Err(InboxError::Lost),
         // Of a claim whose answer is lost nobody has the token: it is taken over when its lease has ended.
-        Committed::Refused(error) | Committed::Unknown(error) => Err(error.into()),
+        Committed::Refused(error) => Err(error.into()),
+        Committed::Unknown(_) => Err(InboxError::Lost),
     }
 }
 

@@ -116,7 +116,8 @@ async fn settle(
 ) -> Fate {
     let written = (how.name(), result, error);
     loop {
-        match inbox::settle_outside(database, &shared.registered.name, name, token, written).await {
+        let settle = inbox::settle_outside(database, &shared.registered.name, name, token, written);
+        match inbox::bounded(settle, inbox::OWN).await {
             Ok(true) => return Fate::Settled(how),
             Ok(false) => {
                 tracing::warn!(id = %name.id, "its lease had ended and another has taken it: the call may have been made twice");
@@ -135,7 +136,8 @@ async fn settle(
 
 /// Where this fails the claim goes with its lease.
 async fn give_back(shared: &Shared, database: &Database, name: &Name, token: uuid::Uuid) {
-    if let Err(error) = inbox::give_back_outside(database, &shared.registered.name, name, token).await {
+    let give = inbox::give_back_outside(database, &shared.registered.name, name, token);
+    if let Err(error) = inbox::bounded(give, inbox::OWN).await {
         tracing::debug!(error = sentence(&error), "giving a claim back");
     }
 }

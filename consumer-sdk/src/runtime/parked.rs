@@ -30,6 +30,8 @@ use crate::tx::Tx;
 const LOOK: Duration = Duration::from_millis(500);
 /// How often the inbox is kept up.
 const UPKEEP: Duration = Duration::from_secs(3600);
+/// What one turn may take beside its handler: a dead letter that waits for Kafka, and a database that answers late.
+const TURN: Duration = Duration::from_secs(120);
 /// The pause while the database is away.
 const TROUBLE: Duration = Duration::from_secs(2);
 
@@ -43,6 +45,8 @@ const NOWHERE: Duration = Duration::from_secs(30);
 pub(super) async fn keep(shared: Arc<Shared>) {
     let Some(database) = shared.database.clone() else { return };
     let mut kept_up = None::<Instant>;
+    let handlers = shared.registered.handlers.values().map(|handler| handler.timeout);
+    let longest = handlers.max().unwrap_or_default() + TURN;
     while !shared.is_stopping() {
         if kept_up.is_none_or(|at| at.elapsed() > UPKEEP) {
             kept_up = Some(Instant::now());
@@ -55,7 +59,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
         {
             tracing::debug!(error = sentence(&error), "looking at the parked keys");
         }
-        match turn(&shared, &database).await {
+        match inbox::bounded(turn(&shared, &database), longest).await {
             // There may be more that are due.
             Ok(true) => {}
             Ok(false) => shared.pause(LOOK).await,
@@ -501,6 +505,7 @@ async fn commit(lease: Lease) -> Result<bool, InboxError> {
         Committed::Yes => Ok(true),
         Committed::Aborted => Ok(false),
         // What became of it shows at the next turn: the event is there still, or it is not.
-        Committed::Refused(error) | Committed::Unknown(error) => Err(error.into()),
+        Committed::Refused(error) => Err(error.into()),
+        Committed::Unknown(_) => Err(InboxError::Lost),
     }
 }

@@ -169,7 +169,8 @@ impl<'w, 's> Group<'w, 's> {
         let Some(lease) = &self.lease else { return };
         let queued: Vec<usize> = range.filter(|at| self.places[*at].is_open()).collect();
         let events: Vec<Event<'_>> = queued.iter().map(|at| self.places[*at].entry.event()).collect();
-        let followed = inbox::follow(lease, &self.shared.registered.name, &events).await;
+        let follow = inbox::follow(lease, &self.shared.registered.name, &events);
+        let followed = inbox::bounded(follow, inbox::OWN).await;
         let turn = || match &followed {
             Ok(true) => Turn::Settled(Settled::Queued),
             // The marker has gone meanwhile: look again, and run.
@@ -177,7 +178,8 @@ impl<'w, 's> Group<'w, 's> {
             Err(error) => Turn::Trouble(sentence(error)),
         };
         queued.into_iter().for_each(|at| self.places[at].turn = Some(turn()));
-        if matches!(followed, Err(InboxError::Postgres(_) | InboxError::Database(_))) {
+        if matches!(followed, Err(InboxError::Postgres(_) | InboxError::Database(_) | InboxError::Silent(_)))
+        {
             // The transaction is over, or the connection.
             self.lease = None;
         }
