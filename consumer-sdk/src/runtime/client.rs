@@ -368,6 +368,10 @@ impl Client {
         if let Err(error) = result {
             tracing::error!(%error, "taking partitions on");
         }
+        // A pause of a former assignment is not to outlive it: what is wanted now is said next (C32).
+        if let Err(error) = self.consumer.resume(&list) {
+            tracing::warn!(%error, "reading partitions that were taken on");
+        }
     }
 
     fn carry_out_orders(&mut self) {
