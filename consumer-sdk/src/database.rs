@@ -34,6 +34,20 @@ pub enum DatabaseError {
     Refused(#[source] tokio_postgres::Error),
 }
 
+impl DatabaseError {
+    /// Whether waiting mends nothing.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            DatabaseError::Url(_) | DatabaseError::Version { .. } => true,
+            DatabaseError::Pool(error) => error.is_permanent(),
+            // A server that goes, or is gone, is no refusal.
+            DatabaseError::Inbox(error) | DatabaseError::Refused(error) => {
+                error.code().is_some_and(|code| !code.code().starts_with("57"))
+            }
+        }
+    }
+}
+
 /// The contract that this SDK was written for.
 const CONTRACT: i32 = 1;
 

@@ -37,7 +37,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::consumer::{Registered, RunError};
-use crate::database::Database;
+use crate::database::{Database, DatabaseError};
 use crate::intake::Held;
 use crate::journal::DEFAULT_CONVICT_AFTER;
 use client::Client;
@@ -139,8 +139,7 @@ pub(crate) async fn run(
     let letters = Letters::new(config);
     if let Some(database) = &database {
         // A mistake in the set-up is told at once, and not by every record.
-        database.look_for_inbox().await?;
-        retention::declare(letters.config(), &registered, database).await?;
+        begin(letters.config(), &registered, database).await?;
     }
     let topics = registered.topics.clone();
     let concurrency = registered.concurrency;
@@ -206,6 +205,33 @@ pub(crate) async fn run(
         Some(why) => Err(RunError::Halted(why)),
         None => Ok(()),
     }
+}
+
+/// How often a database that is away is asked at the start, once a second.
+const TRIES: usize = 60;
+
+/// Looks for the inbox and declares the consumer. A database that is away comes back, mostly; what is wrong with one that
+/// is there is told at once.
+async fn begin(
+    config: &ClientConfig,
+    registered: &Registered,
+    database: &Database,
+) -> Result<(), DatabaseError> {
+    for _ in 1..TRIES {
+        let begun = async {
+            database.look_for_inbox().await?;
+            retention::declare(config, registered, database).await
+        };
+        match begun.await {
+            Err(error) if !error.is_permanent() => {
+                tracing::warn!(error = attempt::sentence(&error), "waiting for the database");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            answer => return answer,
+        }
+    }
+    database.look_for_inbox().await?;
+    retention::declare(config, registered, database).await
 }
 
 /// What a failed client of Kafka is called.
