@@ -113,7 +113,7 @@ pub(crate) struct Registered {
 }
 
 impl Registered {
-    /// Which records a record may share a transaction with.
+    /// Which records a record may share a transaction or a task with.
     pub(crate) fn company(&self, record: &Record) -> Option<Company> {
         let handler = record.id.and(self.handlers.get(record.event_type()?))?;
         match handler.kind {
@@ -121,7 +121,8 @@ impl Registered {
                 Some(Company { number: 0, most: self.group_commit })
             }
             Kind::Batch(most) => Some(Company { number: handler.number, most }),
-            Kind::Transactional | Kind::External | Kind::AtMostOnce | Kind::Idempotent => None,
+            Kind::Idempotent => Some(Company::LIGHT),
+            Kind::Transactional | Kind::External | Kind::AtMostOnce => None,
         }
     }
 }

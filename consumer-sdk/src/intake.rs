@@ -127,10 +127,19 @@ impl Intake {
         self.only = only;
     }
 
-    /// What the client has to be told now. Each order is given once; [`Intake::failed`] gives it again.
-    pub fn orders(&mut self) -> Orders {
+    /// A record of the partition has come. The client was told to pause it, and has not: it is told again. Of two orders
+    /// that cross on their way between its threads it may throw one away.
+    pub fn came(&mut self, lane: Lane) {
+        if let Some(told) = self.assigned.get_mut(&lane) {
+            *told = false;
+        }
+    }
+
+    /// What the client has to be told now, of partitions that `may` be told. Each order is given once;
+    /// [`Intake::failed`] gives it again, and one that may not be given yet waits.
+    pub fn orders(&mut self, may: impl Fn(Lane) -> bool) -> Orders {
         let mut orders = Orders::default();
-        for (lane, told) in &mut self.assigned {
+        for (lane, told) in self.assigned.iter_mut().filter(|(lane, _)| may(**lane)) {
             let elsewhere = self.only.as_ref().is_some_and(|only| !only.contains(lane));
             let pause = self.full || elsewhere || self.unwanted.contains(&lane.place());
             if pause != *told {
@@ -162,6 +171,10 @@ mod tests {
         Holds(usize, usize),
         Want(u32, bool),
         Isolate(Option<u32>),
+        /// The client threw an order to pause away, and a record comes.
+        Loses(u32),
+        /// Orders for the partition wait.
+        Young(Option<u32>),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -171,6 +184,8 @@ mod tests {
             (0..20_usize, 0..200_usize).prop_map(|(count, bytes)| Step::Holds(count, bytes)),
             (0..4_u32, any::<bool>()).prop_map(|(p, paused)| Step::Want(p, paused)),
             prop::option::of(0..4_u32).prop_map(Step::Isolate),
+            (0..4_u32).prop_map(Step::Loses),
+            prop::option::of(0..4_u32).prop_map(Step::Young),
         ]
     }
 
@@ -182,6 +197,7 @@ mod tests {
             // The client: what it reads. It forgets a pause with each assignment.
             let mut client: BTreeMap<u32, (Lane, bool)> = BTreeMap::new();
             let (mut unwanted, mut only, mut full) = (BTreeSet::new(), None, false);
+            let mut young = None;
             for step in steps {
                 match step {
                     Step::Assign(p) => {
@@ -210,14 +226,21 @@ mod tests {
                         only = p.and_then(|p| client.get(&p)).map(|(lane, _)| *lane);
                         intake.isolate(only.map(|lane| BTreeSet::from([lane])));
                     }
+                    Step::Loses(p) => {
+                        if let Some((lane, reads)) = client.get_mut(&p) {
+                            *reads = true;
+                            intake.came(*lane);
+                        }
+                    }
+                    Step::Young(p) => young = p,
                 }
-                let orders = intake.orders();
+                let orders = intake.orders(|lane| Some(lane.partition as u32) != young);
                 for (lane, reads) in client.values_mut() {
                     prop_assert!(!orders.pause.contains(lane) || *reads, "told twice");
                     prop_assert!(!orders.resume.contains(lane) || !*reads, "told twice");
                     *reads = (*reads || orders.resume.contains(lane)) && !orders.pause.contains(lane);
                 }
-                for (p, (lane, reads)) in &client {
+                for (p, (lane, reads)) in client.iter().filter(|(p, _)| Some(**p) != young) {
                     let wanted = !full && !unwanted.contains(p) && only.is_none_or(|only| only == *lane);
                     prop_assert_eq!(*reads, wanted);
                 }

@@ -20,13 +20,23 @@ pub(crate) struct Record {
     pub(crate) company: Option<Company>,
 }
 
-/// Records of the same company may share a transaction.
+/// Records of the same company may share a transaction, or a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Company {
-    /// 0 for transactional handlers; else the number of a batch handler.
+    /// 0 for transactional handlers, the highest for those without a transaction; else the number of a batch handler.
     pub(crate) number: u32,
-    /// Most records of one transaction.
+    /// Most records of one transaction, or of one task.
     pub(crate) most: usize,
+}
+
+impl Company {
+    /// Handlers that have no transaction.
+    pub(crate) const LIGHT: Company = Company { number: u32::MAX, most: 256 };
+
+    /// Whether their handlers have no transaction.
+    pub(crate) fn is_light(self) -> bool {
+        self.number == Company::LIGHT.number
+    }
 }
 
 /// What came: the bytes of the topic. Shared with the event that a handler gets.

@@ -125,7 +125,6 @@ fn is_state(text: &str) -> bool {
 ///
 /// Its target is this module's, so that `outbox_consumer::trace=off` in a filter is without it.
 pub(crate) fn handling(consumer: &str, group: &str, record: &Record, id: Uuid, attempt: u32) -> Span {
-    let producer = TraceContext::of(record);
     let topic: &str = &record.topic;
     let span = tracing::info_span!(
         "process",
@@ -147,7 +146,10 @@ pub(crate) fn handling(consumer: &str, group: &str, record: &Record, id: Uuid, a
         outbox.attempt = attempt,
         outbox.producer.traceparent = Empty,
     );
-    if let Some(producer) = producer.filter(|_| !span.is_disabled()) {
+    if span.is_disabled() {
+        return span;
+    }
+    if let Some(producer) = TraceContext::of(record) {
         span.record("outbox.producer.traceparent", tracing::field::display(&producer));
         link(&span, &producer);
     }

@@ -162,6 +162,11 @@ impl Frontier {
         self.oldest_open().unwrap_or_else(|| passed().map_or(self.next, |range| range.end))
     }
 
+    /// Where the reader is, as far as it was told.
+    pub fn position(&self) -> i64 {
+        self.next
+    }
+
     /// Where the frontier began.
     pub fn start(&self) -> i64 {
         self.start

@@ -23,8 +23,16 @@ const LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Watch(#[expect(dead_code, reason = "dropped, it hangs up")] mpsc::Sender<()>);
 
-/// Starts the thread. Without it there is no lag, and everything else goes on.
-pub(crate) fn watch<C>(consumer: Weak<BaseConsumer<C>>, topics: &[String], metrics: Metrics) -> Watch
+/// Topic, partition, and where its log ends.
+type Ends = HashMap<(String, i32), i64>;
+
+/// Starts the thread, which also tells `hears` each answer. Without it there is no lag, and everything else goes on.
+pub(crate) fn watch<C>(
+    consumer: Weak<BaseConsumer<C>>,
+    topics: &[String],
+    metrics: Metrics,
+    hears: impl Fn(Ends) + Send + 'static,
+) -> Watch
 where
     C: ConsumerContext + 'static,
 {
@@ -38,6 +46,7 @@ where
                     metrics.kafka_answered();
                     ends.iter()
                         .for_each(|((topic, partition), end)| metrics.log_ends(topic, *partition, *end));
+                    hears(ends);
                 }
                 Err(error) => tracing::debug!(%error, "asking where the logs end"),
             }
@@ -51,10 +60,7 @@ where
 
 /// Where the logs of the assigned partitions end, for whoever reads committed records; a partition that does not answer
 /// is left out. With no partition the cluster is asked for the topic, to know that it answers.
-fn look<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
-    topic: Option<&str>,
-) -> KafkaResult<HashMap<(String, i32), i64>> {
+fn look<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: Option<&str>) -> KafkaResult<Ends> {
     let assigned = consumer.assignment()?;
     if assigned.count() == 0 {
         consumer.fetch_metadata(topic, LIMIT)?;

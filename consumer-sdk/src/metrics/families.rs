@@ -304,6 +304,12 @@ const PARTITIONS: &[Family] = &[
         },
     ),
     counter(
+        "outbox_consumer_standstills_total",
+        &[],
+        "Partitions whose log went on and that the client did not read; each was given back and taken on again.",
+        |s, emit| emit(float(s.totals.standstills), &[]),
+    ),
+    counter(
         "outbox_consumer_commits_total",
         &["result"],
         "Commits of a partition's offset, done or failed; a failed one is made again while the partition is here.",

@@ -83,6 +83,7 @@ struct Inner {
     assigned: AtomicU64,
     revoked: AtomicU64,
     lost: AtomicU64,
+    standstills: AtomicU64,
     engine: Ask<EngineLook>,
     pool: Ask<PoolLook>,
     told: Mutex<Told>,
@@ -125,6 +126,7 @@ impl Metrics {
             assigned: AtomicU64::new(0),
             revoked: AtomicU64::new(0),
             lost: AtomicU64::new(0),
+            standstills: AtomicU64::new(0),
             engine: OnceLock::new(),
             pool: OnceLock::new(),
             told: Mutex::default(),
@@ -183,6 +185,11 @@ impl Metrics {
         };
         count.fetch_add(1, Relaxed);
         self.0.partitions.lock().unassigned(topic, partition);
+    }
+
+    /// The client did not read a partition that it was to read.
+    pub(crate) fn stood_still(&self) {
+        self.0.standstills.fetch_add(1, Relaxed);
     }
 
     /// A partition's offset was committed, or was not.
@@ -354,6 +361,7 @@ impl Inner {
             partitions_assigned: self.assigned.load(Relaxed),
             partitions_revoked: self.revoked.load(Relaxed),
             partitions_lost: self.lost.load(Relaxed),
+            standstills: self.standstills.load(Relaxed),
             read: self.partitions.lock().counted(),
             events: self.counts.used().map(events).collect(),
         }

@@ -104,6 +104,8 @@ pub(crate) struct Totals {
     pub(crate) partitions_assigned: u64,
     pub(crate) partitions_revoked: u64,
     pub(crate) partitions_lost: u64,
+    /// Partitions that the client did not read although it was to, and that were taken on again.
+    pub(crate) standstills: u64,
     pub(crate) read: Vec<Read>,
     pub(crate) events: Vec<Events>,
 }

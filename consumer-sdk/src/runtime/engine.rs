@@ -19,6 +19,8 @@ use crate::record::{Company, Record};
 #[derive(Debug)]
 pub(crate) struct Work {
     ticket: Ticket,
+    /// Its handlers have no transaction.
+    light: bool,
     items: VecDeque<Item<Record>>,
     /// Becomes true when the partition is lost: whatever is done for it then decides nothing.
     pub(crate) lost: watch::Receiver<bool>,
@@ -45,10 +47,31 @@ impl Work {
         self.items.iter_mut().map(|item| &mut item.record)
     }
 
+    /// Takes the first of them out, to be settled by itself.
+    pub(crate) fn take_first(&mut self) -> Option<Item<Record>> {
+        self.items.pop_front()
+    }
+
+    /// Puts back what was taken out.
+    pub(crate) fn give_back(&mut self, item: Item<Record>) {
+        self.items.push_front(item);
+    }
+
     /// The partition's present assignment.
     pub(crate) fn lane(&self) -> Lane {
         self.ticket.lane()
     }
+}
+
+/// Who shares what is ready.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hands {
+    /// Workers, and so the most handlers at once of those that have no transaction.
+    pub(crate) workers: usize,
+    /// Threads that they run on.
+    pub(crate) threads: usize,
+    /// Most keys that one worker is to take of handlers without a transaction.
+    pub(crate) light: usize,
 }
 
 /// What follows for a key whose run has ended.
@@ -93,7 +116,10 @@ pub(crate) struct Engine {
     intake: Intake,
     journal: Journal,
     epochs: u32,
-    settled: u64,
+    /// Records settled since the beginning.
+    count: u64,
+    /// Runs that are out of handlers without a transaction.
+    light: usize,
     isolated: bool,
 }
 
@@ -115,7 +141,8 @@ impl Engine {
             intake: Intake::new(Watermarks::below(most)),
             journal: Journal::new(convict_after),
             epochs: 0,
-            settled: 0,
+            count: 0,
+            light: 0,
             isolated: false,
         }
     }
@@ -151,6 +178,7 @@ impl Engine {
     pub(crate) fn deliver(&mut self, place: (u32, i32), record: Record) {
         let Some(lane) = self.lane(place) else { return };
         let Some(assigned) = self.lanes.get_mut(&lane).filter(|assigned| !assigned.leaving) else { return };
+        self.intake.came(lane);
         // A record that was read before, after a seek of the client's own, is in hand or settled.
         if let Ok(Begun::New) = assigned.frontier.begin(record.offset) {
             let bytes = record.bytes();
@@ -167,12 +195,20 @@ impl Engine {
         }
     }
 
-    /// The next records, of keys that are free: those that may share a transaction, or one. `workers` share what is
-    /// ready, so that a group takes no work from workers that have none.
-    pub(crate) fn take(&mut self, workers: usize) -> Vec<Work> {
-        let share = self.keys.ready().div_ceil(workers.max(1));
+    /// The next records, of keys that are free: those that may run together, or one. Workers share what is ready, so that
+    /// a group takes no work from workers, or threads, that have none.
+    pub(crate) fn take(&mut self, hands: Hands) -> Vec<Work> {
+        let share = |among: usize| self.keys.ready().div_ceil(among.max(1));
         let keys = match self.keys.next().and_then(|record| record.company) {
-            Some(Company { number: 0, .. }) => share,
+            Some(company) if company.is_light() => {
+                let room = hands.workers.saturating_sub(self.light);
+                if room == 0 {
+                    return Vec::new();
+                }
+                // Not all of the room, where others have hands.
+                hands.light.min(share(hands.threads)).min(room.div_ceil(hands.threads.max(1)))
+            }
+            Some(Company { number: 0, .. }) => share(hands.workers),
             Some(Company { most, .. }) => most,
             None => 1,
         };
@@ -190,7 +226,15 @@ impl Engine {
             // Revoked between; its receiver says lost, for the sender is gone.
             None => watch::channel(true).1,
         };
-        Work { ticket, items: records.into_iter().collect(), lost }
+        let company = records.first().and_then(|item| item.record.company);
+        let light = company.is_some_and(Company::is_light);
+        self.light += usize::from(light);
+        Work { ticket, light, items: records.into_iter().collect(), lost }
+    }
+
+    /// Whether more of the partition may begin.
+    pub(crate) fn goes_on(&self, lane: Lane) -> bool {
+        self.lanes.get(&lane).is_some_and(|assigned| !assigned.leaving)
     }
 
     /// Whether the record's handler may start; asked when all else is ready.
@@ -218,9 +262,14 @@ impl Engine {
     #[must_use]
     pub(crate) fn settle(&mut self, work: &mut Work, at: usize, without_handler: bool) -> Option<Record> {
         let Item { record, .. } = work.items.remove(at)?;
-        let lane = work.lane();
+        self.settled(work.lane(), &record, without_handler);
+        Some(record)
+    }
+
+    /// The same for a record that was taken out of its run.
+    pub(crate) fn settled(&mut self, lane: Lane, record: &Record, without_handler: bool) {
         if without_handler {
-            self.journal.settled_unstarted(named(lane, &record));
+            self.journal.settled_unstarted(named(lane, record));
         }
         if let Some(assigned) = self.lanes.get_mut(&lane) {
             // Of its own assignment, so it is open there.
@@ -229,14 +278,14 @@ impl Engine {
             if assigned.frontier.open() == 0 {
                 self.journal.drained(lane);
             }
-            self.settled += 1;
+            self.count += 1;
         }
-        Some(record)
     }
 
     /// The run has ended. What is not settled of it stays first of its key; `Some` where that waits to be resumed.
     pub(crate) fn end(&mut self, work: Work, after: After) -> Option<HoldId> {
-        let Work { ticket, items, .. } = work;
+        let Work { ticket, light, items, .. } = work;
+        self.light -= usize::from(light);
         if let Some(assigned) = self.lanes.get_mut(&ticket.lane()) {
             assigned.running -= 1;
         }
@@ -267,9 +316,27 @@ impl Engine {
         self.intake.want(topic, partition, halted);
     }
 
-    /// What the client has to pause and resume.
-    pub(crate) fn orders(&mut self) -> Orders {
-        self.intake.orders()
+    /// What the client has to pause and resume, among those that may be told so now.
+    pub(crate) fn orders(&mut self, may: impl Fn(Lane) -> bool) -> Orders {
+        self.intake.orders(may)
+    }
+
+    /// Whether as much is held as may be.
+    pub(crate) fn is_full(&self) -> bool {
+        self.intake.is_full()
+    }
+
+    /// The partitions that the client is to read, their topics, and where it is.
+    pub(crate) fn read(&self) -> Vec<(Lane, Arc<str>, i64)> {
+        if self.is_full() {
+            return Vec::new();
+        }
+        let read = self
+            .lanes
+            .iter()
+            .filter(|(lane, assigned)| !assigned.leaving && !self.intake.is_paused(**lane))
+            .map(|(lane, assigned)| (*lane, assigned.topic.clone(), assigned.frontier.position()));
+        read.collect()
     }
 
     /// The client could not do so.
@@ -373,8 +440,8 @@ impl Engine {
     }
 
     /// Records settled since the beginning.
-    pub(crate) fn settled(&self) -> u64 {
-        self.settled
+    pub(crate) fn count(&self) -> u64 {
+        self.count
     }
 
     /// Whether one record at a time runs, because one is suspected of killing the process.

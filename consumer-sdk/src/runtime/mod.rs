@@ -19,6 +19,7 @@ mod engine;
 mod failure;
 mod inbox;
 mod letters;
+mod light;
 mod outside;
 mod parked;
 mod permit;
@@ -75,9 +76,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Lets workers look for records.
+    /// Lets a worker look for records; one that finds more than it takes wakes the next.
     fn wake(&self, ready: usize) {
-        for _ in 0..ready.min(self.registered.concurrency) {
+        if ready > 0 {
             self.work.notify_one();
         }
     }
@@ -199,7 +200,7 @@ pub(crate) async fn run(
     if !matches!(joined.await, Ok(Ok(()))) {
         return Err(RunError::Halted("the client's thread panicked".into()));
     }
-    let settled = shared.engine.lock().settled();
+    let settled = shared.engine.lock().count();
     tracing::info!(settled, "stopped");
     match shared.halt.lock().take() {
         Some(why) => Err(RunError::Halted(why)),

@@ -28,7 +28,17 @@ pub(super) struct Running<'s> {
     started: Option<Started>,
 }
 
-impl Running<'_> {
+impl<'s> Running<'s> {
+    /// The journal has let it start.
+    pub(super) fn begun(shared: &'s Shared, started: Started) -> Running<'s> {
+        Running { shared, started: Some(started) }
+    }
+
+    /// What the journal is to be told of its end, for whoever has the engine in hand.
+    pub(super) fn into_started(mut self) -> Option<Started> {
+        self.started.take()
+    }
+
     /// The record is settled.
     pub(super) fn settled(mut self) {
         self.end(Ending::Settled);
@@ -73,7 +83,7 @@ pub(super) async fn permit<'s>(
             permit
         };
         match permit {
-            Permit::Start(started) => return Ok(Running { shared, started: Some(started) }),
+            Permit::Start(started) => return Ok(Running::begun(shared, started)),
             Permit::Convict { deaths } => return Err(No::Convicted(deaths)),
             Permit::Gone => return Err(No::Gone),
             Permit::CommitFirst | Permit::Wait => {}

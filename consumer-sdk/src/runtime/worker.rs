@@ -8,13 +8,13 @@ use smallvec::SmallVec;
 use tokio::sync::watch;
 
 use super::attempt::{Attempt, NO_ID, NO_TYPE, Reason, UNREGISTERED};
-use super::engine::{After, Work};
+use super::engine::{After, Hands, Work};
 use super::failure::{Failed, failed, rejected, trouble};
 use super::inbox::Name;
 use super::outside::{self, older_than_dedup};
 use super::permit::Told;
 use super::transaction::{self, Entry, Turn, convicted, transient};
-use super::{AGAIN, Shared};
+use super::{AGAIN, Shared, light};
 use crate::consumer::Unregistered;
 use crate::database::Database;
 use crate::event::Facts;
@@ -44,7 +44,15 @@ enum Ran {
 
 /// The loop of one worker. Ends when the consumer stops.
 pub(super) async fn work(shared: Arc<Shared>) {
-    while let Some(mut works) = next(&shared).await {
+    let threads = tokio::runtime::Handle::current().metrics().num_workers();
+    let mut hands = Hands { workers: shared.registered.concurrency, threads, light: 1 };
+    while let Some(mut works) = next(&shared, hands).await {
+        if light::is_light(&works) {
+            light::run(&shared, works, &mut hands.light).await;
+            // It may be that nothing was waited for: others have their turn.
+            tokio::task::consume_budget().await;
+            continue;
+        }
         let lost: SmallVec<[watch::Receiver<bool>; 1]> = works.iter().map(|work| work.lost.clone()).collect();
         let ran = tokio::select! {
             biased;
@@ -80,7 +88,7 @@ async fn any_gone(mut lost: SmallVec<[watch::Receiver<bool>; 1]>) {
     }
 }
 
-async fn gone(mut lost: watch::Receiver<bool>) {
+pub(super) async fn gone(mut lost: watch::Receiver<bool>) {
     // A sender that went away is no loss: the partition left in order, after its handlers.
     if lost.wait_for(|lost| *lost).await.is_err() {
         std::future::pending::<()>().await;
@@ -88,7 +96,7 @@ async fn gone(mut lost: watch::Receiver<bool>) {
 }
 
 /// The next records; `None` when the consumer stops.
-async fn next(shared: &Shared) -> Option<Vec<Work>> {
+async fn next(shared: &Shared, hands: Hands) -> Option<Vec<Work>> {
     loop {
         let woken = shared.work.notified();
         if shared.is_stopping() {
@@ -96,7 +104,7 @@ async fn next(shared: &Shared) -> Option<Vec<Work>> {
         }
         let (works, more) = {
             let mut engine = shared.engine.lock();
-            (engine.take(shared.registered.concurrency), engine.ready() > 0)
+            (engine.take(hands), engine.ready() > 0)
         };
         if !works.is_empty() {
             if more {
@@ -110,7 +118,7 @@ async fn next(shared: &Shared) -> Option<Vec<Work>> {
 }
 
 /// What is to be done with a record.
-enum Plan<'r> {
+pub(super) enum Plan<'r> {
     /// Nobody's concern.
     Skip,
     /// No handler can be given it.
@@ -119,7 +127,7 @@ enum Plan<'r> {
     Run(&'r Bound, Name),
 }
 
-fn plan<'r>(shared: &'r Shared, record: &Record) -> Plan<'r> {
+pub(super) fn plan<'r>(shared: &'r Shared, record: &Record) -> Plan<'r> {
     let registered = &shared.registered;
     let Some(event_type) = record.event_type() else {
         return Plan::GiveUp(Reason::new(NO_TYPE, "the record has no header `type`"));
@@ -291,7 +299,7 @@ async fn conclude(shared: &Arc<Shared>, work: &mut Work, turn: Turn) -> Fate {
 }
 
 /// The only place that acts on what became of a run; `fate` is its first record's.
-fn end(shared: &Arc<Shared>, mut work: Work, fate: Option<&Fate>) {
+pub(super) fn end(shared: &Arc<Shared>, mut work: Work, fate: Option<&Fate>) {
     if let (Some(Fate::Settled(how)), Some(record)) = (fate, work.first()) {
         shared.registered.metrics.settled(record, *how);
     }

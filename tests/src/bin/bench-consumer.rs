@@ -63,7 +63,7 @@ fn main() -> anyhow::Result<ExitCode> {
 fn work(job: &str) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
         .init();
     let job: Job = serde_json::from_str(job)?;
     job::run(&job)

@@ -170,8 +170,8 @@ forwards and backwards in turn. Topics are in the page cache, and the broker tak
 
 **No-op.** The bare loop is librdkafka's consumer with the settings that the SDK gives it, polled by one thread that counts
 and drops what it gets. The SDK's handler counts and answers done; in between are the records' copies, the keys' queues,
-16 workers, the frontier and commits of offsets. It says what the SDK costs where a handler costs nothing, and nothing
-about handlers that do something. Zipf against uniform says that a key with a tenth of all events does not hold up the
+16 workers, the frontier and commits of offsets; the log is at the level warn, so that nobody writes a span for each event. It
+says what the SDK costs where a handler costs nothing, and nothing about handlers that do something. Zipf against uniform says that a key with a tenth of all events does not hold up the
 others. Processor time is that of the whole process, librdkafka's threads included, behind the first {warm_up} events.
 
 **1 ms handler.** {SLEEPERS} handlers sleep for 1 ms by tokio's clock, which counts in milliseconds and wakes late rather than

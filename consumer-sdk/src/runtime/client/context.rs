@@ -1,0 +1,99 @@
+//! What librdkafka's callbacks tell: collected here, and done by the client's thread between two polls (C29).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use parking_lot::Mutex;
+use rdkafka::TopicPartitionList;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::base_consumer::BaseConsumer;
+use rdkafka::consumer::{Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::types::RDKafkaRespErr;
+
+/// What the callbacks tell.
+#[derive(Debug)]
+pub(super) enum Signal {
+    Assign(TopicPartitionList),
+    Revoke {
+        partitions: TopicPartitionList,
+        lost: bool,
+    },
+    /// For each partition of the commit that was sent last.
+    Committed(Vec<KafkaResult<()>>),
+    /// Where the logs of the assigned partitions ended, just now.
+    Ends(HashMap<(String, i32), i64>),
+}
+
+/// Collects signals.
+#[derive(Debug, Default)]
+pub(super) struct Context {
+    signals: Mutex<Vec<Signal>>,
+    /// The client is being dropped.
+    closing: AtomicBool,
+}
+
+impl Context {
+    /// Tells the client's thread.
+    pub(super) fn tell(&self, signal: Signal) {
+        self.signals.lock().push(signal);
+    }
+
+    /// What was told, in its order; none of it is told again.
+    pub(super) fn heard(&self) -> Vec<Signal> {
+        std::mem::take(&mut *self.signals.lock())
+    }
+
+    /// The answer to a commit, where it has come; everything else stays where it is.
+    pub(super) fn answer(&self) -> Option<Vec<KafkaResult<()>>> {
+        let mut signals = self.signals.lock();
+        let at = signals.iter().position(|signal| matches!(signal, Signal::Committed(_)))?;
+        match signals.remove(at) {
+            Signal::Committed(results) => Some(results),
+            _ => None,
+        }
+    }
+
+    /// Nobody listens any more.
+    pub(super) fn close(&self) {
+        self.closing.store(true, SeqCst);
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error => tracing::error!(target: "librdkafka", facility, "{message}"),
+            RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, "{message}"),
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
+                tracing::debug!(target: "librdkafka", facility, "{message}");
+            }
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, "Kafka: {reason}");
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        if self.closing.load(SeqCst) {
+            // Nobody hears signals any more, and the client leaves the group only when this is answered.
+            if let Err(error) = consumer.unassign() {
+                tracing::warn!(%error, "leaving the group");
+            }
+            return;
+        }
+        let signal = match code {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Signal::Assign(list.clone()),
+            // Whatever else it is called, the assignment is over.
+            _ => Signal::Revoke { partitions: list.clone(), lost: consumer.assignment_lost() },
+        };
+        self.signals.lock().push(signal);
+    }
+}

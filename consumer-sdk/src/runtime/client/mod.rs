@@ -1,0 +1,286 @@
+//! The thread that owns the Kafka client: it polls, pauses, assigns and commits, and nobody else touches the client.
+//!
+//! Rebalance callbacks only signal (C29); what they ask for is done between two polls. Polling never stops for longer
+//! than one question to the cluster takes, so that waiting for a handler costs no membership (C14).
+
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`context`] | what the callbacks tell |
+//! | [`partitions`] | partitions that come and go |
+//! | [`standstill`] | which of them the client does not read although it should |
+//! | [`commits`] | commits of offsets |
+
+mod commits;
+mod context;
+mod partitions;
+mod standstill;
+
+use std::collections::HashMap;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::Consumer;
+use rdkafka::consumer::base_consumer::BaseConsumer;
+use rdkafka::error::KafkaResult;
+use rdkafka::message::Message;
+
+use super::Shared;
+use super::engine::{Commit, Room};
+use crate::intake::Orders;
+use crate::lane::Lane;
+use crate::metrics::{Left, ends};
+use crate::record::Record;
+use commits::{LAST_COMMIT, Pending, committer};
+use context::{Context, Signal};
+use partitions::{DRAIN, Leaving, YOUNG};
+use standstill::{Look, Standstill};
+
+/// Longest wait for a record before the rest of the thread's work is looked at.
+const POLL: Duration = Duration::from_millis(20);
+/// Most records taken in before that.
+const BATCH: usize = 500;
+/// How long the client is not polled at all where as much is held as may be, before partitions are paused: the client
+/// throws away what it has fetched of a partition that is paused, and fetches it again.
+const FULL: Duration = Duration::from_millis(500);
+/// How often room is looked for meanwhile.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Partitions that are to be paused, if room does not come before.
+struct Full {
+    lanes: Vec<Lane>,
+    since: Instant,
+}
+
+/// The client and its thread's state.
+pub(super) struct Client {
+    consumer: Arc<BaseConsumer<Context>>,
+    committer: mpsc::Sender<Vec<TopicPartitionList>>,
+    shared: Arc<Shared>,
+    topics: HashMap<String, (Arc<str>, u32)>,
+    waiting: Vec<TopicPartitionList>,
+    /// Taken on a moment ago: not to be paused yet.
+    young: Vec<(Lane, Instant)>,
+    leaving: Vec<Leaving>,
+    standstill: Standstill,
+    full: Option<Full>,
+    pending: Option<Pending>,
+    committed_at: Instant,
+    room: Room,
+    /// Asks where the logs end, for the lag, until it is dropped.
+    _ends: ends::Watch,
+}
+
+impl Client {
+    /// Makes the client and joins the group.
+    ///
+    /// # Errors
+    /// librdkafka refuses the configuration.
+    pub(super) fn new(config: &ClientConfig, topics: &[String], shared: Arc<Shared>) -> KafkaResult<Client> {
+        let consumer: BaseConsumer<Context> = config.create_with_context(Context::default())?;
+        let consumer = Arc::new(consumer);
+        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&names)?;
+        let numbered = topics
+            .iter()
+            .zip(0..)
+            .map(|(topic, number)| (topic.clone(), (Arc::from(topic.as_str()), number)));
+        let committer = committer(consumer.clone());
+        let (watching, metrics) = (Arc::downgrade(&consumer), shared.registered.metrics.clone());
+        let ends = ends::watch(Arc::downgrade(&consumer), topics, metrics, move |ends| {
+            if let Some(consumer) = watching.upgrade() {
+                consumer.context().tell(Signal::Ends(ends));
+            }
+        });
+        Ok(Client {
+            committer,
+            topics: numbered.collect(),
+            consumer,
+            shared,
+            waiting: Vec::new(),
+            young: Vec::new(),
+            leaving: Vec::new(),
+            standstill: Standstill::default(),
+            full: None,
+            pending: None,
+            committed_at: Instant::now(),
+            room: Room::Usual,
+            _ends: ends,
+        })
+    }
+
+    /// Polls until the consumer stops, then leaves the group in order.
+    pub(super) fn run(mut self) {
+        while !self.shared.is_stopping() {
+            match &self.full {
+                None if self.may_read() => self.read(),
+                _ => std::thread::sleep(LOOK),
+            }
+            self.hear();
+            self.let_go(false);
+            self.take_on();
+            self.carry_out_orders();
+            self.commit_when_due();
+        }
+        self.stop();
+    }
+
+    /// What was taken on a moment ago cannot be paused yet: where too much is held, nothing is read meanwhile.
+    fn may_read(&self) -> bool {
+        self.young.is_empty() || !self.shared.engine.lock().is_full()
+    }
+
+    /// Takes in what has come.
+    fn read(&mut self) {
+        let mut records = Vec::new();
+        let mut wait = if self.shared.engine.lock().commit_is_urgent() { POLL / 10 } else { POLL };
+        while records.len() < BATCH {
+            match self.consumer.poll(wait) {
+                Some(Ok(message)) => {
+                    if let Some((topic, number)) = self.topics.get(message.topic()) {
+                        let place = (*number, message.partition());
+                        let mut record = Record::read(&message, topic.clone());
+                        record.company = self.shared.registered.company(&record);
+                        records.push((place, record));
+                    }
+                    wait = Duration::ZERO;
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "reading");
+                    break;
+                }
+                // Also after an event of another kind.
+                None => break,
+            }
+        }
+        if records.is_empty() {
+            return;
+        }
+        self.shared.registered.metrics.read(records.iter().map(|(_, record)| record));
+        let ready = {
+            let mut engine = self.shared.engine.lock();
+            for (place, record) in records {
+                engine.deliver(place, record);
+            }
+            engine.ready()
+        };
+        self.shared.wake(ready);
+    }
+
+    /// Does what the callbacks told, in their order.
+    fn hear(&mut self) {
+        for signal in self.consumer.context().heard() {
+            match signal {
+                Signal::Assign(partitions) => self.waiting.push(partitions),
+                Signal::Revoke { partitions, lost } => self.revoked(partitions, lost),
+                Signal::Ends(ends) => self.look_for_standstill(&ends),
+                Signal::Committed(results) => self.answered(results),
+            }
+        }
+    }
+
+    fn carry_out_orders(&mut self) {
+        let (Orders { mut pause, mut resume }, assigned) = {
+            self.young.retain(|(_, since)| since.elapsed() < YOUNG);
+            let mut engine = self.shared.engine.lock();
+            let young = |lane| self.young.iter().any(|(young, _)| *young == lane);
+            (engine.orders(|lane| !young(lane)), engine.assignment())
+        };
+        if let Some(full) = self.full.take() {
+            let (gone, still): (Vec<Lane>, Vec<Lane>) =
+                full.lanes.into_iter().partition(|lane| resume.contains(lane));
+            // They were never paused.
+            resume.retain(|lane| !gone.contains(lane));
+            let still: Vec<Lane> = still.into_iter().filter(|lane| assigned.contains(lane)).collect();
+            if full.since.elapsed() < FULL && pause.is_empty() && gone.is_empty() && !still.is_empty() {
+                self.full = Some(Full { lanes: still, since: full.since });
+            } else {
+                pause.extend(still);
+            }
+        } else if !pause.is_empty() && pause.len() == assigned.len() {
+            // All of them: too much is held, and mostly not for long.
+            self.full = Some(Full { lanes: std::mem::take(&mut pause), since: Instant::now() });
+        }
+        if !pause.is_empty() {
+            self.tell(&pause, |consumer, list| consumer.pause(list));
+        }
+        if !resume.is_empty() {
+            self.tell(&resume, |consumer, list| consumer.resume(list));
+        }
+    }
+
+    /// Pauses at once what was to be paused if room did not come.
+    fn pause_what_is_full(&mut self) {
+        let Some(Full { lanes, .. }) = self.full.take() else { return };
+        let assigned = self.shared.engine.lock().assignment();
+        let lanes: Vec<Lane> = lanes.into_iter().filter(|lane| assigned.contains(lane)).collect();
+        if !lanes.is_empty() {
+            self.tell(&lanes, |consumer, list| consumer.pause(list));
+        }
+    }
+
+    fn tell(
+        &self,
+        lanes: &[Lane],
+        order: impl Fn(&BaseConsumer<Context>, &TopicPartitionList) -> KafkaResult<()>,
+    ) {
+        let mut list = TopicPartitionList::new();
+        for lane in lanes {
+            if let Some(topic) = self.named(*lane) {
+                list.add_partition(topic, lane.partition);
+            }
+        }
+        if let Err(error) = order(&self.consumer, &list) {
+            tracing::warn!(%error, "pausing or resuming; trying again");
+            let mut engine = self.shared.engine.lock();
+            lanes.iter().for_each(|lane| engine.order_failed(*lane));
+        }
+    }
+
+    /// Lets every partition go in order, and leaves the group.
+    fn stop(mut self) {
+        let lanes = self.shared.engine.lock().assignment();
+        let mut engine = self.shared.engine.lock();
+        lanes.iter().for_each(|lane| engine.leave(*lane));
+        drop(engine);
+        let until = Instant::now() + DRAIN;
+        while Instant::now() < until {
+            let engine = self.shared.engine.lock();
+            if lanes.iter().all(|lane| engine.running(*lane) == 0) {
+                break;
+            }
+            drop(engine);
+            self.read();
+        }
+        let mut engine = self.shared.engine.lock();
+        let commits: Vec<Commit> =
+            lanes.iter().filter_map(|lane| engine.left(*lane, true, self.room)).collect();
+        drop(engine);
+        let mut partitions = TopicPartitionList::new();
+        for Commit { topic, lane, .. } in &commits {
+            partitions.add_partition(topic, lane.partition);
+        }
+        self.commit_at_last(commits);
+        self.unassign(&partitions, Left::Revoked);
+        self.leave_the_group();
+    }
+
+    /// Whoever drops the client last leaves the group. That has to be this thread, since the process may end right
+    /// behind it: a member that goes without a word holds its partitions until its session has run out.
+    fn leave_the_group(self) {
+        let Client { mut consumer, committer, _ends, .. } = self;
+        drop((committer, _ends));
+        consumer.context().close();
+        let until = Instant::now() + LAST_COMMIT;
+        while let Err(shared) = Arc::try_unwrap(consumer) {
+            if Instant::now() >= until {
+                tracing::warn!("the client is in use still: the group waits for its session to run out");
+                return;
+            }
+            consumer = shared;
+            std::thread::sleep(LOOK);
+        }
+    }
+}
