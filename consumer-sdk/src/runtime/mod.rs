@@ -6,7 +6,7 @@
 //! | [`engine`] | what is in hand, behind one lock: keys, frontiers, intake, journal |
 //! | [`worker`] | tasks that take records, and the one place that acts on what became of them |
 //! | [`transaction`] | claim, effects and commit in one transaction: one event, a group, a batch |
-//! | [`outside`] | handlers that run outside of any transaction |
+//! | [`outside`], [`light`] | handlers that run outside of any transaction: with a claim, or many at a time |
 //! | [`attempt`], [`permit`] | one call of a handler; the crash journal's word before it |
 //! | [`failure`], [`letters`] | what follows a failed attempt; dead letters |
 //! | [`retention`] | how long settlements are kept |
