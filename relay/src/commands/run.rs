@@ -81,10 +81,10 @@ async fn serve(settings: Settings, no_wait: bool) -> anyhow::Result<Exit> {
         kafka_protocol = settings.kafka.protocol,
         "how connections are protected"
     );
-    let listener = admin::bind(settings.admin.listen).await?;
+    let port = admin::bind(settings.admin.listen).await?;
     let (close, closed) = oneshot::channel::<()>();
-    let port =
-        tokio::spawn(admin::serve(listener, observed.clone(), identity, settings.admin.clone(), async {
+    let served =
+        tokio::spawn(admin::serve(port, observed.clone(), identity, settings.admin.clone(), async {
             // An error is a sender that is gone: closed as well.
             let _gone = closed.await;
         }));
@@ -93,7 +93,7 @@ async fn serve(settings: Settings, no_wait: bool) -> anyhow::Result<Exit> {
     tokio::spawn(signals(stop));
     let outcome = lane::run(settings, observed, stopped, no_wait).await;
     let _nobody_listens = close.send(());
-    if let Ok(Err(error)) = port.await {
+    if let Ok(Err(error)) = served.await {
         tracing::warn!("{:#}", anyhow::Error::from(error));
     }
     Ok(ended(&outcome))
