@@ -1,8 +1,8 @@
 //! The relay: tails PostgreSQL's logical replication for outbox inserts and publishes them, keyed by
 //! entity, to Kafka.
 //!
-//! How its connections to PostgreSQL are protected is [`outbox_postgres_link`]'s. The modules in the order of the data
-//! path:
+//! How its connections to PostgreSQL are protected is [`outbox_postgres_link`]'s, the port on which it says how it is
+//! [`outbox_admin_port`]'s. The modules in the order of the data path:
 //!
 //! | module | what it owns |
 //! |---|---|

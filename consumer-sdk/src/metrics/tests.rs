@@ -1,9 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use opentelemetry::metrics::MeterProvider;
-use opentelemetry_sdk::metrics::SdkMeterProvider;
+use outbox_admin_port::Exporter;
 use outbox_schema::record::header;
-use prometheus::{Registry, TextEncoder};
 
 use super::engine::PartitionLook;
 use super::families::{DISTRIBUTED_BY, HANDLER_SECONDS, Kind, RECORD_TO_COMMIT_SECONDS};
@@ -14,23 +12,16 @@ use crate::record::{Body, Tries};
 
 const DOCUMENT: &str = include_str!("../../../docs/consumer-metrics.md");
 
-/// An application's own meter provider.
-struct Application {
-    registry: Registry,
-    provider: SdkMeterProvider,
-}
+/// An application's own instruments.
+struct Application(Exporter);
 
 impl Application {
     fn new() -> Application {
-        let registry = Registry::new();
-        let exporter = opentelemetry_prometheus::exporter().with_registry(registry.clone());
-        let exporter = exporter.without_units().without_counter_suffixes().without_target_info();
-        let exporter = exporter.scope_info_enabled(false).build().unwrap();
-        Application { registry, provider: SdkMeterProvider::builder().with_reader(exporter).build() }
+        Application(Exporter::new().unwrap())
     }
 
     fn text(&self) -> String {
-        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap()
+        self.0.text().unwrap()
     }
 
     /// Series with labels, and their values.
@@ -112,7 +103,7 @@ pub(super) fn everything(metrics: &Metrics) {
 #[test]
 fn what_happens_is_seen_in_the_applications_meter() {
     let (application, metrics) = (Application::new(), metrics("inventory"));
-    metrics.publish(&application.provider.meter(SCOPE));
+    metrics.publish(&application.0.meter(SCOPE));
     everything(&metrics);
     let series = application.series();
     let event = "consumer=\"inventory\",event_type=\"OrderPlaced\"";
@@ -162,7 +153,7 @@ fn what_happens_is_seen_in_the_applications_meter() {
 #[test]
 fn a_stuck_frontier_shows_while_everything_else_moves() {
     let (application, metrics) = (Application::new(), metrics("inventory"));
-    metrics.publish(&application.provider.meter(SCOPE));
+    metrics.publish(&application.0.meter(SCOPE));
     metrics.assigned(&Arc::from("orders"), 0, 10, 0);
     let frontier = Arc::new(AtomicU64::new(10));
     let seen = frontier.clone();
@@ -198,7 +189,7 @@ fn a_stuck_frontier_shows_while_everything_else_moves() {
 fn consumers_share_a_meter_and_one_that_has_gone_shows_nothing() {
     let (application, one, two) = (Application::new(), metrics("one"), metrics("two"));
     for metrics in [&one, &two] {
-        metrics.publish(&application.provider.meter(SCOPE));
+        metrics.publish(&application.0.meter(SCOPE));
         everything(metrics);
     }
     let of = |name: &str| format!("outbox_consumer_in_hand_records{{consumer=\"{name}\"}}");
@@ -211,7 +202,7 @@ fn consumers_share_a_meter_and_one_that_has_gone_shows_nothing() {
 #[test]
 fn nothing_is_shown_of_what_is_not_known() {
     let (application, metrics) = (Application::new(), metrics("inventory"));
-    metrics.publish(&application.provider.meter(SCOPE));
+    metrics.publish(&application.0.meter(SCOPE));
     let text = application.text();
     for unknown in ["lag_", "pool_", "parked_", "oldest_", "attempts", "handler_seconds"] {
         assert!(!text.contains(&format!("\noutbox_consumer_{unknown}")), "{unknown} in\n{text}");
@@ -257,7 +248,7 @@ fn the_document_is_what_the_code_describes() {
 #[test]
 fn every_family_is_exported_with_the_labels_it_names() {
     let (application, metrics) = (Application::new(), metrics("inventory"));
-    metrics.publish(&application.provider.meter(SCOPE));
+    metrics.publish(&application.0.meter(SCOPE));
     everything(&metrics);
     let text = application.text();
     for family in families::all() {

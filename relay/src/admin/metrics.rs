@@ -5,18 +5,16 @@
 //! that the values of a scrape belong together and are those of `/status`.
 //!
 //! Names and units are spelled out in [`FAMILIES`] as they appear on the wire, so that a name found in
-//! an alert is found in the code; the exporter's own suffixes are switched off. Every family carries
-//! the label `relay`. `docs/metrics.md` describes each; a test holds it to this table.
+//! an alert is found in the code. Every family carries the label `relay`. `docs/metrics.md` describes
+//! each; a test holds it to this table.
 
 use std::sync::Arc;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{AsyncInstrument, Meter, MeterProvider};
-use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkError;
-use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry::metrics::{AsyncInstrument, Meter};
+use outbox_admin_port::Exporter;
+use outbox_admin_port::exporter::{OTelSdkError, TextError};
 use parking_lot::{Mutex, RwLock};
-use prometheus::{Registry, TextEncoder};
 
 use super::status::Status;
 use crate::observe::Phase;
@@ -174,18 +172,16 @@ pub enum MetricsError {
     Exporter(#[from] OTelSdkError),
     /// The text could not be written.
     #[error("the metrics could not be written")]
-    Text(#[from] prometheus::Error),
+    Text(#[from] TextError),
 }
 
 /// The instruments of one relay and where their values come from.
 pub struct Metrics {
-    registry: Registry,
+    exporter: Exporter,
     /// What the instruments read; set at the begin of each scrape.
     status: Arc<RwLock<Option<Status>>>,
     /// One scrape at a time, so that none reads the status of another.
     scraping: Mutex<()>,
-    /// The exporter only holds a weak reference to the instruments.
-    _provider: SdkMeterProvider,
 }
 
 impl Metrics {
@@ -195,25 +191,13 @@ impl Metrics {
     ///
     /// [`MetricsError::Exporter`] when OpenTelemetry refuses.
     pub fn new(relay: &str) -> Result<Self, MetricsError> {
-        let registry = Registry::new();
-        let exporter = opentelemetry_prometheus::exporter()
-            .with_registry(registry.clone())
-            .without_units()
-            .without_counter_suffixes()
-            .without_target_info()
-            .scope_info_enabled(false)
-            .build()?;
-        // An empty resource: nothing of the environment becomes a label.
-        let provider = SdkMeterProvider::builder()
-            .with_resource(Resource::builder_empty().build())
-            .with_reader(exporter)
-            .build();
+        let exporter = Exporter::new()?;
         let status = Arc::new(RwLock::new(None));
-        let meter = provider.meter("outbox_relay");
+        let meter = exporter.meter("outbox_relay");
         let label = KeyValue::new("relay", relay.to_owned());
         FAMILIES.iter().for_each(|family| instrument(&meter, family, &label, &status));
         phases(&meter, &label, &status);
-        Ok(Metrics { registry, status, scraping: Mutex::new(()), _provider: provider })
+        Ok(Metrics { exporter, status, scraping: Mutex::new(()) })
     }
 
     /// Prometheus text of this status.
@@ -224,7 +208,7 @@ impl Metrics {
     pub fn scrape(&self, status: Status) -> Result<String, MetricsError> {
         let _one = self.scraping.lock();
         *self.status.write() = Some(status);
-        Ok(TextEncoder::new().encode_to_string(&self.registry.gather())?)
+        Ok(self.exporter.text()?)
     }
 }
 
@@ -240,7 +224,7 @@ fn instrument(
             instrument.observe(value, &labels);
         }
     };
-    // The instruments live on in the provider.
+    // The instruments live on in the exporter.
     match family.kind {
         Kind::Counter => {
             let counter = meter.f64_observable_counter(family.name).with_description(family.help);

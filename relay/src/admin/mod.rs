@@ -1,6 +1,6 @@
 //! The admin port: what a person, a probe and a scraper may ask of a running relay.
 //!
-//! It listens on loopback by default and offers reading only:
+//! It listens on loopback by default and offers reading only; the port itself is [`outbox_admin_port`]'s:
 //!
 //! | request | answer |
 //! |---|---|
@@ -12,12 +12,10 @@
 //! Every field and every metric is described in `docs/metrics.md`; a test holds the document to what
 //! is served. Payloads, keys and credentials are never part of an answer.
 //!
-//! The port cannot slow the data path: values come from the atomics of [`Observed`], at most
-//! [`listener::MAX_CONNECTIONS`] connections are served at once, and one on which nothing moves is
-//! closed.
+//! The port cannot slow the data path: values come from the atomics of [`Observed`], and connections are bounded in
+//! number and in patience.
 
 pub mod lag;
-pub mod listener;
 pub mod metrics;
 pub mod rates;
 pub mod readiness;
@@ -27,28 +25,21 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
-use std::future::{Future, IntoFuture};
+use std::error::Error;
+use std::fmt::Display;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
-use tokio::net::TcpListener;
+use outbox_admin_port::{Answers, Port};
+use serde::Serialize;
 
 use crate::config::AdminSettings;
 use crate::observe::Observed;
-use listener::BoundedListener;
 use metrics::Metrics;
 use watch::Watch;
-
-/// How long open connections may take to end once the port is told to close. A client that sends
-/// nothing must not hold up the end of the relay.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the relay is called, as `/status` and the metrics' labels show it.
 #[derive(Debug, Clone)]
@@ -100,14 +91,13 @@ pub enum AdminError {
 /// # Errors
 ///
 /// [`AdminError::InUse`] or [`AdminError::Bind`], both with what to do.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, AdminError> {
-    let listener = TcpListener::bind(address).await.map_err(|source| match source.kind() {
+pub async fn bind(address: SocketAddr) -> Result<Port, AdminError> {
+    let port = Port::open(address).await.map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => AdminError::InUse { address, source },
         _ => AdminError::Bind { address, source },
     })?;
-    let bound = listener.local_addr().map_err(|source| AdminError::Bind { address, source })?;
-    tracing::info!(address = %bound, "admin port open: /live /ready /status /metrics");
-    Ok(listener)
+    tracing::info!(address = %port.address(), "admin port open: /live /ready /status /metrics");
+    Ok(port)
 }
 
 /// Serves the admin port until `shutdown` resolves; open answers then have a second to finish.
@@ -119,80 +109,38 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, AdminError> {
 ///
 /// [`AdminError::Metrics`] before anything is served, [`AdminError::Serve`] when the listener fails.
 pub async fn serve(
-    listener: TcpListener,
+    port: Port,
     observed: Arc<Observed>,
     identity: Identity,
     settings: AdminSettings,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), AdminError> {
     let metrics = Metrics::new(&identity.relay)?;
-    let watch = Arc::new(Watch::new(identity, observed, settings.stalled_after));
-    let surface = surface(Arc::new(Admin { watch: watch.clone(), metrics }));
-
-    let (closing, closed) = tokio::sync::oneshot::channel();
-    let serving = axum::serve(BoundedListener::new(listener), surface).with_graceful_shutdown(async move {
-        shutdown.await;
-        // Nobody listens only if serving is already over.
-        let _ = closing.send(());
-    });
-    let deadline = async {
-        // A dropped sender means that `serving` ended, and then the other arm is ready too.
-        let _ = closed.await;
-        tokio::time::sleep(CLOSE_TIMEOUT).await;
-    };
-    tokio::select! {
-        biased;
-        result = serving.into_future() => result.map_err(AdminError::Serve),
-        () = deadline => Ok(()),
-        () = watch.run() => Ok(()),
-    }
+    let watch = Watch::new(identity, observed, settings.stalled_after);
+    port.serve(Arc::new(Admin { watch, metrics }), shutdown).await.map_err(AdminError::Serve)
 }
 
 struct Admin {
-    watch: Arc<Watch>,
+    watch: Watch,
     metrics: Metrics,
 }
 
-fn surface(admin: Arc<Admin>) -> Router {
-    Router::new()
-        .route("/live", get(live))
-        .route("/ready", get(ready))
-        .route("/status", get(status))
-        .route("/metrics", get(scrape))
-        .fallback(elsewhere)
-        .method_not_allowed_fallback(reading_only)
-        .with_state(admin)
-}
-
-async fn live() -> &'static str {
-    "live\n"
-}
-
-async fn ready(State(admin): State<Arc<Admin>>) -> Response {
-    match admin.watch.status().reason {
-        None => "ready\n".into_response(),
-        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+impl Answers for Admin {
+    fn look(&self) {
+        self.watch.sample();
     }
-}
 
-async fn status(State(admin): State<Arc<Admin>>) -> Json<status::Status> {
-    Json(admin.watch.status())
-}
-
-async fn scrape(State(admin): State<Arc<Admin>>) -> Response {
-    match admin.metrics.scrape(admin.watch.status()) {
-        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
-        Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "metrics could not be written");
-            (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
-        }
+    fn not_ready(&self) -> Option<String> {
+        self.watch.status().reason
     }
-}
 
-async fn elsewhere() -> (StatusCode, &'static str) {
-    (StatusCode::NOT_FOUND, "not here; there is /live, /ready, /status and /metrics\n")
-}
+    fn status(&self) -> impl Serialize {
+        self.watch.status()
+    }
 
-async fn reading_only() -> (StatusCode, &'static str) {
-    (StatusCode::METHOD_NOT_ALLOWED, "this port is for reading: GET only\n")
+    fn metrics(&self) -> Result<String, impl Display> {
+        self.metrics.scrape(self.watch.status()).inspect_err(|error| {
+            tracing::warn!(error = error as &dyn Error, "metrics could not be written");
+        })
+    }
 }

@@ -1,30 +1,29 @@
 //! The admin port from outside: real requests over TCP.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use outbox_admin_port::trial::ask;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
 use super::*;
 use crate::observe::Phase;
 
 const DOCUMENT: &str = include_str!("../../../docs/metrics.md");
 
-struct Port {
+struct Trial {
     address: SocketAddr,
     observed: Arc<Observed>,
-    stop: oneshot::Sender<()>,
-    served: JoinHandle<Result<(), AdminError>>,
+    /// The port serves as long as it is held.
+    _stop: oneshot::Sender<()>,
 }
 
-impl Port {
-    async fn open() -> Port {
+impl Trial {
+    async fn open() -> Trial {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let listener = bind(listen).await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let port = bind(listen).await.unwrap();
+        let address = port.address();
         let observed = Arc::new(Observed::new());
         let identity = Identity {
             relay: "orders".to_owned(),
@@ -38,23 +37,13 @@ impl Port {
         let shutdown = async {
             let _ = stopped.await;
         };
-        let served = tokio::spawn(serve(listener, observed.clone(), identity, settings, shutdown));
-        Port { address, observed, stop, served }
+        tokio::spawn(serve(port, observed.clone(), identity, settings, shutdown));
+        Trial { address, observed, _stop: stop }
     }
 
     /// Status code and body.
-    async fn ask(&self, method: &str, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        let request = format!("{method} {path} HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
-    }
-
     async fn get(&self, path: &str) -> (u16, String) {
-        self.ask("GET", path).await
+        ask(self.address, "GET", path).await
     }
 
     /// Series with labels, and their values.
@@ -79,7 +68,7 @@ impl Port {
 
 #[tokio::test]
 async fn ready_follows_the_relay() {
-    let port = Port::open().await;
+    let port = Trial::open().await;
     assert_eq!(port.get("/live").await, (200, "live\n".to_owned()));
     assert_eq!(port.get("/ready").await, (503, "connecting: to PostgreSQL\n".to_owned()));
     port.stream();
@@ -93,40 +82,16 @@ async fn ready_follows_the_relay() {
 }
 
 #[tokio::test]
-async fn only_reading_is_offered() {
-    let port = Port::open().await;
-    for path in ["/live", "/ready", "/status", "/metrics"] {
-        for method in ["POST", "PUT", "DELETE"] {
-            assert_eq!(port.ask(method, path).await.0, 405, "{method} {path}");
-        }
-    }
-    assert_eq!(port.get("/").await.0, 404);
-}
-
-#[tokio::test]
 async fn a_port_in_use_is_said() {
-    let port = Port::open().await;
+    let port = Trial::open().await;
     let error = bind(port.address).await.unwrap_err();
     assert!(matches!(error, AdminError::InUse { .. }), "{error:?}");
     assert!(error.to_string().contains(&port.address.to_string()), "{error}");
 }
 
 #[tokio::test]
-async fn closing_waits_for_nobody() {
-    let port = Port::open().await;
-    // A client that begins to ask and never ends.
-    let mut half = TcpStream::connect(port.address).await.unwrap();
-    half.write_all(b"GET /live HTTP/1.1\r\n").await.unwrap();
-    assert_eq!(port.get("/live").await.0, 200);
-    port.stop.send(()).unwrap();
-    let limit = CLOSE_TIMEOUT + Duration::from_secs(10);
-    tokio::time::timeout(limit, port.served).await.expect("closes in time").unwrap().unwrap();
-    assert!(TcpStream::connect(port.address).await.is_err());
-}
-
-#[tokio::test]
 async fn status_is_documented_and_complete() {
-    let port = Port::open().await;
+    let port = Trial::open().await;
     port.stream();
     port.observed.error("broken pipe".to_owned());
     port.observed.in_flight_records.set(7);
@@ -163,7 +128,7 @@ fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
 
 #[tokio::test]
 async fn metrics_follow_the_observed() {
-    let port = Port::open().await;
+    let port = Trial::open().await;
     let before = port.scrape().await;
     let one = |name: &str| format!("{name}{{relay=\"orders\"}}");
     assert_eq!(before[&one("outbox_relay_ready")], 0.0);
@@ -211,7 +176,7 @@ async fn metrics_follow_the_observed() {
 
 #[tokio::test]
 async fn every_family_is_exported_and_documented() {
-    let port = Port::open().await;
+    let port = Trial::open().await;
     port.stream();
     port.observed.slot_confirmed.set(1);
     // An average needs two looks that are half a second apart, and something between them.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
-use tokio::time::MissedTickBehavior;
 
 use super::Identity;
 use super::lag::{Behind, WalClock};
@@ -14,9 +13,6 @@ use super::readiness::{Progress, Readiness, Sample};
 use super::status::{self, Status};
 use crate::lsn::Lsn;
 use crate::observe::Observed;
-
-/// Time between two looks.
-const EVERY: Duration = Duration::from_secs(1);
 
 /// One relay under observation.
 pub(super) struct Watch {
@@ -42,15 +38,9 @@ impl Watch {
         Watch { identity, observed, seen: Mutex::new(seen) }
     }
 
-    /// Samples once a second, for ever.
-    pub(super) async fn run(&self) {
-        let mut ticks = tokio::time::interval(EVERY);
-        // After a stop of the machine one look is enough; a burst would see the same thing many times.
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            self.look(&mut self.seen.lock(), Instant::now());
-        }
+    /// Samples; to be called once a second.
+    pub(super) fn sample(&self) {
+        self.look(&mut self.seen.lock(), Instant::now());
     }
 
     /// What is to be seen now.

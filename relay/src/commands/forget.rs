@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
-use super::{ConfigFile, Exit, logging, output};
+use super::{ConfigFile, Exit, logging, output, runtime};
 use crate::config::Settings;
 use crate::publisher::Contact;
 use crate::session::{End, Ending, Sql, blocking, lane_name};
@@ -51,11 +51,7 @@ pub fn execute(args: ForgetArgs) -> Exit {
 }
 
 fn on_runtime(settings: Settings, yes: bool) -> anyhow::Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .context("the runtime cannot be started")?;
+    let runtime = runtime(1)?;
     let ending = Arc::new(Ending::default());
     runtime.block_on(async {
         let work = forget(Arc::new(settings), ending.clone(), yes);

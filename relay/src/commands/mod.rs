@@ -1,4 +1,4 @@
-//! The command line: one file per command, and what they share: exit codes, logging, output.
+//! The command line: one file per command, and what they share: exit codes, logging, output, the runtime.
 
 mod check;
 mod config;
@@ -18,7 +18,9 @@ mod words;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio::runtime::{Builder, Runtime};
 
 pub use exit::Exit;
 
@@ -93,6 +95,12 @@ impl ExistingChoice {
             ExistingChoice::Skip => Existing::Skip,
         }
     }
+}
+
+/// A runtime with so many threads of its own.
+fn runtime(threads: usize) -> anyhow::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(threads).enable_all().build().context("the runtime cannot be started")
 }
 
 /// Runs the program: the command line in, the exit code out.

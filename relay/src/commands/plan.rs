@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::outlook::{self, Outlook};
-use super::{ConfigFile, ExistingChoice, Exit, output};
+use super::{ConfigFile, ExistingChoice, Exit, output, runtime};
 use crate::config::Settings;
 use crate::lsn::Lsn;
 use crate::publisher::{Contact, metadata_config};
@@ -71,11 +71,7 @@ pub fn execute(args: PlanArgs) -> Exit {
 }
 
 fn on_runtime(settings: Settings) -> anyhow::Result<Plan> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .context("the runtime cannot be started")?;
+    let runtime = runtime(1)?;
     let plan = runtime.block_on(async {
         let work = tokio::time::timeout(LIMIT, make(Arc::new(settings))).await;
         work.unwrap_or_else(|_| anyhow::bail!("PostgreSQL and Kafka did not answer within {LIMIT:?}"))

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
-use super::{ConfigFile, ExistingChoice, Exit, logging};
+use super::{ConfigFile, ExistingChoice, Exit, logging, runtime};
 use crate::admin::{self, Identity};
 use crate::config::Settings;
 use crate::lane::{self, Outcome};
@@ -54,11 +53,7 @@ pub fn execute(args: RunArgs) -> Exit {
 /// Nothing per event runs on the runtime: connections, timers and the admin port need no more than two
 /// threads.
 fn block_on(settings: Settings, no_wait: bool) -> anyhow::Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("the runtime cannot be started")?;
+    let runtime = runtime(2)?;
     let exit = runtime.block_on(serve(settings, no_wait));
     // A step that still waits for a server must not keep the program from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -81,10 +76,10 @@ async fn serve(settings: Settings, no_wait: bool) -> anyhow::Result<Exit> {
         kafka_protocol = settings.kafka.protocol,
         "how connections are protected"
     );
-    let listener = admin::bind(settings.admin.listen).await?;
+    let port = admin::bind(settings.admin.listen).await?;
     let (close, closed) = oneshot::channel::<()>();
-    let port =
-        tokio::spawn(admin::serve(listener, observed.clone(), identity, settings.admin.clone(), async {
+    let served =
+        tokio::spawn(admin::serve(port, observed.clone(), identity, settings.admin.clone(), async {
             // An error is a sender that is gone: closed as well.
             let _gone = closed.await;
         }));
@@ -93,7 +88,7 @@ async fn serve(settings: Settings, no_wait: bool) -> anyhow::Result<Exit> {
     tokio::spawn(signals(stop));
     let outcome = lane::run(settings, observed, stopped, no_wait).await;
     let _nobody_listens = close.send(());
-    if let Ok(Err(error)) = port.await {
+    if let Ok(Err(error)) = served.await {
         tracing::warn!("{:#}", anyhow::Error::from(error));
     }
     Ok(ended(&outcome))

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use outbox_admin_port::may_be_on;
 use outbox_postgres_link::url::ParsedUrl;
 use outbox_postgres_link::{password, tls};
 use secrecy::SecretString;
@@ -414,7 +415,7 @@ impl Reader<'_> {
         let listen = self.get(&keys::ADMIN_LISTEN);
         let allow_remote = self.get(&keys::ADMIN_ALLOW_REMOTE);
         let stalled_after = self.get(&keys::ADMIN_STALLED_AFTER);
-        if listen.is_some_and(|address| !address.ip().is_loopback()) && allow_remote == Some(false) {
+        if listen.zip(allow_remote).is_some_and(|(address, allowed)| !may_be_on(address, allowed)) {
             let problem = "is not on loopback, and the admin port asks for no password; where the network \
                            around it is trusted set admin.allow_remote = true";
             self.refuse(&keys::ADMIN_LISTEN, problem.into());

@@ -7,42 +7,26 @@
 //! | `GET /status` | JSON for people and scripts |
 //! | `GET /metrics` | Prometheus text |
 //!
-//! The rules are those of the relay's port, and so is the [`listener`]: connections are bounded in number and patience,
-//! and nothing here can slow the data path.
+//! The rules are those of the relay's port, and so is the port itself, [`outbox_admin_port`]'s: connections are bounded in
+//! number and patience, and nothing here can slow the data path.
 
-mod listener;
 mod readiness;
 
-use std::future::{Future, IntoFuture};
+use std::fmt::Display;
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
-use opentelemetry::metrics::MeterProvider;
-use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkError;
-use opentelemetry_sdk::metrics::SdkMeterProvider;
+use outbox_admin_port::{Answers, Exporter, Port, may_be_on};
 use parking_lot::Mutex;
-use prometheus::{Registry, TextEncoder};
 use serde::Serialize;
-use tokio::net::TcpListener;
-use tokio::time::MissedTickBehavior;
 
 use super::status::Status;
 use super::{Metrics, SCOPE};
-use listener::BoundedListener;
 use readiness::Progress;
-
-/// Time between two looks at whether anything moves.
-const EVERY: Duration = Duration::from_secs(1);
-/// How long open connections may take to end once the consumer has.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why there is no admin port.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +57,7 @@ pub(crate) fn address(text: &str, allow_remote: bool) -> Result<SocketAddr, Stri
             "the admin port {text:?} is no address: 127.0.0.1:9465, or a port alone, which is on loopback"
         )
     })?;
-    if address.ip().is_loopback() || allow_remote {
+    if may_be_on(address, allow_remote) {
         return Ok(address);
     }
     Err(format!(
@@ -84,26 +68,25 @@ pub(crate) fn address(text: &str, allow_remote: bool) -> Result<SocketAddr, Stri
 
 /// An open port.
 pub(crate) struct Admin {
-    listener: TcpListener,
+    port: Port,
     page: Arc<Page>,
 }
 
 /// What the requests share.
 struct Page {
     metrics: Metrics,
-    registry: Registry,
+    exporter: Exporter,
     progress: Mutex<Progress>,
     begun: Instant,
-    /// The exporter only holds a weak reference to the instruments.
-    _provider: SdkMeterProvider,
 }
 
+/// The answer of `/status`.
 #[derive(Serialize)]
-struct Answer<'s> {
+struct Answer {
     ready: bool,
     reason: Option<String>,
     #[serde(flatten)]
-    status: &'s Status,
+    status: Status,
 }
 
 impl Admin {
@@ -117,68 +100,26 @@ impl Admin {
         metrics: Metrics,
         stalled_after: Duration,
     ) -> Result<Admin, AdminError> {
-        let bind = |source| AdminError::Bind { address, source };
-        let listener = TcpListener::bind(address).await.map_err(bind)?;
-        let bound = listener.local_addr().map_err(bind)?;
-        let registry = Registry::new();
-        let exporter = opentelemetry_prometheus::exporter()
-            .with_registry(registry.clone())
-            .without_units()
-            .without_counter_suffixes()
-            .without_target_info()
-            .scope_info_enabled(false)
-            .build()?;
-        // An empty resource: nothing of the environment becomes a label.
-        let resource = Resource::builder_empty().build();
-        let provider = SdkMeterProvider::builder().with_resource(resource).with_reader(exporter).build();
-        metrics.publish(&provider.meter(SCOPE));
-        tracing::info!(address = %bound, "admin port open: /live /ready /status /metrics");
+        let port = Port::open(address).await.map_err(|source| AdminError::Bind { address, source })?;
+        let exporter = Exporter::new()?;
+        metrics.publish(&exporter.meter(SCOPE));
+        tracing::info!(address = %port.address(), "admin port open: /live /ready /status /metrics");
         let progress = Mutex::new(Progress::new(stalled_after));
-        let page = Page { metrics, registry, progress, begun: Instant::now(), _provider: provider };
-        Ok(Admin { listener, page: Arc::new(page) })
+        Ok(Admin { port, page: Arc::new(Page { metrics, exporter, progress, begun: Instant::now() }) })
     }
 
     /// Serves until `shutdown` resolves; open answers then have a second to finish. To be run while the consumer
     /// drains, so that `/ready` says so.
     pub(crate) async fn serve(self, shutdown: impl Future<Output = ()> + Send + 'static) {
-        let (closing, closed) = tokio::sync::oneshot::channel();
-        let serving = axum::serve(BoundedListener::new(self.listener), surface(self.page.clone()));
-        let serving = serving.with_graceful_shutdown(async move {
-            shutdown.await;
-            // Nobody listens only if serving is already over.
-            let _ = closing.send(());
-        });
-        let deadline = async {
-            // A dropped sender means that `serving` ended, and then the other arm is ready too.
-            let _ = closed.await;
-            tokio::time::sleep(CLOSE_TIMEOUT).await;
-        };
-        tokio::select! {
-            biased;
-            result = serving.into_future() => {
-                if let Err(error) = result {
-                    tracing::warn!(%error, "the admin port stopped serving");
-                }
-            }
-            () = deadline => {}
-            () = self.page.watch() => {}
+        if let Err(error) = self.port.serve(self.page, shutdown).await {
+            tracing::warn!(%error, "the admin port stopped serving");
         }
     }
 }
 
 impl Page {
-    /// Looks once a second, for ever.
-    async fn watch(&self) {
-        let mut ticks = tokio::time::interval(EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            self.look();
-        }
-    }
-
     /// What is seen now, and why it is not ready, if so.
-    fn look(&self) -> (Arc<Status>, Option<String>) {
+    fn see(&self) -> (Arc<Status>, Option<String>) {
         let status = self.metrics.status();
         let at = self.begun.elapsed();
         let mut progress = self.progress.lock();
@@ -188,49 +129,23 @@ impl Page {
     }
 }
 
-fn surface(page: Arc<Page>) -> Router {
-    Router::new()
-        .route("/live", get(live))
-        .route("/ready", get(ready))
-        .route("/status", get(status))
-        .route("/metrics", get(scrape))
-        .fallback(elsewhere)
-        .method_not_allowed_fallback(reading_only)
-        .with_state(page)
-}
-
-async fn live() -> &'static str {
-    "live\n"
-}
-
-async fn ready(State(page): State<Arc<Page>>) -> Response {
-    match page.look().1 {
-        None => "ready\n".into_response(),
-        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+impl Answers for Page {
+    fn look(&self) {
+        self.see();
     }
-}
 
-async fn status(State(page): State<Arc<Page>>) -> Response {
-    let (status, reason) = page.look();
-    Json(Answer { ready: reason.is_none(), reason, status: &status }).into_response()
-}
-
-async fn scrape(State(page): State<Arc<Page>>) -> Response {
-    match TextEncoder::new().encode_to_string(&page.registry.gather()) {
-        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
-        Err(error) => {
-            tracing::warn!(%error, "metrics could not be written");
-            (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
-        }
+    fn not_ready(&self) -> Option<String> {
+        self.see().1
     }
-}
 
-async fn elsewhere() -> (StatusCode, &'static str) {
-    (StatusCode::NOT_FOUND, "not here; there is /live, /ready, /status and /metrics\n")
-}
+    fn status(&self) -> impl Serialize {
+        let (status, reason) = self.see();
+        Answer { ready: reason.is_none(), reason, status: Arc::unwrap_or_clone(status) }
+    }
 
-async fn reading_only() -> (StatusCode, &'static str) {
-    (StatusCode::METHOD_NOT_ALLOWED, "this port is for reading: GET only\n")
+    fn metrics(&self) -> Result<String, impl Display> {
+        self.exporter.text().inspect_err(|error| tracing::warn!(%error, "metrics could not be written"))
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The port from outside: real requests over TCP.
 
+use outbox_admin_port::trial::ask;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -11,46 +11,36 @@ use crate::metrics::tests::{everything, metrics};
 
 const DOCUMENT: &str = include_str!("../../../../docs/consumer-metrics.md");
 
-struct Port {
+struct Trial {
     address: SocketAddr,
     metrics: Metrics,
     stop: oneshot::Sender<()>,
     served: JoinHandle<()>,
 }
 
-impl Port {
-    async fn open() -> Port {
+impl Trial {
+    async fn open() -> Trial {
         let metrics = metrics("inventory");
         let address = address("0", false).unwrap();
         let admin = Admin::open(address, metrics.clone(), Duration::from_secs(30)).await.unwrap();
-        let address = admin.listener.local_addr().unwrap();
+        let address = admin.port.address();
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(admin.serve(async {
             let _ = stopped.await;
         }));
-        Port { address, metrics, stop, served }
+        Trial { address, metrics, stop, served }
     }
 
-    /// Status code and body.
-    async fn ask(&self, method: &str, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        let request = format!("{method} {path} HTTP/1.1\r\nhost: consumer\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
-    }
-
+    /// Status code and body, of what is so now.
     async fn get(&self, path: &str) -> (u16, String) {
         self.metrics.forget();
-        self.ask("GET", path).await
+        ask(self.address, "GET", path).await
     }
 }
 
 #[tokio::test]
 async fn ready_follows_the_consumer() {
-    let port = Port::open().await;
+    let port = Trial::open().await;
     assert_eq!(port.get("/live").await, (200, "live\n".to_owned()));
     assert_eq!(port.get("/ready").await, (503, "connecting: Kafka has not answered yet\n".to_owned()));
     port.metrics.kafka_answered();
@@ -65,25 +55,18 @@ async fn ready_follows_the_consumer() {
 }
 
 #[tokio::test]
-async fn only_reading_is_offered_and_the_port_ends_with_the_consumer() {
-    let port = Port::open().await;
-    for path in ["/live", "/ready", "/status", "/metrics"] {
-        assert_eq!(port.ask("POST", path).await.0, 405, "{path}");
-    }
-    assert_eq!(port.get("/").await.0, 404);
+async fn the_port_is_one_consumers_and_ends_with_it() {
+    let port = Trial::open().await;
     let taken = Admin::open(port.address, port.metrics.clone(), Duration::from_secs(30)).await;
     assert!(matches!(taken.err(), Some(AdminError::Bind { address, .. }) if address == port.address));
-    // A client that begins to ask and never ends.
-    let mut half = TcpStream::connect(port.address).await.unwrap();
-    half.write_all(b"GET /live HTTP/1.1\r\n").await.unwrap();
     port.stop.send(()).unwrap();
-    tokio::time::timeout(CLOSE_TIMEOUT + Duration::from_secs(10), port.served).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(10), port.served).await.unwrap().unwrap();
     assert!(TcpStream::connect(port.address).await.is_err());
 }
 
 #[tokio::test]
 async fn metrics_and_status_agree_and_are_documented() {
-    let port = Port::open().await;
+    let port = Trial::open().await;
     everything(&port.metrics);
     let (code, text) = port.get("/metrics").await;
     assert_eq!(code, 200);

@@ -42,7 +42,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ConfigFile, ExistingChoice, Exit, output};
+use super::{ConfigFile, ExistingChoice, Exit, output, runtime};
 use crate::config::Settings;
 use crate::state::StateRecord;
 use cluster::{Cluster, Presence};
@@ -87,10 +87,10 @@ pub fn execute(args: CheckArgs) -> Exit {
         Err(exit) => return exit,
     };
     // Nothing is logged: what the clients have to say is in the findings.
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let runtime = match runtime(2) {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("outbox-relay check: the runtime cannot be started: {error}");
+            eprintln!("outbox-relay check: {error:#}");
             return Exit::Failure;
         }
     };

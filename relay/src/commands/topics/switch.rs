@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::LIMIT;
-use crate::commands::{ConfigFile, Exit, output};
+use crate::commands::{ConfigFile, Exit, output, runtime};
 use crate::config::Settings;
 use crate::router::command::{Command, Do};
 use crate::router::topics::cluster::{Cluster, Look};
@@ -118,11 +118,7 @@ nothing was changed; --yes switches
 }
 
 fn give(settings: Settings, order: Order, timeout: Duration) -> anyhow::Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .context("the runtime cannot be started")?;
+    let runtime = runtime(1)?;
     runtime.block_on(tell_and_wait(Arc::new(settings), order, timeout))
 }
 

@@ -1,24 +1,27 @@
-//! The builder: who consumes what, with which handlers, and what follows a failure.
+//! A consumer as an application writes it.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | this one | the builder: who consumes what, with which handlers, and what follows a failure |
+//! | [`settings`] | what is read from the environment |
+//! | [`kafka`] | the options of Kafka's client: the consumer's own, and those that are refused |
+//! | [`running`] | from a builder without mistakes to a consumer that runs, and when it is told to stop |
+
+mod kafka;
+mod running;
+mod settings;
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::marker::PhantomData;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outbox_postgres_link::link::{PASSWORD, PASSWORD_FILE};
-use outbox_postgres_link::{Link, Mistakes};
-use rdkafka::config::ClientConfig;
-use rdkafka::error::KafkaError;
-
-use crate::database::{Database, DatabaseError};
-use crate::handler::{Bound, Handler, Kind, Registration, WithDatabase, WithoutDatabase};
+use crate::handler::{Handler, Registration, WithDatabase, WithoutDatabase};
 use crate::ladder::{Exhausted, Ladder, LadderError, Limits, in_place, minutes};
-use crate::metrics::admin::{self, Admin, AdminError};
-use crate::metrics::{self, Metrics};
-use crate::record::{Company, Record};
-use crate::runtime;
+use settings::Settings;
+
+pub(crate) use running::Registered;
+pub use running::RunError;
 
 /// A consumer that is being put together.
 ///
@@ -63,7 +66,7 @@ use crate::runtime;
 pub struct Consumer<D, S = ()> {
     name: String,
     scope: Option<String>,
-    settings: HashMap<&'static str, String>,
+    settings: Settings,
     kafka: Vec<(String, String)>,
     topics: Vec<String>,
     handlers: HashMap<String, Registration<S>>,
@@ -91,78 +94,6 @@ pub enum Unregistered {
     /// They are a mistake, and given up at once in the way that the retry policy says: as dead letters, or held.
     Fail,
 }
-
-/// What the workers need of a consumer.
-pub(crate) struct Registered {
-    /// The scope of the inbox.
-    pub(crate) name: Arc<str>,
-    pub(crate) group: String,
-    pub(crate) topics: Vec<String>,
-    pub(crate) handlers: HashMap<String, Bound>,
-    pub(crate) ladder: Ladder,
-    pub(crate) unregistered: Unregistered,
-    pub(crate) concurrency: usize,
-    pub(crate) group_commit: usize,
-    /// Whoever decides about dead letters, and the time they have.
-    pub(crate) owner: (String, Duration),
-    /// How long the topics keep records, where they are not to be asked.
-    pub(crate) source_retention: Option<Duration>,
-    /// How long settlements are kept, and who signed for it.
-    pub(crate) kept: Option<(Duration, String)>,
-    pub(crate) metrics: Metrics,
-}
-
-impl Registered {
-    /// Which records a record may share a transaction or a task with.
-    pub(crate) fn company(&self, record: &Record) -> Option<Company> {
-        let handler = record.id.and(self.handlers.get(record.event_type()?))?;
-        match handler.kind {
-            Kind::Transactional if self.group_commit > 1 => {
-                Some(Company { number: 0, most: self.group_commit })
-            }
-            Kind::Batch(most) => Some(Company { number: handler.number, most }),
-            Kind::Idempotent => Some(Company::LIGHT),
-            Kind::Transactional | Kind::External | Kind::AtMostOnce => None,
-        }
-    }
-}
-
-/// Why a consumer did not run, or had to stop.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// It is not set up as it has to be. All mistakes at once.
-    #[error("the consumer cannot run as it is set up:\n  - {}", .0.join("\n  - "))]
-    SetUp(Vec<String>),
-    /// librdkafka refuses the configuration.
-    #[error("Kafka's client cannot be made")]
-    Kafka(#[source] Box<KafkaError>),
-    /// The database is not usable.
-    #[error(transparent)]
-    Database(#[from] DatabaseError),
-    /// There is no admin port, although one was asked for.
-    #[error(transparent)]
-    Admin(#[from] AdminError),
-    /// The system has no thread to give.
-    #[error("starting the client's thread")]
-    Thread(#[source] std::io::Error),
-    /// It stopped, because no retry would mend what it met.
-    #[error("the consumer halted: {0}")]
-    Halted(String),
-}
-
-/// What is read from the environment.
-const VARIABLES: [&str; 7] = [
-    "KAFKA_BROKERS",
-    "KAFKA_GROUP",
-    "DATABASE_URL",
-    PASSWORD,
-    PASSWORD_FILE,
-    "OUTBOX_ADMIN",
-    "OUTBOX_ADMIN_ALLOW_REMOTE",
-];
-
-/// How long nothing may be settled beside the longest handler, before `/ready` says so.
-const STALLED: Duration = Duration::from_secs(30);
 
 /// Workers, and with them handlers that run at the same time, unless told otherwise.
 const CONCURRENCY: usize = 16;
@@ -236,11 +167,10 @@ impl<D> Consumer<D> {
     }
 
     fn new(name: &str, lookup: impl Fn(&str) -> Option<String>) -> Consumer<D> {
-        let found = VARIABLES.into_iter().filter_map(|variable| Some((variable, lookup(variable)?)));
         Consumer {
             name: name.to_owned(),
             scope: None,
-            settings: found.filter(|(_, value)| !value.trim().is_empty()).collect(),
+            settings: Settings::read(lookup),
             kafka: Vec::new(),
             topics: Vec::new(),
             handlers: HashMap::new(),
@@ -356,7 +286,7 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
 
     /// An option of librdkafka. Those that would break a promise are refused.
     pub fn kafka_option(mut self, name: &str, value: &str) -> Consumer<D, S> {
-        if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
+        if let Some(why) = kafka::refused(name) {
             self.mistakes.push(format!("the option {name} of Kafka's client is refused: {why}"));
         }
         self.kafka.push((name.to_owned(), value.to_owned()));
@@ -376,10 +306,7 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
             self.scope.as_ref().is_none_or(|scope| !scope.trim().is_empty()),
             "the scope of the inbox is empty: leave scope() out, and it is the consumer's name",
         );
-        expect(
-            self.settings.contains_key("KAFKA_BROKERS"),
-            "KAFKA_BROKERS is not set: host:port, comma-separated",
-        );
+        expect(self.settings.brokers().is_some(), "KAFKA_BROKERS is not set: host:port, comma-separated");
         expect(!self.topics.is_empty(), "there is no topic: call topic()");
         expect(!self.handlers.is_empty(), "there is no handler: call on()");
         expect(
@@ -393,180 +320,15 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
         );
         let needs = self.handlers.values().any(|handler| handler.kind().needs_inbox());
         expect(
-            !needs || self.settings.contains_key("DATABASE_URL"),
+            !needs || self.settings.database().is_some(),
             "DATABASE_URL is not set, and a handler with an inbox needs it: postgresql://user@host/database",
         );
-        if let Some(Err(wrong)) = self.link() {
+        if let Some(Err(wrong)) = self.settings.link() {
             mistakes.extend(wrong.iter().map(|sentence| format!("DATABASE_URL: {sentence}")));
         }
         mistakes.extend(self.admin_address().and_then(Result::err));
         mistakes.extend(self.ladder.check().err().map(|error: LadderError| error.to_string()));
         mistakes
-    }
-
-    /// Runs until SIGTERM or Ctrl-C, then finishes what runs and leaves the group in order.
-    ///
-    /// # Errors
-    /// See [`RunError`].
-    pub async fn run(self) -> Result<(), RunError> {
-        self.run_until(told_to_stop()).await
-    }
-
-    /// Runs until `shutdown` resolves.
-    ///
-    /// # Errors
-    /// See [`RunError`].
-    pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-        let mistakes = self.mistakes();
-        if !mistakes.is_empty() {
-            return Err(RunError::SetUp(mistakes));
-        }
-        let config = self.client_config();
-        let longest = self.handlers.values().map(Registration::timeout).max().unwrap_or_default();
-        let scope = self.scope.clone().unwrap_or_else(|| self.name.clone());
-        let database = match self.link() {
-            // Workers, the parked keys, and one to spare. The server ends what a frozen process left open a while
-            // after any handler would have been stopped (C31).
-            Some(Ok(link)) => {
-                let abandoned = longest + Duration::from_secs(10);
-                Some(Database::new(link, &self.name, self.concurrency + 2, abandoned))
-            }
-            Some(Err(wrong)) => return Err(RunError::SetUp(wrong.iter().map(str::to_owned).collect())),
-            None => None,
-        };
-        let metrics = self.metrics();
-        let admin = match self.admin_address() {
-            Some(Ok(address)) => Some(Admin::open(address, metrics.clone(), longest + STALLED).await?),
-            _ => None,
-        };
-        let group = self.group();
-        let mut handlers = HashMap::new();
-        for ((name, handler), number) in self.handlers.into_iter().zip(1..) {
-            handlers.insert(name, handler.bind(&self.state, number, self.budget));
-        }
-        let registered = Registered {
-            name: Arc::from(scope),
-            group,
-            topics: self.topics,
-            handlers,
-            ladder: self.ladder,
-            unregistered: self.unregistered,
-            concurrency: self.concurrency,
-            group_commit: self.group_commit,
-            owner: self.owner.unwrap_or_default(),
-            source_retention: self.source_retention,
-            kept: self.kept,
-            metrics,
-        };
-        let (owner, within) = &registered.owner;
-        let (consumer, topics) = (&*registered.name, registered.topics.join(", "));
-        tracing::info!(consumer, owner, ?within, "consuming {topics}");
-        let running = runtime::run(&config, registered, database, shutdown);
-        match admin {
-            Some(admin) => beside(admin, running).await,
-            None => running.await,
-        }
-    }
-
-    fn group(&self) -> String {
-        self.settings.get("KAFKA_GROUP").unwrap_or(&self.name).clone()
-    }
-
-    /// Where the admin port is to listen, if there is to be one.
-    fn admin_address(&self) -> Option<Result<SocketAddr, String>> {
-        let text = self.admin.as_ref().or_else(|| self.settings.get("OUTBOX_ADMIN"))?;
-        let set = self.settings.get("OUTBOX_ADMIN_ALLOW_REMOTE").is_some_and(|text| text.trim() == "true");
-        Some(admin::address(text, self.admin_allow_remote || set))
-    }
-
-    /// What it will be seen by, in the application's meter provider.
-    fn metrics(&self) -> Metrics {
-        let names = metrics::Names { consumer: self.name.clone(), group: self.group() };
-        let types: Vec<String> = self.handlers.keys().cloned().collect();
-        let metrics = Metrics::new(names, &self.topics, &types);
-        metrics.publish(&opentelemetry::global::meter(metrics::SCOPE));
-        metrics
-    }
-
-    /// Where the database is; `None` where none is named.
-    fn link(&self) -> Option<Result<Link, Mistakes>> {
-        let url = self.settings.get("DATABASE_URL")?;
-        Some(Link::parse(url, |variable| self.settings.get(variable).cloned()))
-    }
-
-    fn client_config(&self) -> ClientConfig {
-        let setting = |name: &str| self.settings.get(name).cloned();
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", setting("KAFKA_BROKERS").unwrap_or_default())
-            .set("group.id", self.group())
-            .set("client.id", format!("outbox-consumer {}", self.name))
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            // A new consumer begins with everything (C35).
-            .set("auto.offset.reset", "earliest")
-            .set("allow.auto.create.topics", "false")
-            // By default a consumer whose queue was full rests for a second.
-            .set("fetch.queue.backoff.ms", "5")
-            .set("queued.max.messages.kbytes", "16384")
-            .set("socket.keepalive.enable", "true");
-        for (name, value) in &self.kafka {
-            config.set(name, value);
-        }
-        config
-            // Only the frontier is committed, and by us (C27).
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false");
-        config
-    }
-}
-
-/// Options that are the consumer's own, and why.
-const REFUSED: [(&str, &str); 6] = [
-    ("bootstrap.servers", "it is KAFKA_BROKERS"),
-    ("group.id", "it is KAFKA_GROUP"),
-    (
-        "enable.auto.commit",
-        "an offset is committed when everything below it is settled, and not when it was read",
-    ),
-    (
-        "enable.auto.offset.store",
-        "an offset is committed when everything below it is settled, and not when it was read",
-    ),
-    ("isolation.level", "records of transactions that were never committed would be handled"),
-    ("enable.partition.eof", "it is no error here"),
-];
-
-/// Serves the admin port while the consumer runs and drains.
-async fn beside(admin: Admin, running: impl Future<Output = Result<(), RunError>>) -> Result<(), RunError> {
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = tokio::spawn(admin.serve(async {
-        // Dropped, it says the same.
-        let _ = stopped.await;
-    }));
-    let ended = running.await;
-    drop(stop);
-    // A panic there is no reason to call the consumer's end another than it was.
-    let _ = serving.await;
-    ended
-}
-
-/// SIGTERM or Ctrl-C.
-async fn told_to_stop() {
-    let interrupted = tokio::signal::ctrl_c();
-    #[cfg(unix)]
-    {
-        let terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
-        if let Ok(mut terminated) = terminated {
-            tokio::select! {
-                _ = interrupted => {}
-                _ = terminated.recv() => {}
-            }
-            return;
-        }
-    }
-    // Without a way to hear of either nothing would ever stop it: running on is what is left.
-    if interrupted.await.is_err() {
-        std::future::pending::<()>().await;
     }
 }
 

@@ -1,0 +1,199 @@
+//! A consumer that runs: what its parts are made of, and when it is told to stop.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::error::KafkaError;
+
+use super::{Consumer, Unregistered};
+use crate::database::{Database, DatabaseError};
+use crate::handler::{Bound, Kind, Registration};
+use crate::ladder::Ladder;
+use crate::metrics::admin::{self, Admin, AdminError};
+use crate::metrics::{self, Metrics};
+use crate::record::{Company, Record};
+use crate::runtime;
+
+/// How long nothing may be settled beside the longest handler, before `/ready` says so.
+const STALLED: Duration = Duration::from_secs(30);
+
+/// What the workers need of a consumer.
+pub(crate) struct Registered {
+    /// The scope of the inbox.
+    pub(crate) name: Arc<str>,
+    pub(crate) group: String,
+    pub(crate) topics: Vec<String>,
+    pub(crate) handlers: HashMap<String, Bound>,
+    pub(crate) ladder: Ladder,
+    pub(crate) unregistered: Unregistered,
+    pub(crate) concurrency: usize,
+    pub(crate) group_commit: usize,
+    /// Whoever decides about dead letters, and the time they have.
+    pub(crate) owner: (String, Duration),
+    /// How long the topics keep records, where they are not to be asked.
+    pub(crate) source_retention: Option<Duration>,
+    /// How long settlements are kept, and who signed for it.
+    pub(crate) kept: Option<(Duration, String)>,
+    pub(crate) metrics: Metrics,
+}
+
+impl Registered {
+    /// Which records a record may share a transaction or a task with.
+    pub(crate) fn company(&self, record: &Record) -> Option<Company> {
+        let handler = record.id.and(self.handlers.get(record.event_type()?))?;
+        match handler.kind {
+            Kind::Transactional if self.group_commit > 1 => {
+                Some(Company { number: 0, most: self.group_commit })
+            }
+            Kind::Batch(most) => Some(Company { number: handler.number, most }),
+            Kind::Idempotent => Some(Company::LIGHT),
+            Kind::Transactional | Kind::External | Kind::AtMostOnce => None,
+        }
+    }
+}
+
+/// Why a consumer did not run, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It is not set up as it has to be. All mistakes at once.
+    #[error("the consumer cannot run as it is set up:\n  - {}", .0.join("\n  - "))]
+    SetUp(Vec<String>),
+    /// librdkafka refuses the configuration.
+    #[error("Kafka's client cannot be made")]
+    Kafka(#[source] Box<KafkaError>),
+    /// The database is not usable.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// There is no admin port, although one was asked for.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The system has no thread to give.
+    #[error("starting the client's thread")]
+    Thread(#[source] std::io::Error),
+    /// It stopped, because no retry would mend what it met.
+    #[error("the consumer halted: {0}")]
+    Halted(String),
+}
+
+impl<D, S: Send + Sync + 'static> Consumer<D, S> {
+    /// Runs until SIGTERM or Ctrl-C, then finishes what runs and leaves the group in order.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub async fn run(self) -> Result<(), RunError> {
+        self.run_until(told_to_stop()).await
+    }
+
+    /// Runs until `shutdown` resolves.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+        let mistakes = self.mistakes();
+        if !mistakes.is_empty() {
+            return Err(RunError::SetUp(mistakes));
+        }
+        let config = self.client_config();
+        let longest = self.handlers.values().map(Registration::timeout).max().unwrap_or_default();
+        let scope = self.scope.clone().unwrap_or_else(|| self.name.clone());
+        let database = match self.settings.link() {
+            // Workers, the parked keys, and one to spare. The server ends what a frozen process left open a while
+            // after any handler would have been stopped (C31).
+            Some(Ok(link)) => {
+                let abandoned = longest + Duration::from_secs(10);
+                Some(Database::new(link, &self.name, self.concurrency + 2, abandoned))
+            }
+            Some(Err(wrong)) => return Err(RunError::SetUp(wrong.iter().map(str::to_owned).collect())),
+            None => None,
+        };
+        let metrics = self.metrics();
+        let admin = match self.admin_address() {
+            Some(Ok(address)) => Some(Admin::open(address, metrics.clone(), longest + STALLED).await?),
+            _ => None,
+        };
+        let group = self.group();
+        let mut handlers = HashMap::new();
+        for ((name, handler), number) in self.handlers.into_iter().zip(1..) {
+            handlers.insert(name, handler.bind(&self.state, number, self.budget));
+        }
+        let registered = Registered {
+            name: Arc::from(scope),
+            group,
+            topics: self.topics,
+            handlers,
+            ladder: self.ladder,
+            unregistered: self.unregistered,
+            concurrency: self.concurrency,
+            group_commit: self.group_commit,
+            owner: self.owner.unwrap_or_default(),
+            source_retention: self.source_retention,
+            kept: self.kept,
+            metrics,
+        };
+        let (owner, within) = &registered.owner;
+        let (consumer, topics) = (&*registered.name, registered.topics.join(", "));
+        tracing::info!(consumer, owner, ?within, "consuming {topics}");
+        let running = runtime::run(&config, registered, database, shutdown);
+        match admin {
+            Some(admin) => beside(admin, running).await,
+            None => running.await,
+        }
+    }
+
+    /// The group it reads in.
+    pub(super) fn group(&self) -> String {
+        self.settings.group().unwrap_or(&self.name).to_owned()
+    }
+
+    /// Where the admin port is to listen, if there is to be one.
+    pub(super) fn admin_address(&self) -> Option<Result<SocketAddr, String>> {
+        let text = self.admin.as_deref().or_else(|| self.settings.admin())?;
+        Some(admin::address(text, self.admin_allow_remote || self.settings.admin_allow_remote()))
+    }
+
+    /// What it will be seen by, in the application's meter provider.
+    fn metrics(&self) -> Metrics {
+        let names = metrics::Names { consumer: self.name.clone(), group: self.group() };
+        let types: Vec<String> = self.handlers.keys().cloned().collect();
+        let metrics = Metrics::new(names, &self.topics, &types);
+        metrics.publish(&opentelemetry::global::meter(metrics::SCOPE));
+        metrics
+    }
+}
+
+/// Serves the admin port while the consumer runs and drains.
+async fn beside(admin: Admin, running: impl Future<Output = Result<(), RunError>>) -> Result<(), RunError> {
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = tokio::spawn(admin.serve(async {
+        // Dropped, it says the same.
+        let _ = stopped.await;
+    }));
+    let ended = running.await;
+    drop(stop);
+    // A panic there is no reason to call the consumer's end another than it was.
+    let _ = serving.await;
+    ended
+}
+
+/// SIGTERM or Ctrl-C.
+async fn told_to_stop() {
+    let interrupted = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        let terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
+        if let Ok(mut terminated) = terminated {
+            tokio::select! {
+                _ = interrupted => {}
+                _ = terminated.recv() => {}
+            }
+            return;
+        }
+    }
+    // Without a way to hear of either nothing would ever stop it: running on is what is left.
+    if interrupted.await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
