@@ -23,7 +23,7 @@ pub(crate) struct Record {
 /// Records of the same company may share a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Company {
-    /// 0 for transactional handlers; else the number of a batch handler.
+    /// 0 for transactional handlers; else the number of a batch handler, or of a part of either.
     pub(crate) number: u32,
     /// Most records of one transaction.
     pub(crate) most: usize,
