@@ -174,6 +174,22 @@ pub(crate) type Answer = Pin<Box<dyn Future<Output = Handled> + Send>>;
 /// A batch handler's answer, on its way.
 pub(crate) type BatchAnswer = Pin<Box<dyn Future<Output = HandledBatch> + Send>>;
 
+/// A batch that has begun.
+pub(crate) struct Batched {
+    /// One for each key.
+    pub(crate) keys: Vec<Read>,
+    /// `None` where no event could be read.
+    pub(crate) answer: Option<BatchAnswer>,
+}
+
+/// How far the events of a key could be read.
+pub(crate) struct Read {
+    /// So many of them, from the first on, are in the batch.
+    pub(crate) count: usize,
+    /// What is wrong with the one behind these, in a sentence without its content.
+    pub(crate) wrong: Option<String>,
+}
+
 /// A handler whose payload's type is forgotten.
 pub(crate) trait Call<S>: Send + Sync {
     /// Reads the event and begins to handle it. Of a batch handler it is a batch of one, whose outcome is the
@@ -183,12 +199,12 @@ pub(crate) trait Call<S>: Send + Sync {
     /// The payload is not what the handler takes; in a sentence without its content.
     fn one(&self, facts: Facts, tx: Option<Tx>, state: &State<S>) -> Result<Answer, String>;
 
-    /// Reads the events and begins to handle them together.
+    /// Reads the events of some keys and begins to handle those together that can be read.
     ///
     /// # Errors
-    /// The first payload that is not what the handler takes.
-    fn many(&self, facts: Vec<Facts>, tx: Tx, state: &State<S>) -> Result<BatchAnswer, String> {
-        let _unused = (facts, tx, state);
+    /// The handler takes no batches.
+    fn many(&self, keys: Vec<Vec<Facts>>, tx: Tx, state: &State<S>) -> Result<Batched, String> {
+        let _unused = (keys, tx, state);
         Err("the handler takes no batches".into())
     }
 }
@@ -204,15 +220,15 @@ impl<S: Send + Sync, O> Call<O> for WithState<S> {
         self.call.one(facts, tx, &self.state)
     }
 
-    fn many(&self, facts: Vec<Facts>, tx: Tx, _: &State<O>) -> Result<BatchAnswer, String> {
-        self.call.many(facts, tx, &self.state)
+    fn many(&self, keys: Vec<Vec<Facts>>, tx: Tx, _: &State<O>) -> Result<Batched, String> {
+        self.call.many(keys, tx, &self.state)
     }
 }
 
 /// A call that has its state.
 trait Bare: Send + Sync {
     fn one(&self, facts: Facts, tx: Option<Tx>) -> Result<Answer, String>;
-    fn many(&self, facts: Vec<Facts>, tx: Tx) -> Result<BatchAnswer, String>;
+    fn many(&self, keys: Vec<Vec<Facts>>, tx: Tx) -> Result<Batched, String>;
 }
 
 impl<S: Send + Sync> Bare for WithState<S> {
@@ -220,8 +236,8 @@ impl<S: Send + Sync> Bare for WithState<S> {
         self.call.one(facts, tx, &self.state)
     }
 
-    fn many(&self, facts: Vec<Facts>, tx: Tx) -> Result<BatchAnswer, String> {
-        self.call.many(facts, tx, &self.state)
+    fn many(&self, keys: Vec<Vec<Facts>>, tx: Tx) -> Result<Batched, String> {
+        self.call.many(keys, tx, &self.state)
     }
 }
 
@@ -267,12 +283,12 @@ impl Bound {
         self.call.one(facts, tx)
     }
 
-    /// Begins to handle several events.
+    /// Begins to handle the events of some keys together.
     ///
     /// # Errors
     /// As [`Call::many`].
-    pub(crate) fn many(&self, facts: Vec<Facts>, tx: Tx) -> Result<BatchAnswer, String> {
-        self.call.many(facts, tx)
+    pub(crate) fn many(&self, keys: Vec<Vec<Facts>>, tx: Tx) -> Result<Batched, String> {
+        self.call.many(keys, tx)
     }
 }
 
@@ -298,7 +314,12 @@ where
 ///
 /// An `async fn(Vec<Event<T>>, Tx) -> HandledBatch`, with or without a `State<S>` behind, that answers
 /// [`all_done`](crate::all_done) or an outcome for [`each`](crate::each). Unless all are done, nothing of the batch is
-/// committed, and each of its events runs again as a batch of one, where its outcome is its own.
+/// committed. What [`each`](crate::each) says is not done runs again as a batch of one, where its outcome is its own,
+/// and the others without it. Where an error, a panic or a time-out leaves open whose fault it is, the events run again in
+/// parts of an eighth of the batch, and those of a part that fails in parts of that, until it is known.
+///
+/// A payload that cannot be read is left out beforehand, with what follows it in its key: it is given up in the way
+/// that the retry policy says, and the others are not held up.
 pub fn batch<S, Arguments, F>(most: usize, handler: F) -> Handler<WithDatabase, S>
 where
     F: InBatch<S, Arguments>,
@@ -342,6 +363,8 @@ where
 
 /// A handler that sees to repetitions itself: it may be called again for an event that it handled, after every
 /// crash and rebalance. No inbox, no transaction, and so no park: while it fails its key waits here, and nowhere else.
+/// Nor does it wait behind an event of its key that another handler's failure has parked: where that order counts,
+/// [`external`] keeps it.
 ///
 /// An `async fn(Event<T>) -> Handled` or `async fn(Event<T>, State<S>) -> Handled`, or a closure that is called the
 /// same way.

@@ -75,8 +75,8 @@ pub fn reject(reason: impl Into<String>) -> Handled {
 #[must_use]
 pub struct Outcomes(pub(crate) Option<Vec<Outcome>>);
 
-/// What batch handlers return. Unless every event is done nothing of the batch is committed, and each event runs
-/// again as a batch of its own.
+/// What batch handlers return. Unless every event is done nothing of the batch is committed, and what follows is for
+/// [`batch`](crate::batch) to say.
 pub type HandledBatch = Result<Outcomes, HandlerError>;
 
 /// Every event of the batch is handled.

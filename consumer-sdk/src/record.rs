@@ -23,7 +23,8 @@ pub(crate) struct Record {
 /// Records of the same company may share a transaction, or a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Company {
-    /// 0 for transactional handlers, the highest for those without a transaction; else the number of a batch handler.
+    /// 0 for transactional handlers, the highest of a handler for those without a transaction; else the number of a batch handler, or
+    /// of a part of either of the first.
     pub(crate) number: u32,
     /// Most records of one transaction, or of one task.
     pub(crate) most: usize,
@@ -31,7 +32,7 @@ pub(crate) struct Company {
 
 impl Company {
     /// Handlers that have no transaction.
-    pub(crate) const LIGHT: Company = Company { number: u32::MAX, most: 256 };
+    pub(crate) const LIGHT: Company = Company { number: u32::MAX >> 1, most: 256 };
 
     /// Whether their handlers have no transaction.
     pub(crate) fn is_light(self) -> bool {

@@ -7,6 +7,7 @@ mod bad_settings;
 mod check;
 mod cluster;
 mod consumer;
+mod consumer_batches;
 mod consumer_faults;
 mod consumer_order;
 mod consumer_poison;

@@ -1,5 +1,5 @@
-//! Warehouse: packs what has come together, up to 500 orders in one transaction. A batch with a bad order is undone,
-//! and its orders run one by one, so that only the bad one becomes a dead letter.
+//! Warehouse: packs what has come together, up to 500 orders in one transaction. An order that cannot be read is left out
+//! and becomes a dead letter.
 
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::marker::PhantomData;
 
-use super::{Answer, BatchAnswer, Call, State};
+use super::{Answer, BatchAnswer, Batched, Call, Read, State};
 use crate::event::{Event, Facts, Payload};
 use crate::outcome::{Handled, HandledBatch, Outcome};
 use crate::tx::Tx;
@@ -42,16 +42,13 @@ where
 
 /// Functions that [`batch`](super::batch) takes: `(Vec<Event<T>>, Tx)`, or with a `State<S>` behind.
 pub trait InBatch<S, Arguments>: Send + Sync + 'static {
-    /// Reads the events and begins to handle them.
-    ///
-    /// # Errors
-    /// A payload is not what the function takes.
+    /// What it reads payloads as.
     #[doc(hidden)]
-    fn begin(&self, facts: Vec<Facts>, tx: Tx, state: &State<S>) -> Result<BatchAnswer, String>;
-}
+    type Read: Payload;
 
-fn events<T: Payload>(facts: Vec<Facts>) -> Result<Vec<Event<T>>, String> {
-    facts.into_iter().map(Event::of).collect()
+    /// Begins to handle the events.
+    #[doc(hidden)]
+    fn begin(&self, events: Vec<Event<Self::Read>>, tx: Tx, state: &State<S>) -> BatchAnswer;
 }
 
 impl<S, T, F, A> InBatch<S, (T,)> for F
@@ -60,8 +57,10 @@ where
     F: Fn(Vec<Event<T>>, Tx) -> A + Send + Sync + 'static,
     A: Future<Output = HandledBatch> + Send + 'static,
 {
-    fn begin(&self, facts: Vec<Facts>, tx: Tx, _: &State<S>) -> Result<BatchAnswer, String> {
-        Ok(Box::pin(self(events(facts)?, tx)))
+    type Read = T;
+
+    fn begin(&self, events: Vec<Event<T>>, tx: Tx, _: &State<S>) -> BatchAnswer {
+        Box::pin(self(events, tx))
     }
 }
 
@@ -71,9 +70,32 @@ where
     F: Fn(Vec<Event<T>>, Tx, State<S>) -> A + Send + Sync + 'static,
     A: Future<Output = HandledBatch> + Send + 'static,
 {
-    fn begin(&self, facts: Vec<Facts>, tx: Tx, state: &State<S>) -> Result<BatchAnswer, String> {
-        Ok(Box::pin(self(events(facts)?, tx, state.clone())))
+    type Read = T;
+
+    fn begin(&self, events: Vec<Event<T>>, tx: Tx, state: &State<S>) -> BatchAnswer {
+        Box::pin(self(events, tx, state.clone()))
     }
+}
+
+/// Reads the events of each key up to the first that cannot be read: nothing of its key overtakes it.
+fn read<T: Payload>(keys: Vec<Vec<Facts>>) -> (Vec<Event<T>>, Vec<Read>) {
+    let mut events = Vec::with_capacity(keys.iter().map(Vec::len).sum());
+    let of_key = |facts: Vec<Facts>| {
+        let before = events.len();
+        let mut wrong = None;
+        for facts in facts {
+            match Event::of(facts) {
+                Ok(event) => events.push(event),
+                Err(said) => {
+                    wrong = Some(said);
+                    break;
+                }
+            }
+        }
+        Read { count: events.len() - before, wrong }
+    };
+    let keys = keys.into_iter().map(of_key).collect();
+    (events, keys)
 }
 
 /// Functions that handlers without a transaction are made of: `(Event<T>)`, or with a `State<S>` behind.
@@ -134,7 +156,7 @@ impl<F, Arguments> Batch<F, Arguments> {
 
 impl<S, Arguments, F: InBatch<S, Arguments>> Call<S> for Batch<F, Arguments> {
     fn one(&self, facts: Facts, tx: Option<Tx>, state: &State<S>) -> Result<Answer, String> {
-        let answer = self.0.begin(vec![facts], tx.ok_or(NO_TRANSACTION)?, state)?;
+        let answer = self.0.begin(vec![Event::of(facts)?], tx.ok_or(NO_TRANSACTION)?, state);
         Ok(Box::pin(async move {
             match answer.await?.0 {
                 None => Ok(Outcome::Done),
@@ -148,8 +170,10 @@ impl<S, Arguments, F: InBatch<S, Arguments>> Call<S> for Batch<F, Arguments> {
         }))
     }
 
-    fn many(&self, facts: Vec<Facts>, tx: Tx, state: &State<S>) -> Result<BatchAnswer, String> {
-        self.0.begin(facts, tx, state)
+    fn many(&self, keys: Vec<Vec<Facts>>, tx: Tx, state: &State<S>) -> Result<Batched, String> {
+        let (events, keys) = read(keys);
+        let answer = (!events.is_empty()).then(|| self.0.begin(events, tx, state));
+        Ok(Batched { keys, answer })
     }
 }
 
@@ -177,3 +201,36 @@ pub(crate) struct WrongNumber {
 }
 
 const NO_TRANSACTION: &str = "the handler was called without a transaction";
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::packed::Packed;
+    use crate::record::{Body, Record, Tries};
+
+    fn facts(value: &str) -> Facts {
+        let body = Body {
+            topic: Arc::from("t"),
+            partition: 0,
+            offset: 0,
+            timestamp: 0,
+            id: None,
+            packed: Packed::new(None, Some(value.as_bytes()), &[]),
+        };
+        Facts::new(&Record::new(body, Tries::default()), Uuid::nil(), &Arc::from("scope"))
+    }
+
+    #[test]
+    fn of_a_key_nothing_is_read_behind_what_cannot_be_read() {
+        let keys = [&["1", "2"][..], &["3", "x", "4"], &["x"], &["5"], &[]];
+        let keys = keys.iter().map(|values| values.iter().copied().map(facts).collect()).collect();
+        let (events, keys) = read::<u32>(keys);
+        assert_eq!(events.iter().map(|event| **event).collect::<Vec<_>>(), [1, 2, 3, 5]);
+        let keys: Vec<(usize, bool)> = keys.iter().map(|key| (key.count, key.wrong.is_some())).collect();
+        assert_eq!(keys, [(2, false), (1, true), (0, true), (1, false), (0, false)]);
+    }
+}

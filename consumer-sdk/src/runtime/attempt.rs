@@ -161,9 +161,14 @@ pub(super) async fn attempt(
 pub(super) fn begun<A>(begin: impl FnOnce() -> Result<A, String>) -> Result<A, Attempt> {
     match panic::catch_unwind(AssertUnwindSafe(begin)) {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(unreadable)) => Err(Attempt::Failed(Failure::Permanent, Reason::new(UNREADABLE, unreadable))),
+        Ok(Err(said)) => Err(unreadable(said)),
         Err(panic) => Err(panicked(panic.as_ref())),
     }
+}
+
+/// The payload is not what the handler takes.
+pub(super) fn unreadable(said: String) -> Attempt {
+    Attempt::Failed(Failure::Permanent, Reason::new(UNREADABLE, said))
 }
 
 /// Waits for an answer, so long.

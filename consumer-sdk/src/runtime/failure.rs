@@ -42,8 +42,6 @@ pub(super) async fn failed(shared: &Shared, work: &mut Work, failed: Failed) -> 
     let first_failure = *tries.first_failure.get_or_insert(now);
     if failed.failure == Failure::Uncounted {
         tries.uncounted = tries.uncounted.saturating_add(1);
-        // What met another transaction once may meet it again: it runs by itself.
-        record.company = None;
     } else {
         (tries.counted, tries.uncounted) = (tries.counted.saturating_add(1), 0);
     }

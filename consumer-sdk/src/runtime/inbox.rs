@@ -407,36 +407,15 @@ pub(super) async fn park(
     event: Event<'_>,
     park: &Park<'_>,
 ) -> Result<(), InboxError> {
-    let statement = "SELECT inbox.park($1, $2, $3, clock_timestamp() + make_interval(secs => $4), $5, $6::uuid[], $7::int[],
-         $8::bigint[], $9::timestamptz[], $10::bytea[], $11::bytea[], $12::json[], $13::timestamptz[], $14, $15, $16)";
-    let held = park.held.then_some("hold");
+    let statement = format!(
+        "SELECT inbox.park($1, $2, $3, clock_timestamp() + make_interval(secs => $12), $13, {PARTS}, $14, $15, $16)"
+    );
+    let (due, held) = (park.due.as_secs_f64(), park.held.then_some("hold"));
     let (attempts, rung) = (clamp(park.attempts), clamp(u32::try_from(park.rung).unwrap_or(u32::MAX)));
-    let parts = Parts::of(&[event]);
-    let (topic, key, due) = (event.record.topic.as_ref(), order_key(event), park.due.as_secs_f64());
-    let statement = prepared(lease, statement).await?;
-    let answer = lease
-        .query_one(
-            &statement,
-            &[
-                &scope,
-                &topic,
-                &key,
-                &due,
-                &park.error,
-                &parts.ids,
-                &parts.partitions,
-                &parts.offsets,
-                &parts.times,
-                &parts.keys,
-                &parts.values,
-                &parts.headers,
-                &parts.created,
-                &attempts,
-                &rung,
-                &held,
-            ],
-        )
-        .await?;
+    let how: [&(dyn ToSql + Sync); 5] = [&due, &park.error, &attempts, &rung, &held];
+    let parts = Parts::of(scope, event, &[event]);
+    let statement = prepared(lease, &statement).await?;
+    let answer = lease.query_one(&statement, &[&parts.parameters()[..], &how].concat()).await?;
     match answer.try_get::<_, String>(0)?.as_str() {
         "parked" => Ok(()),
         _ => Err(InboxError::Full),
@@ -445,31 +424,11 @@ pub(super) async fn park(
 
 /// Queues claimed events of one key behind its marker; false where the marker is gone by now.
 pub(super) async fn follow(lease: &Lease, scope: &str, events: &[Event<'_>]) -> Result<bool, InboxError> {
-    let statement =
-        "SELECT inbox.follow($1, $2, $3, $4::uuid[], $5::int[], $6::bigint[], $7::timestamptz[], $8::bytea[],
-         $9::bytea[], $10::json[], $11::timestamptz[])";
+    let statement = format!("SELECT inbox.follow($1, $2, $3, {PARTS})");
     let Some(first) = events.first() else { return Ok(true) };
-    let parts = Parts::of(events);
-    let (topic, key) = (first.record.topic.as_ref(), order_key(*first));
-    let statement = prepared(lease, statement).await?;
-    let answer = lease
-        .query_one(
-            &statement,
-            &[
-                &scope,
-                &topic,
-                &key,
-                &parts.ids,
-                &parts.partitions,
-                &parts.offsets,
-                &parts.times,
-                &parts.keys,
-                &parts.values,
-                &parts.headers,
-                &parts.created,
-            ],
-        )
-        .await?;
+    let parts = Parts::of(scope, *first, events);
+    let statement = prepared(lease, &statement).await?;
+    let answer = lease.query_one(&statement, &parts.parameters()).await?;
     match answer.try_get::<_, String>(0)?.as_str() {
         "parked" => Ok(true),
         "unmarked" => Ok(false),
@@ -477,8 +436,11 @@ pub(super) async fn follow(lease: &Lease, scope: &str, events: &[Event<'_>]) -> 
     }
 }
 
-/// Records as the park table takes them.
+/// Events of one key as the functions of the park take them: whose key it is, and a list for each part of them.
 struct Parts<'r> {
+    scope: &'r str,
+    topic: &'r str,
+    key: &'r [u8],
     ids: Vec<Uuid>,
     partitions: Vec<i32>,
     offsets: Vec<i64>,
@@ -489,11 +451,20 @@ struct Parts<'r> {
     created: Vec<Option<Timestamp>>,
 }
 
+/// The lists, behind scope, topic and key.
+const PARTS: &str =
+    "$4::uuid[], $5::int[], $6::bigint[], $7::timestamptz[], $8::bytea[], $9::bytea[], $10::json[],
+                     $11::timestamptz[]";
+
 impl<'r> Parts<'r> {
-    fn of(events: &[Event<'r>]) -> Parts<'r> {
+    /// `first` names the key.
+    fn of(scope: &'r str, first: Event<'r>, events: &[Event<'r>]) -> Parts<'r> {
         let time =
             |record: &Record| Timestamp::from_millisecond(record.timestamp).unwrap_or(Timestamp::UNIX_EPOCH);
         Parts {
+            scope,
+            topic: &first.record.topic,
+            key: order_key(first),
             ids: events.iter().map(|event| event.name.id).collect(),
             partitions: events.iter().map(|event| event.record.partition).collect(),
             offsets: events.iter().map(|event| event.record.offset).collect(),
@@ -504,6 +475,23 @@ impl<'r> Parts<'r> {
             created: events.iter().map(|event| event.name.created).collect(),
         }
     }
+
+    /// All of them, as `$1` to `$11`.
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 11] {
+        [
+            &self.scope,
+            &self.topic,
+            &self.key,
+            &self.ids,
+            &self.partitions,
+            &self.offsets,
+            &self.times,
+            &self.keys,
+            &self.values,
+            &self.headers,
+            &self.created,
+        ]
+    }
 }
 
 /// Headers as JSON that keeps their order, their repetitions and their bytes.
@@ -513,7 +501,7 @@ fn headers(record: &Record) -> Value {
 }
 
 /// What order is kept by. A record without key has no order to keep: it is a key of its own.
-fn order_key(event: Event<'_>) -> &[u8] {
+fn order_key<'r>(event: Event<'r>) -> &'r [u8] {
     event.record.key().unwrap_or(event.name.id.as_bytes())
 }
 

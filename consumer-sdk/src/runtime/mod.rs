@@ -7,6 +7,7 @@
 //! | [`worker`] | tasks that take records, and the one place that acts on what became of them |
 //! | [`transaction`] | claim, effects and commit in one transaction: one event, a group, a batch |
 //! | [`outside`], [`light`] | handlers that run outside of any transaction: with a claim, or many at a time |
+//! | [`company`] | with whom a record runs next that is not settled |
 //! | [`attempt`], [`permit`] | one call of a handler; the crash journal's word before it |
 //! | [`failure`], [`letters`] | what follows a failed attempt; dead letters |
 //! | [`retention`] | how long settlements are kept |
@@ -15,6 +16,7 @@
 
 mod attempt;
 mod client;
+mod company;
 mod engine;
 mod failure;
 mod inbox;
@@ -28,7 +30,7 @@ mod transaction;
 mod worker;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -68,6 +70,8 @@ pub(crate) struct Shared {
     permits_wanted: AtomicUsize,
     stopping: AtomicBool,
     stopped: Notify,
+    /// The next number of a part of a group that came to nothing.
+    parts: AtomicU32,
     /// Why the consumer cannot go on.
     halt: Mutex<Option<String>>,
     begun: Instant,
@@ -154,6 +158,7 @@ pub(crate) async fn run(
         permits_wanted: AtomicUsize::new(0),
         stopping: AtomicBool::new(false),
         stopped: Notify::new(),
+        parts: AtomicU32::new(0),
         halt: Mutex::default(),
         begun: Instant::now(),
         run: Uuid::from_u128(rand::random()),

@@ -4,25 +4,27 @@
 //! |---|---|---|---|
 //! | handler is called | once | once for each | once for all |
 //! | a failure undoes | the transaction | that event, and the later ones of its key do not run | the transaction |
-//! | then | the ladder | the ladder, after the commit | each runs by itself |
+//! | then | the ladder | the ladder, after the commit | the events run again, in parts where it is not known whose fault it was |
 //!
 //! Whatever leaves a group gives its claim back in the transaction that made it, since a rollback to a savepoint leaves
-//! the claim standing (C9), and is decided about after the commit by itself. Only the loss of the connection or of the
-//! COMMIT repeats a whole group, and then one by one.
+//! the claim standing (C9), and is decided about after the commit by itself. So does an event of a batch whose payload
+//! cannot be read. Only the loss of the connection or of the COMMIT repeats a whole group, and then in parts.
 
 use std::time::{Duration, Instant};
 
-use super::attempt::{Attempt, KILLS, NOT_COMMITTED, Reason, TRANSIENT, attempt, begun, sentence, within};
+use super::attempt::{
+    Attempt, KILLS, NOT_COMMITTED, Reason, TRANSIENT, attempt, begun, sentence, unreadable, within,
+};
 use super::inbox::{self, Claimed, Committed, Event, InboxError, Name, Verdict};
 use super::permit::{No, Running, Told, permit};
-use super::{AGAIN, Shared};
+use super::{Shared, company};
 use crate::database::{Database, Lease};
 use crate::event::Facts;
-use crate::handler::{Bound, Kind, WrongNumber};
+use crate::handler::{Batched, Bound, Kind, Read, WrongNumber};
 use crate::ladder::Failure;
 use crate::lane::Lane;
 use crate::metrics::counts::{Ended, Settled};
-use crate::outcome::{HandlerError, Outcome};
+use crate::outcome::{HandlerError, Outcomes};
 use crate::record::Record;
 use crate::tx::{Closed, Tx};
 
@@ -42,14 +44,27 @@ pub(super) enum Turn {
     Convicted(u16),
     /// Another has it, or an earlier event of its key has to be decided about first: it comes again.
     Later,
-    /// What it ran with came to nothing, for no fault of its own: it runs again, by itself.
+    /// What it ran with came to nothing through another, who is known: it runs again.
+    Again,
+    /// What it ran with came to nothing, and nobody knows through whom: it runs again, with a part of the others.
+    Apart,
+    /// It runs again, by itself.
     Alone,
+    /// Another has claimed it and takes its time: it waits by itself (C55).
+    Blocked,
     /// Too many fail: its handler waits so long.
     Wait(Duration),
     /// The database is in trouble.
     Trouble(String),
     /// Its partition has left, or the consumer stops.
     Left,
+}
+
+impl Turn {
+    /// Whether something has to be written before it is known what follows.
+    pub(super) fn is_written_about(&self) -> bool {
+        matches!(self, Turn::Attempted(_) | Turn::TooOld | Turn::Convicted(_))
+    }
 }
 
 /// A record that is to run, with what it is known by and who handles it.
@@ -150,7 +165,7 @@ impl<'w, 's> Group<'w, 's> {
         group.end(alone).await;
         group.copies();
         group.tell();
-        group.places.into_iter().map(|place| place.turn.unwrap_or(Turn::Alone)).collect()
+        group.places.into_iter().map(|place| place.turn.unwrap_or(Turn::Again)).collect()
     }
 
     /// What stands before an event of a key: an earlier one with an external handler, or a parked one.
@@ -229,7 +244,10 @@ impl<'w, 's> Group<'w, 's> {
         // Whoever kept the handle is waited for, and then has none.
         let Some(closed) = tx.close().await else { return };
         self.savepoint |= closed.begun && !alone;
-        let stale = closed.stale;
+        // Once for each connection there may be; a statement that is refused everywhere is a failed attempt.
+        let again =
+            usize::try_from(record.tries.uncounted).unwrap_or(usize::MAX) < shared.registered.concurrency;
+        let stale = closed.stale && (!alone || again);
         let came_to = self.look_behind(closed, came_to, alone).await;
         if !matches!(came_to, Attempt::Done(_)) {
             let record = self.places[at].entry.record;
@@ -285,56 +303,44 @@ impl<'w, 's> Group<'w, 's> {
     /// Calls the handler once for all.
     async fn batch(&mut self) {
         let shared = self.shared;
-        let open: Vec<usize> = (0..self.places.len()).filter(|at| self.places[*at].is_open()).collect();
-        let Some(first) = open.first() else { return };
+        let Some(keys) = self.let_in().await else { return };
+        let Some(first) = keys.iter().flatten().next() else { return };
         let handler = self.places[*first].entry.handler;
-        let mut facts = Vec::with_capacity(open.len());
-        let mut given = Vec::with_capacity(open.len());
-        let mut held_up = false;
-        for at in open {
-            let place = &mut self.places[at];
-            match permit(shared, place.entry.lane, place.entry.record, false).await {
-                Ok(running) => {
-                    place.running = Some(running);
-                    facts.push(Facts::new(place.entry.record, place.entry.name.id, &shared.registered.name));
-                    given.push(at);
-                }
-                Err(no) => {
-                    place.turn = Some(denied(no));
-                    held_up = true;
-                }
-            }
-        }
+        let facts = |at: &usize| {
+            let Entry { record, name, .. } = &self.places[*at].entry;
+            Facts::new(record, name.id, &shared.registered.name)
+        };
+        let facts: Vec<Vec<Facts>> = keys.iter().map(|key| key.iter().map(facts).collect()).collect();
         let Some(lease) = self.lease.take() else { return };
-        if held_up || facts.is_empty() {
-            // One of them is on trial: the others wait for another turn, without it.
-            given.into_iter().for_each(|at| self.places[at].turn = Some(Turn::Alone));
-            self.lease = Some(lease);
-            return;
-        }
         let tx = Tx::new(lease, None);
         let handed = tx.clone();
-        let asked = facts.len();
-        let at = Instant::now();
-        let answer = match begun(|| handler.many(facts, handed)) {
-            Ok(answer) => within(answer, handler.timeout).await,
-            Err(attempt) => Err(attempt),
+        let since = Instant::now();
+        let (given, answer) = match begun(|| handler.many(facts, handed)) {
+            Ok(Batched { keys: read, answer }) => {
+                let given = self.leave_out(&keys, read);
+                let nothing = async { Ok(Outcomes(None)) };
+                (given, within(answer.unwrap_or_else(|| Box::pin(nothing)), handler.timeout).await)
+            }
+            Err(attempt) => (keys.concat(), Err(attempt)),
         };
-        let done = match answer {
-            Ok(outcomes) => all_done(outcomes.0, asked),
-            Err(_) => false,
-        };
+        let answer = answer.ok().filter(|outcomes| fits(outcomes, given.len()));
         let Some(Closed { lease, failed, unheard, stale, .. }) = tx.close().await else { return };
-        if done && !failed && !unheard && !stale {
+        let told = match &answer {
+            Some(outcomes) => company::of_batch(outcomes.0.as_deref()),
+            None => Some(given.iter().map(|_| Turn::Apart).collect()),
+        };
+        if told.is_none() && !failed && !unheard && !stale {
             self.lease = Some(lease);
-            let took = at.elapsed() / u32::try_from(asked).unwrap_or(u32::MAX);
-            given.into_iter().for_each(|at| {
+            let took = since.elapsed() / u32::try_from(given.len().max(1)).unwrap_or(u32::MAX);
+            for at in given {
                 self.places[at].took = took;
                 self.places[at].turn = Some(Turn::Settled(Settled::Done));
-            });
+            }
             return;
         }
-        // Rolled back, and each runs by itself.
+        let turns = told.unwrap_or_else(|| given.iter().map(|_| Turn::Apart).collect());
+        given.into_iter().zip(turns).for_each(|(at, turn)| self.places[at].turn = Some(turn));
+        // Rolled back, as a whole.
         match tokio::time::timeout(FREE, lease.batch_execute("ROLLBACK")).await {
             Ok(Ok(())) if !stale => lease.give_back(),
             Ok(_) => {}
@@ -342,11 +348,65 @@ impl<'w, 's> Group<'w, 's> {
         }
     }
 
+    /// Of each key those that the crash journal lets start; `None` where one of them is on trial.
+    async fn let_in(&mut self) -> Option<Vec<Vec<usize>>> {
+        let shared = self.shared;
+        let open = |range: &std::ops::Range<usize>| -> Vec<usize> {
+            range.clone().filter(|at| self.places[*at].is_open()).collect()
+        };
+        let keys: Vec<Vec<usize>> = self.keys.iter().map(open).filter(|key| !key.is_empty()).collect();
+        let mut held_up = false;
+        for at in keys.iter().flatten() {
+            let place = &mut self.places[*at];
+            match permit(shared, place.entry.lane, place.entry.record, false).await {
+                Ok(running) => place.running = Some(running),
+                Err(no) => {
+                    place.turn = Some(denied(no));
+                    held_up = true;
+                }
+            }
+        }
+        if held_up {
+            // The others wait for another turn, without it.
+            let others = keys.iter().flatten().filter(|at| self.places[**at].turn.is_none());
+            others
+                .copied()
+                .collect::<Vec<_>>()
+                .into_iter()
+                .for_each(|at| self.places[at].turn = Some(Turn::Again));
+            return None;
+        }
+        Some(keys)
+    }
+
+    /// Those that are in the batch. A payload that cannot be read is a failed attempt of its own, and what follows in
+    /// its key waits for what becomes of it (C53).
+    fn leave_out(&mut self, keys: &[Vec<usize>], read: Vec<Read>) -> Vec<usize> {
+        let mut given = Vec::new();
+        for (key, Read { count, wrong }) in keys.iter().zip(read) {
+            given.extend(&key[..count]);
+            let Some(wrong) = wrong else { continue };
+            for at in &key[count..] {
+                self.places[*at].turn = Some(Turn::Later);
+            }
+            if let Some(place) = key.get(count).map(|at| &mut self.places[*at]) {
+                let attempt = unreadable(wrong);
+                self.shared.registered.metrics.attempted(place.entry.record, attempt.ended(), Duration::ZERO);
+                place.turn = Some(Turn::Attempted(attempt));
+            }
+        }
+        given
+    }
+
     /// Gives back what did not go well, and commits.
     async fn end(&mut self, alone: bool) {
         let Some(lease) = self.lease.take() else {
             // Undone as a whole. What failed has its turn; whatever else was to be committed runs again.
-            return self.undone(|| Turn::Alone);
+            let known = |place: &Place<'_, '_>| {
+                matches!(place.turn, Some(Turn::Attempted(_) | Turn::Alone | Turn::Apart | Turn::Trouble(_)))
+            };
+            let known = alone || self.places.iter().any(known);
+            return self.undone(|| if known { Turn::Again } else { Turn::Apart });
         };
         let settled = self
             .places
@@ -362,8 +422,8 @@ impl<'w, 's> Group<'w, 's> {
                 inbox::settle(&lease, &self.shared.registered.name, &back, "retry", "it leaves its group")
                     .await
         {
-            tracing::warn!(error = sentence(&error), "a group is undone: each of its events runs by itself");
-            return self.undone(|| Turn::Alone);
+            tracing::warn!(error = sentence(&error), "a group is undone: its events run again in parts");
+            return self.undone(|| Turn::Apart);
         }
         match inbox::commit(lease).await {
             Committed::Yes => {
@@ -378,7 +438,7 @@ impl<'w, 's> Group<'w, 's> {
                 }
             }
             Committed::Aborted => {
-                self.undone(|| if alone { Turn::Attempted(Attempt::passed_over()) } else { Turn::Alone })
+                self.undone(|| if alone { Turn::Attempted(Attempt::passed_over()) } else { Turn::Apart })
             }
             Committed::Refused(error) if alone => {
                 let error = HandlerError::from(error);
@@ -387,14 +447,14 @@ impl<'w, 's> Group<'w, 's> {
                 self.undone(|| Turn::Attempted(Attempt::Failed(failure, reason.clone())));
             }
             Committed::Refused(error) => {
-                tracing::warn!(%error, "a group was not committed: each of its events runs by itself");
-                self.undone(|| Turn::Alone);
+                tracing::warn!(%error, "a group was not committed: its events run again in parts");
+                self.undone(|| Turn::Apart);
             }
             Committed::Unknown(error) => {
                 tracing::warn!(%error, "the answer to a COMMIT is missing: claiming again to learn what became of it");
                 // The claim waits for the old backend, so what it answers is what became of it (C43); it comes as the
                 // record's next turn, before anything is counted.
-                self.undone(|| Turn::Alone);
+                self.undone(|| if alone { Turn::Alone } else { Turn::Apart });
             }
         }
     }
@@ -452,8 +512,8 @@ fn standing(verdict: &Verdict) -> Option<Turn> {
 fn refused(error: &InboxError, alone: bool) -> Turn {
     match error {
         // One claim that takes its time does not stall the other keys (C55).
-        InboxError::Waits if alone => Turn::Wait(AGAIN),
-        InboxError::Waits => Turn::Alone,
+        InboxError::Waits if alone => Turn::Blocked,
+        InboxError::Waits => Turn::Apart,
         error => Turn::Trouble(sentence(error)),
     }
 }
@@ -462,18 +522,17 @@ fn denied(no: No) -> Turn {
     match no {
         No::Convicted(deaths) => Turn::Convicted(deaths),
         No::Gone => Turn::Left,
-        No::Isolated => Turn::Alone,
+        // In isolation it has no company anyway.
+        No::Isolated => Turn::Again,
     }
 }
 
-fn all_done(outcomes: Option<Vec<Outcome>>, asked: usize) -> bool {
-    let Some(outcomes) = outcomes else { return true };
-    if outcomes.len() != asked {
-        let error = WrongNumber { asked, given: outcomes.len() };
-        tracing::error!(%error, "a batch is run again one by one");
-        return false;
-    }
-    outcomes.iter().all(|outcome| matches!(outcome, Outcome::Done | Outcome::Completed { .. }))
+/// Whether there is an outcome for each event.
+fn fits(outcomes: &Outcomes, asked: usize) -> bool {
+    let Some(given) = outcomes.0.as_ref().map(Vec::len).filter(|given| *given != asked) else { return true };
+    let error = WrongNumber { asked, given };
+    tracing::error!(%error, "a batch is run again in parts");
+    false
 }
 
 /// Why a convicted record is given up.

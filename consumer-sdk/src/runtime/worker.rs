@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use tokio::sync::watch;
 
 use super::attempt::{Attempt, NO_ID, NO_TYPE, Reason, UNREGISTERED};
+use super::company::Parts;
 use super::engine::{After, Hands, Work};
 use super::failure::{Failed, failed, rejected, trouble};
 use super::inbox::Name;
@@ -253,13 +254,17 @@ async fn decide(shared: &Arc<Shared>, works: Vec<Work>, turns: Vec<Vec<Turn>>) {
         }
     }
     drop(settled);
-    for (mut work, turns) in rest {
-        // Whatever ran in company runs by itself next.
-        for (record, turn) in work.records_mut().zip(&turns) {
-            if matches!(turn, Turn::Alone) {
-                record.company = None;
-            }
+    let apart = rest.iter().flat_map(|(_, turns)| turns).filter(|turn| matches!(turn, Turn::Apart)).count();
+    let mut parts = Parts::of(apart, &shared.parts);
+    for (work, turns) in &mut rest {
+        for (record, turn) in work.records_mut().zip(turns) {
+            let company = shared.registered.company(record);
+            record.company = parts.company(record, turn, company);
         }
+    }
+    // Nobody waits for a dead letter of another.
+    rest.sort_by_key(|(_, turns)| turns.first().is_some_and(Turn::is_written_about));
+    for (mut work, turns) in rest {
         let Some(first) = turns.into_iter().next() else { continue };
         let fate = tokio::select! {
             biased;
@@ -291,7 +296,14 @@ async fn conclude(shared: &Arc<Shared>, work: &mut Work, turn: Turn) -> Fate {
         Turn::TooOld => failed(shared, work, fail(older_than_dedup(), name)).await,
         Turn::Convicted(deaths) => failed(shared, work, fail(convicted(deaths), name)).await,
         Turn::Later => Fate::Again(AGAIN / 5),
-        Turn::Alone => Fate::Again(Duration::ZERO),
+        Turn::Alone => {
+            if let Some(record) = work.first_mut() {
+                record.tries.uncounted = record.tries.uncounted.saturating_add(1);
+            }
+            Fate::Again(Duration::ZERO)
+        }
+        Turn::Again | Turn::Apart => Fate::Again(Duration::ZERO),
+        Turn::Blocked => Fate::Again(AGAIN),
         Turn::Wait(delay) => Fate::Again(delay),
         Turn::Trouble(said) => trouble(work, &said),
         Turn::Left => Fate::Left,

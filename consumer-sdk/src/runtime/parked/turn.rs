@@ -1,0 +1,553 @@
+//! One turn of a parked key: an attempt of its first event, and what follows.
+//!
+//! The attempt is counted before it begins, in a transaction of its own: should it end the process, whoever takes the
+//! key next finds it begun by another run, and has that for an answer (C18, C25).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
+use uuid::Uuid;
+
+use super::LOOK;
+use crate::database::{Database, Lease};
+use crate::event::Facts;
+use crate::handler::{Bound, Kind};
+use crate::journal::DEFAULT_CONVICT_AFTER;
+use crate::ladder::{Exhausted, Failure, History, Step};
+use crate::metrics::counts::{Ended, Retry, Settled};
+use crate::outcome::HandlerError;
+use crate::packed::{Header, Packed};
+use crate::record::{Body, Record, Tries};
+use crate::runtime::Shared;
+use crate::runtime::attempt::{
+    Attempt, KILLS, NOT_COMMITTED, Reason, TRANSIENT, UNREGISTERED, attempt, sentence,
+};
+use crate::runtime::inbox::{self, Committed, InboxError, Name};
+use crate::runtime::letters::Failing;
+use crate::runtime::permit::Told;
+use crate::tx::Tx;
+
+/// What a lease has beyond the time-out of a handler that runs outside of the transaction.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// The pause of a key whose dead letter cannot be written.
+const NOWHERE: Duration = Duration::from_secs(30);
+
+/// The longest that a key of a paused handler waits before it is asked about again.
+const PAUSED: Duration = Duration::from_secs(5);
+
+const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = 30000";
+
+/// What a parked key says of its last failure while an attempt is under way, and behind that how many attempts ended
+/// with their process.
+const BEGUN: &str = "an attempt was begun by run ";
+const DEATHS: &str = "; deaths: ";
+
+/// How long the transaction that makes an attempt may come behind the one that counts it, before others may take the key.
+const BETWEEN: Duration = Duration::from_secs(2);
+/// The pause before its lock is asked for again, which whoever looks for keys has for a moment; and how often.
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
+const LOCK_TRIES: usize = 50;
+
+fn deaths(last_error: &str) -> u32 {
+    last_error.rsplit_once(DEATHS).and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
+}
+
+/// A parked key that a transaction has locked.
+pub(super) struct Key {
+    topic: String,
+    key: Vec<u8>,
+    /// Attempts so far, with the one that is under way.
+    attempts: u32,
+    /// How long ago its first event failed first.
+    failing_for: Duration,
+}
+
+/// A key that is due, and the transaction that has locked it.
+pub(super) struct Taken {
+    pub(super) key: Key,
+    pub(super) lease: Lease,
+    pub(super) last_error: String,
+}
+
+impl Taken {
+    /// Whether an attempt of its first event ended with its process.
+    pub(super) fn is_suspect(&self) -> bool {
+        deaths(&self.last_error) > 0
+    }
+}
+
+/// Locks a key that is due and that nobody else has.
+pub(super) async fn take(database: &Database, scope: &str) -> Result<Option<Taken>, InboxError> {
+    let taken = "SELECT topic, key, attempts, extract(epoch FROM clock_timestamp() - first_failed_at)::float8, last_error
+                   FROM inbox.take_parked_key($1)";
+    let lease = database.lease().await?;
+    lease.batch_execute(BEGIN).await?;
+    let taken = lease.prepared(taken).await?;
+    let Some(row) = lease.query_opt(&taken, &[&scope]).await? else {
+        inbox::roll_back(lease).await;
+        return Ok(None);
+    };
+    let attempts: i32 = row.try_get(2)?;
+    let seconds: f64 = row.try_get(3)?;
+    let key = Key {
+        topic: row.try_get(0)?,
+        key: row.try_get(1)?,
+        attempts: u32::try_from(attempts).unwrap_or(0),
+        failing_for: Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default(),
+    };
+    Ok(Some(Taken { key, lease, last_error: row.try_get(4)? }))
+}
+
+/// The first event of a parked key.
+struct First {
+    record: Record,
+    name: Name,
+    seq: i64,
+    replay: u32,
+    /// Of a claim for a handler that runs outside of the transaction.
+    token: Option<Uuid>,
+}
+
+impl First {
+    /// The id by which the event is known to its handler.
+    fn event_id(&self) -> Uuid {
+        let said = self.record.header(outbox_schema::record::header::ID);
+        said.and_then(|text| Uuid::parse_str(text).ok()).unwrap_or(self.name.id)
+    }
+}
+
+/// How a key waits.
+#[derive(Default)]
+struct Delay<'d> {
+    due: Duration,
+    /// `None` leaves it on its rung.
+    rung: Option<usize>,
+    /// It waits for somebody.
+    held: bool,
+    /// An attempt is counted.
+    counts: bool,
+    said: &'d str,
+}
+
+/// The turn of one key. What it answers: whether there may be more that is due.
+pub(super) struct Turn<'s> {
+    shared: &'s Shared,
+    database: &'s Database,
+    scope: &'s str,
+    key: Key,
+}
+
+impl<'s> Turn<'s> {
+    pub(super) fn new(shared: &'s Shared, database: &'s Database, key: Key) -> Turn<'s> {
+        Turn { shared, database, scope: &shared.registered.name, key }
+    }
+
+    /// Looks at the first event of the key in the transaction that has locked it, and runs it in the next one.
+    pub(super) async fn run(mut self, lease: Lease, last_error: &str) -> Result<bool, InboxError> {
+        lease.batch_execute("SAVEPOINT claim").await?;
+        let (verdict, first) = match self.resume(&lease, None).await? {
+            Some(found) => found,
+            None => return self.remove(lease).await,
+        };
+        if verdict != "run" {
+            return self.unpark(lease, first.seq).await;
+        }
+        lease.batch_execute("ROLLBACK TO SAVEPOINT claim").await?;
+        let deaths = deaths(last_error);
+        let begun = format!("{BEGUN}{}{DEATHS}{deaths}", self.shared.run);
+        if last_error.starts_with(BEGUN) && last_error != begun {
+            let deaths = deaths + 1;
+            let convicted = deaths >= u32::from(DEFAULT_CONVICT_AFTER);
+            let failure = if convicted { Failure::Permanent } else { TRANSIENT };
+            let said =
+                format!("the process died, or lost its database, while it ran this record{DEATHS}{deaths}");
+            return self.after(lease, &first, failure, Reason::new(KILLS, said), false).await;
+        }
+        let handler = first.record.event_type().and_then(|name| self.shared.registered.handlers.get(name));
+        let Some(handler) = handler else {
+            // Of a version of this consumer that knew its type.
+            let reason = Reason::new(UNREGISTERED, "no handler is registered for its type any more");
+            return self.exhausted(lease, &first, &reason, Exhausted::Hold).await;
+        };
+        let told = match Told::admitted(self.shared, handler) {
+            Ok(told) => told,
+            // It makes room for keys of other handlers, which are due as well.
+            Err(wait) => {
+                let due = wait.clamp(LOOK, PAUSED);
+                return self.delay(lease, Delay { due, said: last_error, ..Delay::default() }).await;
+            }
+        };
+        let counts = last_error != begun;
+        self.key.attempts += u32::from(counts);
+        let outside = !matches!(handler.kind, Kind::Transactional | Kind::Batch(_));
+        // The lock of the second transaction keeps others away from then on; outside of it time has to.
+        let due = if outside { handler.timeout + MARGIN } else { BETWEEN };
+        self.put_off(&lease, &Delay { due, counts, said: &begun, ..Delay::default() }).await?;
+        // On the same connection: whoever had to wait for another would be taken for dead.
+        lease.batch_execute("COMMIT AND CHAIN").await?;
+        match self.resume_again(&lease, outside.then(|| handler.timeout + MARGIN)).await? {
+            Some((verdict, again)) if verdict == "run" && again.seq == first.seq => {
+                if outside {
+                    self.run_outside(lease, handler, again, told).await
+                } else {
+                    self.run_inside(lease, handler, again, told).await
+                }
+            }
+            // Somebody decided between the two transactions; what stands shows at the next turn.
+            Some(_) | None => {
+                inbox::roll_back(lease).await;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Claims the first event of the key; with a lease for a handler outside of the transaction.
+    async fn resume(
+        &self,
+        lease: &Lease,
+        lease_for: Option<Duration>,
+    ) -> Result<Option<(String, First)>, InboxError> {
+        let first = "SELECT verdict, seq, id, partition, record_offset, record_time, record_key, record_value, headers::text,
+                            replay, token, nullif(event_time, '-infinity')
+                       FROM inbox.resume($1, $2, $3, 1, make_interval(secs => $4))";
+        let first = lease.prepared(first).await?;
+        let (seconds, key) = (lease_for.map(|lease| lease.as_secs_f64()), &self.key);
+        let row = lease.query_opt(&first, &[&self.scope, &key.topic, &key.key, &seconds]).await?;
+        row.map(|row| Ok((row.try_get(0)?, read(&row, key)?))).transpose()
+    }
+
+    /// The same in the transaction of the attempt. Whoever looks for keys may just have this one's lock.
+    async fn resume_again(
+        &self,
+        lease: &Lease,
+        lease_for: Option<Duration>,
+    ) -> Result<Option<(String, First)>, InboxError> {
+        lease.batch_execute("SET LOCAL statement_timeout = 30000").await?;
+        for _ in 0..LOCK_TRIES {
+            match self.resume(lease, lease_for).await {
+                Err(InboxError::Postgres(error)) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                    lease.batch_execute("ROLLBACK AND CHAIN; SET LOCAL statement_timeout = 30000").await?;
+                    tokio::time::sleep(LOCK_AGAIN).await;
+                }
+                answer => return answer,
+            }
+        }
+        Ok(None)
+    }
+
+    /// A handler in the transaction of the claim.
+    async fn run_inside(
+        &self,
+        lease: Lease,
+        handler: &Bound,
+        first: First,
+        mut told: Told<'_>,
+    ) -> Result<bool, InboxError> {
+        let shared = self.shared;
+        let limit = handler.timeout.as_millis().max(1);
+        lease.batch_execute(&format!("SET LOCAL statement_timeout = {limit}; SAVEPOINT handler")).await?;
+        let tx = Tx::new(lease, None);
+        let facts = Facts::new(&first.record, first.event_id(), &shared.registered.name);
+        let given = tx.clone();
+        let begin = || handler.one(facts, Some(given));
+        let (came_to, took) = attempt(shared, &first.record, first.name.id, begin, handler.timeout).await;
+        told.end(success(&came_to));
+        let Some(closed) = tx.close().await else { return Ok(true) };
+        let lease = closed.lease;
+        let came_to = match came_to {
+            // In a transaction in which a statement failed this fails, too, whatever the handler says of it.
+            Attempt::Done(result) => match lease.batch_execute("RELEASE SAVEPOINT handler").await {
+                Ok(()) => return self.done(lease, &first, Attempt::Done(result), took).await,
+                Err(error) if error.code().is_some() => Attempt::passed_over(),
+                Err(error) => return Err(error.into()),
+            },
+            other => other,
+        };
+        shared.registered.metrics.attempted(&first.record, came_to.ended(), took);
+        if closed.stale || matches!(came_to, Attempt::TimedOut(_)) {
+            // The transaction goes with its connection, and the claim with it; another may be at the key by now.
+            inbox::cancel(lease).await;
+            let Some((failure, reason)) = came_to.failure() else { return Ok(true) };
+            return self.after(self.begin().await?, &first, failure, reason, false).await;
+        }
+        lease.batch_execute("ROLLBACK TO SAVEPOINT handler").await?;
+        match came_to {
+            Attempt::Rejected(why) => {
+                inbox::settle(&lease, self.scope, &[&first.name], "rejected", &why).await?;
+                tracing::warn!(id = %first.name.id, why, "rejected");
+                self.unpark(lease, first.seq).await
+            }
+            came_to => {
+                let lost = (TRANSIENT, Reason::new("lost", "it failed"));
+                let (failure, reason) = came_to.failure().unwrap_or(lost);
+                self.after(lease, &first, failure, reason, true).await
+            }
+        }
+    }
+
+    /// The handler is done: what it wrote is committed, with the event off its key, or the commit is refused.
+    async fn done(
+        &self,
+        lease: Lease,
+        first: &First,
+        came_to: Attempt,
+        took: Duration,
+    ) -> Result<bool, InboxError> {
+        let metrics = &self.shared.registered.metrics;
+        match self.unpark(lease, first.seq).await {
+            Ok(settled) => {
+                metrics.attempted(&first.record, came_to.ended(), took);
+                if settled {
+                    metrics.settled(&first.record, Settled::Done);
+                }
+                Ok(settled)
+            }
+            // By what was deferred to it, say. A server that goes away may have committed before.
+            Err(InboxError::Postgres(error))
+                if error.code().is_some_and(|code| !code.code().starts_with("57")) =>
+            {
+                metrics.attempted(&first.record, Ended::NotCommitted, took);
+                let error = HandlerError::from(error);
+                let reason = Reason { cause: NOT_COMMITTED.into(), ..Reason::of(&error) };
+                self.after(self.begin().await?, first, error.failure(), reason, false).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A handler outside of the transaction: claimed with a lease, run, settled by the token.
+    async fn run_outside(
+        &self,
+        lease: Lease,
+        handler: &Bound,
+        first: First,
+        mut told: Told<'_>,
+    ) -> Result<bool, InboxError> {
+        let (shared, name) = (self.shared, &first.name);
+        let Some(token) = first.token else {
+            inbox::roll_back(lease).await;
+            return Ok(false);
+        };
+        if !commit(lease).await? {
+            return Ok(false);
+        }
+        let facts = Facts::new(&first.record, first.event_id(), &shared.registered.name);
+        let begin = || handler.one(facts, None);
+        let (came_to, took) = attempt(shared, &first.record, name.id, begin, handler.timeout).await;
+        told.end(success(&came_to));
+        shared.registered.metrics.attempted(&first.record, came_to.ended(), took);
+        let how = match &came_to {
+            Attempt::Done(result) => Some(("done", result.as_deref(), None)),
+            Attempt::Rejected(why) => Some(("rejected", None, Some(why.as_str()))),
+            Attempt::Failed(..) | Attempt::TimedOut(_) => None,
+        };
+        if let Some(how) = how {
+            // Where this fails the lease ends, and the call is made once more, under the same idempotency key.
+            inbox::settle_outside(self.database, self.scope, name, token, how).await?;
+        } else {
+            inbox::give_back_outside(self.database, self.scope, name, token).await?;
+        }
+        let lease = self.begin().await?;
+        match came_to.failure() {
+            None => self.unpark(lease, first.seq).await,
+            Some((failure, reason)) => self.after(lease, &first, failure, reason, false).await,
+        }
+    }
+
+    /// The attempt has failed: the ladder says what follows. `claimed`: by this very transaction.
+    async fn after(
+        &self,
+        lease: Lease,
+        first: &First,
+        failure: Failure,
+        reason: Reason,
+        claimed: bool,
+    ) -> Result<bool, InboxError> {
+        let (registered, key) = (&self.shared.registered, &self.key);
+        let history = History { attempts: key.attempts, uncounted: 1, first_failure: Duration::ZERO };
+        let step = registered.ladder.step(history, key.failing_for, failure, &mut rand::rng());
+        if claimed {
+            // The claim goes, and the event is parked again.
+            inbox::settle(&lease, self.scope, &[&first.name], "retry", &reason.said).await?;
+        }
+        let (due, rung) = match step {
+            Step::RetryIn(delay) => {
+                registered.metrics.retried(&first.record, Retry::InPlace);
+                (delay, 0)
+            }
+            Step::Park { rung, due } => {
+                registered.metrics.retried(&first.record, Retry::Rung(rung));
+                (due.saturating_sub(key.failing_for), rung)
+            }
+            Step::Exhausted(how) => return self.exhausted(lease, first, &reason, how).await,
+        };
+        let said = &reason.said;
+        tracing::warn!(id = %first.name.id, topic = key.topic, rung, due_in = ?due, "a parked event failed again: {said}");
+        self.delay(lease, Delay { due, rung: Some(rung), said, ..Delay::default() }).await
+    }
+
+    /// No attempt is left: a dead letter, and the key goes on; or the key is held.
+    async fn exhausted(
+        &self,
+        lease: Lease,
+        first: &First,
+        reason: &Reason,
+        how: Exhausted,
+    ) -> Result<bool, InboxError> {
+        let (registered, key) = (&self.shared.registered, &self.key);
+        let (id, said) = (first.name.id, reason.said.as_str());
+        if how != Exhausted::Skip {
+            tracing::error!(%id, topic = key.topic, "held, with its key, until somebody releases it: {said}");
+            return self.delay(lease, Delay { held: true, said, ..Delay::default() }).await;
+        }
+        // The letter first: an event that counts as dead has one (C10). The key stays locked meanwhile.
+        let failing = Failing {
+            record: &first.record,
+            name: Some(&first.name),
+            handler: first.record.event_type(),
+            reason,
+            attempts: key.attempts,
+            failing_for: key.failing_for,
+            replay: first.replay,
+        };
+        match self.shared.letters.send(registered, failing).await {
+            Ok(placed) => {
+                registered.metrics.dead_letter(&first.record, reason.counted(TRANSIENT));
+                tracing::error!(%id, letter = %placed, "a dead letter: {said}");
+            }
+            Err(error) => {
+                tracing::error!(%id, again_in = ?NOWHERE, error = sentence(&error), "its dead letter is not written");
+                return self.delay(lease, Delay { due: NOWHERE, said, ..Delay::default() }).await;
+            }
+        }
+        // Claimed once more by this transaction, which may then decide otherwise about it.
+        let Some((verdict, again)) = self.resume(&lease, None).await? else {
+            inbox::roll_back(lease).await;
+            return Ok(false);
+        };
+        if verdict == "run" && again.seq == first.seq {
+            inbox::settle(&lease, self.scope, &[&again.name], "dead", said).await?;
+        }
+        self.unpark(lease, again.seq).await
+    }
+
+    /// A transaction of another connection.
+    async fn begin(&self) -> Result<Lease, InboxError> {
+        let lease = self.database.lease().await?;
+        lease.batch_execute(BEGIN).await?;
+        Ok(lease)
+    }
+
+    /// The key waits for its next attempt, or for somebody.
+    async fn delay(&self, lease: Lease, delay: Delay<'_>) -> Result<bool, InboxError> {
+        self.put_off(&lease, &delay).await?;
+        commit(lease).await
+    }
+
+    async fn put_off(&self, lease: &Lease, delay: &Delay<'_>) -> Result<(), InboxError> {
+        let statement =
+            "SELECT inbox.delay($1, $2, $3, clock_timestamp() + make_interval(secs => $4), $5, $6, $7, $8)";
+        let rung = delay.rung.map(|rung| i32::try_from(rung).unwrap_or(i32::MAX));
+        let (due, held) = (delay.due.as_secs_f64(), delay.held.then_some("hold"));
+        let (key, Delay { said, counts, .. }) = (&self.key, delay);
+        let statement = lease.prepared(statement).await?;
+        lease
+            .execute(&statement, &[&self.scope, &key.topic, &key.key, &due, said, &rung, &held, counts])
+            .await?;
+        Ok(())
+    }
+
+    /// Takes the event off its key and commits; then the marker, where nothing stands behind it.
+    async fn unpark(&self, lease: Lease, seq: i64) -> Result<bool, InboxError> {
+        let statement = lease.prepared("SELECT inbox.unpark($1, $2, $3, $4)").await?;
+        let Key { topic, key, .. } = &self.key;
+        let left: i32 =
+            lease.query_one(&statement, &[&self.scope, topic, key, &vec![seq]]).await?.try_get(0)?;
+        if left > 0 {
+            return commit(lease).await;
+        }
+        // In the same transaction: from the lock on followers wait, and a follower that was quicker is counted.
+        self.remove(lease).await
+    }
+
+    /// Removes a marker behind which nothing stands.
+    async fn remove(&self, lease: Lease) -> Result<bool, InboxError> {
+        let Key { topic, key, .. } = &self.key;
+        for statement in
+            ["SELECT inbox.lock_parked_key($1, $2, $3)", "SELECT inbox.remove_parked_key($1, $2, $3)"]
+        {
+            let statement = lease.prepared(statement).await?;
+            lease.query_one(&statement, &[&self.scope, topic, key]).await?;
+        }
+        commit(lease).await
+    }
+}
+
+/// What an attempt tells the retry budget: a failure says nothing new of the other events, since it failed before.
+fn success(came_to: &Attempt) -> Option<bool> {
+    came_to.is_failure().filter(|failed| !failed)
+}
+
+/// The event as it was parked.
+fn read(row: &Row, key: &Key) -> Result<First, InboxError> {
+    let time: Timestamp = row.try_get(5)?;
+    let headers: String = row.try_get(8)?;
+    // What inbox.park() was given; a header that somebody else wrote otherwise is left out.
+    let headers: Vec<(String, Option<String>)> = serde_json::from_str(&headers).unwrap_or_default();
+    let decoded: Vec<(String, Option<Vec<u8>>)> = headers
+        .into_iter()
+        .map(|(name, value)| (name, value.and_then(|value| BASE64.decode(value).ok())))
+        .collect();
+    let headers: Vec<Header<'_>> =
+        decoded.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+    let packed = Packed::new(row.try_get(6)?, row.try_get(7)?, &headers);
+    let id: Uuid = row.try_get(2)?;
+    let replay: Option<i32> = row.try_get(9)?;
+    let body = Body {
+        topic: Arc::from(key.topic.as_str()),
+        partition: row.try_get(3)?,
+        offset: row.try_get(4)?,
+        timestamp: time.as_millisecond(),
+        id: Some(id),
+        packed,
+    };
+    // The event's own count is of those before this one.
+    let tries = Tries { counted: key.attempts.saturating_sub(1), ..Tries::default() };
+    let name = Name { id, created: row.try_get(11)?, business_key: None };
+    let replay = replay.and_then(|replay| u32::try_from(replay).ok()).unwrap_or(0);
+    Ok(First {
+        record: Record::new(body, tries),
+        name,
+        seq: row.try_get(1)?,
+        replay,
+        token: row.try_get(10)?,
+    })
+}
+
+async fn commit(lease: Lease) -> Result<bool, InboxError> {
+    match inbox::commit(lease).await {
+        Committed::Yes => Ok(true),
+        Committed::Aborted => Ok(false),
+        // What became of it shows at the next turn: the event is there still, or it is not.
+        Committed::Refused(error) => Err(error.into()),
+        Committed::Unknown(_) => Err(InboxError::Lost),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deaths_are_read_from_what_a_key_says_and_from_nothing_else() {
+        assert_eq!(deaths(&format!("{BEGUN}x{DEATHS}2")), 2);
+        assert_eq!(deaths(&format!("the process died{DEATHS}3")), 3);
+        assert_eq!(["", "no stock", "; deaths: many"].map(deaths), [0, 0, 0]);
+    }
+}
