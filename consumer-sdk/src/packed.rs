@@ -1,6 +1,7 @@
 //! Key, value and headers of a record in one piece of memory: what is made on one thread and freed on another costs
 //! most of all by the number of its pieces.
 
+use outbox_schema::record::header;
 use smallvec::SmallVec;
 
 /// Part of the bytes; `None` is a missing key, a tombstone, a header without a value.
@@ -14,6 +15,8 @@ pub(crate) struct Packed {
     value: Span,
     /// Names and values; more than the relay writes need an allocation.
     headers: SmallVec<[((u32, u32), Span); 4]>,
+    /// The event's type, which is asked for again and again.
+    event_type: Span,
 }
 
 /// A header that is packed or was.
@@ -27,13 +30,15 @@ impl Packed {
         let mut bytes = Vec::with_capacity(length(key) + length(value) + named.sum::<usize>());
         let key = key.map(|key| add(&mut bytes, key));
         let value = value.map(|value| add(&mut bytes, value));
-        let headers = headers
+        let headers: SmallVec<[((u32, u32), Span); 4]> = headers
             .iter()
             .map(|(name, value)| {
                 (add(&mut bytes, name.as_bytes()), value.map(|value| add(&mut bytes, value)))
             })
             .collect();
-        Packed { bytes: bytes.into_boxed_slice(), key, value, headers }
+        let mut packed = Packed { bytes: bytes.into_boxed_slice(), key, value, headers, event_type: None };
+        packed.event_type = packed.find(header::TYPE).filter(|span| packed.text(*span).is_some());
+        packed
     }
 
     pub(crate) fn key(&self) -> Option<&[u8]> {
@@ -56,8 +61,22 @@ impl Packed {
     /// The text of a header; `None` where it is missing or no text. The last of that name counts, as with Kafka's own
     /// clients.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.text(self.find(name)?)
+    }
+
+    /// The text of the header `type`.
+    pub(crate) fn event_type(&self) -> Option<&str> {
+        self.text(self.event_type?)
+    }
+
+    /// The last header of the name, where it has a value.
+    fn find(&self, name: &str) -> Span {
         let (_, value) = self.headers.iter().rfind(|(found, _)| self.at(*found) == name.as_bytes())?;
-        std::str::from_utf8(self.at((*value)?)).ok()
+        *value
+    }
+
+    fn text(&self, span: (u32, u32)) -> Option<&str> {
+        std::str::from_utf8(self.at(span)).ok()
     }
 
     /// Bytes of all, and for each header what it takes beside them.

@@ -126,7 +126,7 @@ impl Body {
 
     /// What handlers are registered for.
     pub(crate) fn event_type(&self) -> Option<&str> {
-        self.header(header::TYPE)
+        self.packed.event_type()
     }
 
     /// When the event was made, where its id does not say it. Every copy carries the same.

@@ -1,11 +1,11 @@
 //! A consumer that runs: what its parts are made of, and when it is told to stop.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ahash::AHashMap;
 use rdkafka::error::KafkaError;
 
 use super::{Consumer, Unregistered};
@@ -26,7 +26,7 @@ pub(crate) struct Registered {
     pub(crate) name: Arc<str>,
     pub(crate) group: String,
     pub(crate) topics: Vec<String>,
-    pub(crate) handlers: HashMap<String, Bound>,
+    pub(crate) handlers: AHashMap<String, Bound>,
     pub(crate) ladder: Ladder,
     pub(crate) unregistered: Unregistered,
     pub(crate) concurrency: usize,
@@ -115,7 +115,7 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
             _ => None,
         };
         let group = self.group();
-        let mut handlers = HashMap::new();
+        let mut handlers = AHashMap::new();
         for ((name, handler), number) in self.handlers.into_iter().zip(1..) {
             handlers.insert(name, handler.bind(&self.state, number, self.budget));
         }

@@ -34,7 +34,7 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use ahash::AHashMap;
 
 use crate::lane::Lane;
 pub use entry::{Entry, NAMED_LIMIT, Named};
@@ -116,7 +116,7 @@ struct Claim {
 #[derive(Debug)]
 pub struct Journal {
     convict_after: u16,
-    lanes: HashMap<Lane, State>,
+    lanes: AHashMap<Lane, State>,
     /// Handlers that run, also those of partitions that are gone.
     running: usize,
     claim: Option<Claim>,
@@ -124,7 +124,7 @@ pub struct Journal {
     /// Some partition's entry is not acknowledged as it stands.
     behind: bool,
     /// What this process wrote to partitions that it lost while it lived.
-    alive: HashMap<(u32, i32), Alive>,
+    alive: AHashMap<(u32, i32), Alive>,
 }
 
 impl Journal {
@@ -132,12 +132,12 @@ impl Journal {
     pub fn new(convict_after: u16) -> Journal {
         Journal {
             convict_after: convict_after.max(2),
-            lanes: HashMap::new(),
+            lanes: AHashMap::new(),
             running: 0,
             claim: None,
             isolated: false,
             behind: false,
-            alive: HashMap::new(),
+            alive: AHashMap::new(),
         }
     }
 

@@ -4,9 +4,9 @@
 //! The number of series is fixed when the consumer starts: its topics and the types it has handlers for, and `other`
 //! for whatever else comes. A name that a record brings never becomes a label.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use ahash::AHashMap;
 use opentelemetry::KeyValue;
 
 /// The label of topics and event types that the consumer was not set up with.
@@ -181,20 +181,20 @@ impl Series {
 #[derive(Debug)]
 pub(crate) struct Counts {
     series: Vec<Series>,
-    topics: HashMap<String, usize>,
-    types: HashMap<String, usize>,
+    topics: AHashMap<String, usize>,
+    types: AHashMap<String, usize>,
 }
 
 impl Counts {
     pub(super) fn new(consumer: &str, topics: &[String], types: &[String]) -> Counts {
-        let numbered = |names: &[String]| -> HashMap<String, usize> {
+        let numbered = |names: &[String]| -> AHashMap<String, usize> {
             let mut names: Vec<&String> = names.iter().collect();
             names.sort();
             names.dedup();
             names.into_iter().cloned().zip(1..).collect()
         };
         let (topics, types) = (numbered(topics), numbered(types));
-        let ordered = |names: &HashMap<String, usize>| {
+        let ordered = |names: &AHashMap<String, usize>| {
             let mut ordered = vec![OTHER.to_owned(); names.len() + 1];
             names.iter().for_each(|(name, at)| ordered[*at].clone_from(name));
             ordered

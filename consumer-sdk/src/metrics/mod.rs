@@ -165,9 +165,15 @@ impl Metrics {
     pub(crate) fn read<'r>(&self, records: impl Iterator<Item = &'r Record>) {
         let read = self.0.begun.elapsed();
         let mut partitions = self.0.partitions.lock();
-        for record in records {
-            let mark = Mark { offset: record.offset, read, timestamp: record.timestamp };
-            partitions.read(&record.topic, record.partition, mark, record.bytes());
+        let mut records = records.peekable();
+        // The client hands out what it has fetched of one partition before that of the next.
+        while let Some(first) = records.peek() {
+            let (topic, partition) = (first.topic.clone(), first.partition);
+            let same = |record: &&Record| record.partition == partition && record.topic == topic;
+            let of_it = std::iter::from_fn(|| records.next_if(same)).map(|record| {
+                (Mark { offset: record.offset, read, timestamp: record.timestamp }, record.bytes())
+            });
+            partitions.read(&topic, partition, of_it);
         }
     }
 
@@ -227,7 +233,8 @@ impl Metrics {
     pub(crate) fn settled(&self, record: &Record, how: Settled) {
         let series = self.0.counts.of(&record.topic, record.event_type());
         series.settled[how.number()].fetch_add(1, Relaxed);
-        if how == Settled::Done && record.timestamp > 0 {
+        let heard = self.0.histograms.iter().any(|histograms| histograms.get().is_some());
+        if heard && how == Settled::Done && record.timestamp > 0 {
             // A clock ahead of ours makes it zero.
             let age = today().saturating_sub(record.timestamp).max(0) as f64 / 1000.0;
             for histograms in self.0.histograms.iter().filter_map(OnceLock::get) {

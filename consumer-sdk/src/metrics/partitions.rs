@@ -71,13 +71,20 @@ impl Partitions {
         }
     }
 
-    /// A record was read.
-    pub(super) fn read(&mut self, topic: &Arc<str>, partition: i32, mark: Mark, bytes: usize) {
+    /// Records of a partition were read, each with its bytes.
+    pub(super) fn read(
+        &mut self,
+        topic: &Arc<str>,
+        partition: i32,
+        records: impl IntoIterator<Item = (Mark, usize)>,
+    ) {
         let seen = self.seen.entry((topic.clone(), partition)).or_default();
-        seen.records += 1;
-        seen.bytes += bytes as u64;
-        seen.marks.read(mark);
-        seen.read_up_to = seen.read_up_to.max(mark.offset + 1);
+        for (mark, bytes) in records {
+            seen.records += 1;
+            seen.bytes += bytes as u64;
+            seen.marks.read(mark);
+            seen.read_up_to = seen.read_up_to.max(mark.offset + 1);
+        }
         if seen.end.is_some_and(|end| seen.read_up_to >= end) {
             seen.unread_since = None;
         }
@@ -178,7 +185,7 @@ mod tests {
         let second = Duration::from_secs(1);
         for offset in 10..20 {
             let mark = Mark { offset, read: second * (offset as u32 - 10), timestamp: 1_000 * offset };
-            partitions.read(&topic, 0, mark, 100);
+            partitions.read(&topic, 0, [(mark, 100)]);
         }
         assert_eq!(partitions.behind(&look(&topic, 10, 1), second * 60, 100_000).records, None);
         partitions.ends("t", 0, 25, second * 60);
@@ -203,7 +210,7 @@ mod tests {
     fn an_assignment_begins_anew_and_what_was_counted_stays() {
         let (topic, mut partitions) = (Arc::<str>::from("t"), Partitions::default());
         partitions.assigned(&topic, 0, 0, 2);
-        partitions.read(&topic, 0, Mark { offset: 0, read: Duration::ZERO, timestamp: 5 }, 100);
+        partitions.read(&topic, 0, [(Mark { offset: 0, read: Duration::ZERO, timestamp: 5 }, 100)]);
         partitions.unassigned("t", 0);
         partitions.ends("t", 0, 9, Duration::ZERO);
         partitions.assigned(&topic, 0, 1, 0);

@@ -1,9 +1,10 @@
 //! What the consumer knows of its records: who runs, what is settled, what may be committed. One lock guards it; nothing
 //! here waits or does I/O.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use ahash::AHashMap;
 use tokio::sync::watch;
 
 use crate::frontier::{Begun, Frontier};
@@ -111,8 +112,8 @@ pub(crate) struct Commit {
 /// What a consumer has in hand.
 pub(crate) struct Engine {
     keys: Keys<Record>,
-    lanes: HashMap<Lane, Assigned>,
-    present: HashMap<(u32, i32), Lane>,
+    lanes: AHashMap<Lane, Assigned>,
+    present: AHashMap<(u32, i32), Lane>,
     intake: Intake,
     journal: Journal,
     epochs: u32,
@@ -136,8 +137,8 @@ impl Engine {
     pub(crate) fn new(most: Held, convict_after: u16) -> Engine {
         Engine {
             keys: Keys::new(),
-            lanes: HashMap::new(),
-            present: HashMap::new(),
+            lanes: AHashMap::new(),
+            present: AHashMap::new(),
             intake: Intake::new(Watermarks::below(most)),
             journal: Journal::new(convict_after),
             epochs: 0,
