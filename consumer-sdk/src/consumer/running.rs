@@ -100,11 +100,12 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
         let longest = self.handlers.values().map(Registration::timeout).max().unwrap_or_default();
         let scope = self.scope.clone().unwrap_or_else(|| self.name.clone());
         let database = match self.settings.link() {
-            // Workers, the parked keys, and one to spare. The server ends what a frozen process left open a while
+            // Workers, those of the parked keys, and two to spare. The server ends what a frozen process left open a while
             // after any handler would have been stopped (C31).
             Some(Ok(link)) => {
                 let abandoned = longest + Duration::from_secs(10);
-                Some(Database::new(link, &self.name, self.concurrency + 2, abandoned))
+                let connections = self.concurrency + self.concurrency / 4 + 2;
+                Some(Database::new(link, &self.name, connections, abandoned))
             }
             Some(Err(wrong)) => return Err(RunError::SetUp(wrong.iter().map(str::to_owned).collect())),
             None => None,

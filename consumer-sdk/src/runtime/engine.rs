@@ -20,8 +20,6 @@ use crate::record::{Company, Record};
 #[derive(Debug)]
 pub(crate) struct Work {
     ticket: Ticket,
-    /// Its handlers have no transaction.
-    light: bool,
     items: VecDeque<Item<Record>>,
     /// Becomes true when the partition is lost: whatever is done for it then decides nothing.
     pub(crate) lost: watch::Receiver<bool>,
@@ -67,11 +65,11 @@ impl Work {
 /// Who shares what is ready.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Hands {
-    /// Workers, and so the most handlers at once of those that have no transaction.
+    /// Workers.
     pub(crate) workers: usize,
     /// Threads that they run on.
     pub(crate) threads: usize,
-    /// Most keys that one worker is to take of handlers without a transaction.
+    /// Most keys that one worker is to take of handlers without a transaction; 0 where as many as may wait already.
     pub(crate) light: usize,
 }
 
@@ -119,8 +117,6 @@ pub(crate) struct Engine {
     epochs: u32,
     /// Records settled since the beginning.
     count: u64,
-    /// Runs that are out of handlers without a transaction.
-    light: usize,
     isolated: bool,
 }
 
@@ -143,7 +139,6 @@ impl Engine {
             journal: Journal::new(convict_after),
             epochs: 0,
             count: 0,
-            light: 0,
             isolated: false,
         }
     }
@@ -201,14 +196,8 @@ impl Engine {
     pub(crate) fn take(&mut self, hands: Hands) -> Vec<Work> {
         let share = |among: usize| self.keys.ready().div_ceil(among.max(1));
         let keys = match self.keys.next().and_then(|record| record.company) {
-            Some(company) if company.is_light() => {
-                let room = hands.workers.saturating_sub(self.light);
-                if room == 0 {
-                    return Vec::new();
-                }
-                // Not all of the room, where others have hands.
-                hands.light.min(share(hands.threads)).min(room.div_ceil(hands.threads.max(1)))
-            }
+            Some(company) if company.is_light() && hands.light == 0 => return Vec::new(),
+            Some(company) if company.is_light() => hands.light.min(share(hands.threads)),
             Some(Company { number: 0, .. }) => share(hands.workers),
             Some(Company { most, .. }) => most,
             None => 1,
@@ -227,10 +216,7 @@ impl Engine {
             // Revoked between; its receiver says lost, for the sender is gone.
             None => watch::channel(true).1,
         };
-        let company = records.first().and_then(|item| item.record.company);
-        let light = company.is_some_and(Company::is_light);
-        self.light += usize::from(light);
-        Work { ticket, light, items: records.into_iter().collect(), lost }
+        Work { ticket, items: records.into_iter().collect(), lost }
     }
 
     /// Whether more of the partition may begin.
@@ -285,8 +271,7 @@ impl Engine {
 
     /// The run has ended. What is not settled of it stays first of its key; `Some` where that waits to be resumed.
     pub(crate) fn end(&mut self, work: Work, after: After) -> Option<HoldId> {
-        let Work { ticket, light, items, .. } = work;
-        self.light -= usize::from(light);
+        let Work { ticket, items, .. } = work;
         if let Some(assigned) = self.lanes.get_mut(&ticket.lane()) {
             assigned.running -= 1;
         }

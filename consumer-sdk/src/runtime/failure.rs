@@ -109,7 +109,7 @@ async fn exhausted(shared: &Shared, work: &mut Work, failed: Failed, how: Exhaus
         }
         (Exhausted::Halt, _) => {
             record.tries.halts = true;
-            shared.engine.lock().halt(work.lane(), true);
+            shared.engine().halt(work.lane(), true);
             tracing::error!(place, attempts, again_in = ?HALTED, "its partition is halted, and nothing more is read of it: {said}");
             Fate::Again(HALTED)
         }

@@ -11,6 +11,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use super::engine::{After, Work};
 use super::failure::{Failed, failed};
 use super::inbox::Name;
 use super::outside;
-use super::permit::{Running, Told};
+use super::permit::{Counted, Running, Told};
 use super::worker::{Fate, Plan, end, gone, plan};
 use super::{AGAIN, Shared};
 use crate::event::Facts;
@@ -69,15 +70,15 @@ pub(super) async fn run(shared: &Arc<Shared>, works: Vec<Work>, size: &mut usize
     let mut waiting: FuturesUnordered<Waiting<'_>> = FuturesUnordered::new();
     let (mut idle, mut ended) = (works, Vec::new());
     loop {
-        let (heads, others) = look(shared, &mut idle, &mut ended);
-        for work in others {
-            waiting.push(Box::pin(by_itself(shared, work)));
+        let (heads, other) = look(shared, &mut idle, &mut ended);
+        if let Some(work) = other {
+            waiting.push(Box::pin(counted(shared, by_itself(shared, work))));
         }
         let (begun, count) = (Instant::now(), heads.len());
         let mut heads = heads.into_iter();
         for head in heads.by_ref() {
             begin(shared, head, &mut ended, &mut waiting).await;
-            if begun.elapsed() >= TURN {
+            if begun.elapsed() >= TURN || shared.waiting.load(SeqCst) >= shared.registered.concurrency {
                 break;
             }
         }
@@ -92,7 +93,7 @@ pub(super) async fn run(shared: &Arc<Shared>, works: Vec<Work>, size: &mut usize
         };
         let failed = ended.extract_if(.., |ended| !is_settled(&ended.attempt));
         for failed in failed {
-            waiting.push(Box::pin(follow(shared, failed)));
+            waiting.push(Box::pin(counted(shared, follow(shared, failed))));
         }
         if ended.is_empty() {
             if waiting.is_empty() {
@@ -122,14 +123,15 @@ async fn some_end<'s>(waiting: &mut FuturesUnordered<Waiting<'s>>, ended: &mut V
 }
 
 /// One look at the engine: settles what has ended, and asks for what comes next of each run. Runs of which nothing is
-/// left are over. Returns those that may start, and those that have to ask again by themselves.
-fn look(shared: &Shared, idle: &mut Vec<Work>, ended: &mut Vec<Ended<'_>>) -> (Vec<Head>, Vec<Work>) {
-    let (mut heads, mut others) = (Vec::with_capacity(idle.len() + ended.len()), Vec::new());
+/// left are over. Returns those that may start, and one that may not yet, to ask again by itself; others of its kind go
+/// back.
+fn look(shared: &Shared, idle: &mut Vec<Work>, ended: &mut Vec<Ended<'_>>) -> (Vec<Head>, Option<Work>) {
+    let (mut heads, mut other) = (Vec::with_capacity(idle.len() + ended.len()), None);
     let mut settled = Vec::with_capacity(ended.len());
     for ended in ended.iter() {
         shared.registered.metrics.settled(&ended.item.record, how(&ended.attempt));
     }
-    let mut engine = shared.engine.lock();
+    let mut engine = shared.engine();
     for Ended { work, item, running, attempt, .. } in ended.drain(..) {
         if let Some(started) = running.into_started() {
             engine.handler_ended(started, Ending::Settled);
@@ -149,14 +151,17 @@ fn look(shared: &Shared, idle: &mut Vec<Work>, ended: &mut Vec<Ended<'_>>) -> (V
             Permit::Start(started) => heads.push(Head { work, item, started }),
             // Asked again, one by one: it waits for a commit, or is not to run at all.
             Permit::CommitFirst | Permit::Wait | Permit::Convict { .. } | Permit::Gone => {
+                engine.will_not_start(work.lane(), &item.record);
                 work.give_back(item);
-                others.push(work);
+                if let Some(one_too_many) = other.replace(work) {
+                    let _no_hold = engine.end(one_too_many, After::GoOn);
+                }
             }
         }
     }
     drop(engine);
     shared.permits_changed();
-    (heads, others)
+    (heads, other)
 }
 
 /// Begins a handler: it ends at once, or is waited for beside the others.
@@ -184,7 +189,7 @@ async fn begin<'s>(
     let mut call = Box::pin(call(shared, item, running, handler, name, told));
     match poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
         Poll::Ready(called) => ended.push(called.of(work)),
-        Poll::Pending => waiting.push(Box::pin(async move {
+        Poll::Pending => waiting.push(Box::pin(counted(shared, async move {
             tokio::select! {
                 biased;
                 // The partition is another's: what runs for it ends here, and decides nothing (C30).
@@ -195,7 +200,16 @@ async fn begin<'s>(
                 }
                 called = &mut call => Some(called.of(work)),
             }
-        })),
+        }))),
+    }
+}
+
+/// Counts what waits, from now on until it is done.
+fn counted<T>(shared: &Shared, waits: impl Future<Output = T>) -> impl Future<Output = T> {
+    let counted = Counted::begin(&shared.waiting);
+    async move {
+        let _counted = counted;
+        waits.await
     }
 }
 
@@ -239,7 +253,7 @@ fn give_back(shared: &Shared, heads: impl ExactSizeIterator<Item = Head>) {
     if heads.len() == 0 {
         return;
     }
-    let mut engine = shared.engine.lock();
+    let mut engine = shared.engine();
     for Head { mut work, item, started } in heads {
         engine.handler_ended(started, Ending::Survived);
         work.give_back(item);

@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use tokio::sync::Notify;
@@ -53,12 +53,15 @@ pub(crate) const MOST: Held = Held { count: 20_000, bytes: 64 << 20 };
 /// The pause before the database is asked again, or another's claim is looked at again.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// How often the engine is looked at before its lock is waited for asleep: some microseconds.
+const SPINS: usize = 500;
+
 /// How long workers are waited for at the end.
 const LAST: Duration = Duration::from_secs(15);
 
 /// What the client's thread and the workers share.
 pub(crate) struct Shared {
-    pub(crate) engine: Mutex<Engine>,
+    engine: Mutex<Engine>,
     pub(crate) registered: Registered,
     pub(crate) database: Option<Database>,
     letters: Letters,
@@ -68,6 +71,8 @@ pub(crate) struct Shared {
     permits: Notify,
     /// How many wait for that.
     permits_wanted: AtomicUsize,
+    /// Handlers without a transaction that wait for something, or for their permit.
+    waiting: AtomicUsize,
     stopping: AtomicBool,
     stopped: Notify,
     /// The next number of a part of a group that came to nothing.
@@ -80,6 +85,18 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// The engine. Whoever has it does not have it for long, so that it is worth to wait for it awake: what the system
+    /// takes to wake a thread is as much as dozens of records take.
+    fn engine(&self) -> MutexGuard<'_, Engine> {
+        for _ in 0..SPINS {
+            if let Some(engine) = self.engine.try_lock() {
+                return engine;
+            }
+            std::hint::spin_loop();
+        }
+        self.engine.lock()
+    }
+
     /// Lets a worker look for records; one that finds more than it takes wakes the next.
     fn wake(&self, ready: usize) {
         if ready > 0 {
@@ -156,6 +173,7 @@ pub(crate) async fn run(
         work: Notify::new(),
         permits: Notify::new(),
         permits_wanted: AtomicUsize::new(0),
+        waiting: AtomicUsize::new(0),
         stopping: AtomicBool::new(false),
         stopped: Notify::new(),
         parts: AtomicU32::new(0),
@@ -205,7 +223,7 @@ pub(crate) async fn run(
     if !matches!(joined.await, Ok(Ok(()))) {
         return Err(RunError::Halted("the client's thread panicked".into()));
     }
-    let settled = shared.engine.lock().count();
+    let settled = shared.engine().count();
     tracing::info!(settled, "stopped");
     match shared.halt.lock().take() {
         Some(why) => Err(RunError::Halted(why)),

@@ -91,7 +91,7 @@ impl Keeper {
 
     async fn begin_next(&mut self) {
         // One record is on trial, and whatever ran beside it could be the one that kills.
-        let isolated = self.shared.engine.lock().is_isolated();
+        let isolated = self.shared.engine().is_isolated();
         let taken = if isolated { Ok(None) } else { self.take().await };
         match taken {
             Ok(None) => self.dry = Some(Instant::now()),

@@ -1,5 +1,6 @@
 //! Who has a word before a handler starts, and is told of its end: the retry budget, then the crash journal.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ impl<'s> Running<'s> {
 
     fn end(&mut self, ending: Ending) {
         if let Some(started) = self.started.take() {
-            self.shared.engine.lock().handler_ended(started, ending);
+            self.shared.engine().handler_ended(started, ending);
             self.shared.permits_changed();
         }
     }
@@ -70,7 +71,7 @@ pub(super) async fn permit<'s>(
     loop {
         let changed = shared.permits.notified();
         let permit = {
-            let mut engine = shared.engine.lock();
+            let mut engine = shared.engine();
             let permit = engine.may_start(lane, record);
             if !alone && engine.is_isolated() {
                 match permit {
@@ -89,12 +90,12 @@ pub(super) async fn permit<'s>(
             Permit::CommitFirst | Permit::Wait => {}
         }
         if shared.is_stopping() {
-            shared.engine.lock().will_not_start(lane, record);
+            shared.engine().will_not_start(lane, record);
             return Err(No::Gone);
         }
         if waiting.is_none() {
             // Asked once more, since nobody tells those who are not known to wait.
-            waiting = Some(Waiting::begin(shared));
+            waiting = Some(Counted::begin(&shared.permits_wanted));
             continue;
         }
         // The client's thread commits at its next turn, which is never far.
@@ -102,19 +103,19 @@ pub(super) async fn permit<'s>(
     }
 }
 
-/// Somebody who waits for a permit, as long as they do.
-struct Waiting<'s>(&'s Shared);
+/// One of those that are counted, as long as it is there.
+pub(super) struct Counted<'s>(&'s AtomicUsize);
 
-impl<'s> Waiting<'s> {
-    fn begin(shared: &'s Shared) -> Waiting<'s> {
-        shared.permits_wanted.fetch_add(1, SeqCst);
-        Waiting(shared)
+impl<'s> Counted<'s> {
+    pub(super) fn begin(count: &'s AtomicUsize) -> Counted<'s> {
+        count.fetch_add(1, SeqCst);
+        Counted(count)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.permits_wanted.fetch_sub(1, SeqCst);
+        self.0.fetch_sub(1, SeqCst);
     }
 }
 

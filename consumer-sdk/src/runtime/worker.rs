@@ -1,6 +1,7 @@
 //! Takes records, runs them, and acts on what became of them. One function turns what happened into what follows.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use futures_util::future::select_all;
@@ -46,7 +47,8 @@ enum Ran {
 /// The loop of one worker. Ends when the consumer stops.
 pub(super) async fn work(shared: Arc<Shared>) {
     let threads = tokio::runtime::Handle::current().metrics().num_workers();
-    let mut hands = Hands { workers: shared.registered.concurrency, threads, light: 1 };
+    let workers = shared.registered.concurrency;
+    let mut hands = Hands { workers, threads, light: 1 };
     while let Some(mut works) = next(&shared, hands).await {
         if light::is_light(&works) {
             light::run(&shared, works, &mut hands.light).await;
@@ -68,7 +70,7 @@ pub(super) async fn work(shared: Arc<Shared>) {
             }
             Some(Ran::Together(turns)) => decide(&shared, works, turns).await,
         }
-        let ready = shared.engine.lock().ready() > 0;
+        let ready = shared.engine().ready() > 0;
         if ready {
             shared.work.notify_one();
         }
@@ -104,8 +106,10 @@ async fn next(shared: &Shared, hands: Hands) -> Option<Vec<Work>> {
             return None;
         }
         let (works, more) = {
-            let mut engine = shared.engine.lock();
-            (engine.take(hands), engine.ready() > 0)
+            let mut engine = shared.engine();
+            // As many handlers as may wait beside each other do, or there is room for more.
+            let light = if shared.waiting.load(SeqCst) < hands.workers { hands.light } else { 0 };
+            (engine.take(Hands { light, ..hands }), engine.ready() > 0)
         };
         if !works.is_empty() {
             if more {
@@ -235,7 +239,7 @@ async fn decide(shared: &Arc<Shared>, works: Vec<Work>, turns: Vec<Vec<Turn>>) {
         }
     }
     {
-        let mut engine = shared.engine.lock();
+        let mut engine = shared.engine();
         for (mut work, turns) in works.into_iter().zip(turns) {
             let mut left = Vec::new();
             for turn in turns {
@@ -316,7 +320,7 @@ pub(super) fn end(shared: &Arc<Shared>, mut work: Work, fate: Option<&Fate>) {
         shared.registered.metrics.settled(record, *how);
     }
     let mut settled = None;
-    let mut engine = shared.engine.lock();
+    let mut engine = shared.engine();
     let after = match fate {
         None => After::GoOn,
         Some(Fate::Settled(how)) => {
@@ -339,7 +343,7 @@ pub(super) fn end(shared: &Arc<Shared>, mut work: Work, fate: Option<&Fate>) {
         let (shared, delay) = (shared.clone(), *delay);
         tokio::spawn(async move {
             shared.pause(delay).await;
-            shared.engine.lock().resume(hold);
+            shared.engine().resume(hold);
             shared.work.notify_one();
         });
     }

@@ -39,7 +39,7 @@ impl Client {
             }
             return;
         }
-        let mut engine = self.shared.engine.lock();
+        let mut engine = self.shared.engine();
         if !engine.commit_is_urgent() && self.committed_at.elapsed() < COMMIT_EVERY {
             return;
         }
@@ -77,7 +77,7 @@ impl Client {
 
     pub(super) fn answered(&mut self, results: Vec<KafkaResult<()>>) {
         let Some(Pending { commits, .. }) = self.pending.take() else { return };
-        let mut engine = self.shared.engine.lock();
+        let mut engine = self.shared.engine();
         self.shared.registered.metrics.kafka_answered();
         for (commit, result) in commits.iter().zip(results) {
             self.shared.registered.metrics.committed(result.is_ok());

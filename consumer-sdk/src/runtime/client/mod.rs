@@ -42,6 +42,8 @@ use standstill::{Look, Standstill};
 const POLL: Duration = Duration::from_millis(20);
 /// Most records taken in before that.
 const BATCH: usize = 500;
+/// Of those, as many are put in their places at once.
+const AT_ONCE: usize = 64;
 /// How long the client is not polled at all where as much is held as may be, before partitions are paused: the client
 /// throws away what it has fetched of a partition that is paused, and fetches it again.
 const FULL: Duration = Duration::from_millis(500);
@@ -129,13 +131,13 @@ impl Client {
 
     /// What was taken on a moment ago cannot be paused yet: where too much is held, nothing is read meanwhile.
     fn may_read(&self) -> bool {
-        self.young.is_empty() || !self.shared.engine.lock().is_full()
+        self.young.is_empty() || !self.shared.engine().is_full()
     }
 
     /// Takes in what has come.
     fn read(&mut self) {
         let mut records = Vec::new();
-        let mut wait = if self.shared.engine.lock().commit_is_urgent() { POLL / 10 } else { POLL };
+        let mut wait = if self.shared.engine().commit_is_urgent() { POLL / 10 } else { POLL };
         while records.len() < BATCH {
             match self.consumer.poll(wait) {
                 Some(Ok(message)) => {
@@ -160,11 +162,17 @@ impl Client {
         }
         self.shared.registered.metrics.read(records.iter().map(|(_, record)| record));
         let ready = {
-            let mut engine = self.shared.engine.lock();
-            for (place, record) in records {
-                engine.deliver(place, record);
+            let mut records = records.into_iter();
+            let mut ready = 0;
+            // Workers have the engine in between.
+            while records.len() > 0 {
+                let mut engine = self.shared.engine();
+                for (place, record) in records.by_ref().take(AT_ONCE) {
+                    engine.deliver(place, record);
+                }
+                ready = engine.ready();
             }
-            engine.ready()
+            ready
         };
         self.shared.wake(ready);
     }
@@ -184,7 +192,7 @@ impl Client {
     fn carry_out_orders(&mut self) {
         let (Orders { mut pause, mut resume }, assigned) = {
             self.young.retain(|(_, since)| since.elapsed() < YOUNG);
-            let mut engine = self.shared.engine.lock();
+            let mut engine = self.shared.engine();
             let young = |lane| self.young.iter().any(|(young, _)| *young == lane);
             (engine.orders(|lane| !young(lane)), engine.assignment())
         };
@@ -214,7 +222,7 @@ impl Client {
     /// Pauses at once what was to be paused if room did not come.
     fn pause_what_is_full(&mut self) {
         let Some(Full { lanes, .. }) = self.full.take() else { return };
-        let assigned = self.shared.engine.lock().assignment();
+        let assigned = self.shared.engine().assignment();
         let lanes: Vec<Lane> = lanes.into_iter().filter(|lane| assigned.contains(lane)).collect();
         if !lanes.is_empty() {
             self.tell(&lanes, |consumer, list| consumer.pause(list));
@@ -234,27 +242,27 @@ impl Client {
         }
         if let Err(error) = order(&self.consumer, &list) {
             tracing::warn!(%error, "pausing or resuming; trying again");
-            let mut engine = self.shared.engine.lock();
+            let mut engine = self.shared.engine();
             lanes.iter().for_each(|lane| engine.order_failed(*lane));
         }
     }
 
     /// Lets every partition go in order, and leaves the group.
     fn stop(mut self) {
-        let lanes = self.shared.engine.lock().assignment();
-        let mut engine = self.shared.engine.lock();
+        let lanes = self.shared.engine().assignment();
+        let mut engine = self.shared.engine();
         lanes.iter().for_each(|lane| engine.leave(*lane));
         drop(engine);
         let until = Instant::now() + DRAIN;
         while Instant::now() < until {
-            let engine = self.shared.engine.lock();
+            let engine = self.shared.engine();
             if lanes.iter().all(|lane| engine.running(*lane) == 0) {
                 break;
             }
             drop(engine);
             self.read();
         }
-        let mut engine = self.shared.engine.lock();
+        let mut engine = self.shared.engine();
         let commits: Vec<Commit> =
             lanes.iter().filter_map(|lane| engine.left(*lane, true, self.room)).collect();
         drop(engine);

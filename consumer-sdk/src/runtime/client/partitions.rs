@@ -35,7 +35,7 @@ pub(super) struct Leaving {
 
 impl Client {
     fn lanes(&self, partitions: &TopicPartitionList) -> Vec<Lane> {
-        let engine = self.shared.engine.lock();
+        let engine = self.shared.engine();
         let place = |topic: &str, partition| Some((self.topics.get(topic)?.1, partition));
         let elements = partitions.elements();
         elements.iter().filter_map(|e| engine.lane(place(e.topic(), e.partition())?)).collect()
@@ -51,7 +51,7 @@ impl Client {
 
     fn begin_to_leave(&mut self, partitions: TopicPartitionList, again: bool) {
         let lanes = self.lanes(&partitions);
-        let mut engine = self.shared.engine.lock();
+        let mut engine = self.shared.engine();
         lanes.iter().for_each(|lane| engine.leave(*lane));
         drop(engine);
         self.leaving.push(Leaving { partitions, lanes, until: Instant::now() + DRAIN, again });
@@ -64,7 +64,7 @@ impl Client {
         if busy || !matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative) {
             return;
         }
-        let read = self.shared.engine.lock().read();
+        let read = self.shared.engine().read();
         let looks: Vec<Look> = read
             .into_iter()
             .filter_map(|(lane, topic, position)| {
@@ -94,7 +94,7 @@ impl Client {
             "partitions were lost: what runs for them decides nothing"
         );
         let lanes = self.lanes(partitions);
-        let mut engine = self.shared.engine.lock();
+        let mut engine = self.shared.engine();
         lanes.iter().for_each(|lane| engine.lost(*lane));
         drop(engine);
         self.unassign(partitions, Left::Lost);
@@ -105,12 +105,12 @@ impl Client {
         let now = Instant::now();
         let (ready, leaving) =
             std::mem::take(&mut self.leaving).into_iter().partition::<Vec<_>, _>(|leaving| {
-                let engine = self.shared.engine.lock();
+                let engine = self.shared.engine();
                 now >= leaving.until || leaving.lanes.iter().all(|lane| engine.running(*lane) == 0)
             });
         self.leaving = leaving;
         for Leaving { partitions, lanes, again, .. } in ready {
-            let mut engine = self.shared.engine.lock();
+            let mut engine = self.shared.engine();
             let commits: Vec<Commit> =
                 lanes.iter().filter_map(|lane| engine.left(*lane, stopping, self.room)).collect();
             drop(engine);
@@ -196,7 +196,7 @@ impl Client {
 
     fn assign(&mut self, beginnings: &[Beginning]) {
         let (mut list, mut lanes) = (TopicPartitionList::new(), Vec::new());
-        let mut engine = self.shared.engine.lock();
+        let mut engine = self.shared.engine();
         for (topic, partition, offset, text) in beginnings {
             let Some((name, number)) = self.topics.get(topic) else { continue };
             let said = metadata::parse(*offset, text).unwrap_or_else(|foreign| {
