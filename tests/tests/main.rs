@@ -8,6 +8,7 @@ mod check;
 mod cluster;
 mod consumer;
 mod consumer_faults;
+mod consumer_kinds;
 mod consumer_order;
 mod consumer_poison;
 mod contract;
