@@ -18,6 +18,7 @@ use serde::Deserialize;
 struct Asked {
     number: i64,
     /// `wait`: the handler waits for the gate. `closed`: it fails until the gate is open; `closed later`: another gate.
+    /// `fails` and `hangs`, whatever gate is open.
     #[serde(default)]
     does: Option<String>,
 }
@@ -52,6 +53,8 @@ impl Outside {
                 }
                 Ok(())
             }
+            Some("fails") => Err(Closed),
+            Some("hangs") => std::future::pending().await,
             Some(_) | None => Ok(()),
         }
     }
