@@ -148,6 +148,11 @@ async fn turn(shared: &Shared, database: &Database) -> Result<bool, InboxError> 
         return unpark(scope, lease, &key, first.seq).await;
     }
     lease.batch_execute("ROLLBACK TO SAVEPOINT claim").await?;
+    let handler = first.record.event_type().and_then(|name| shared.registered.handlers.get(name));
+    if last_error.starts_with(BEGUN) && handler.is_some_and(|handler| handler.kind == Kind::AtMostOnce) {
+        let reason = Reason::new(KILLS, "an attempt was begun and not settled: it is never made again");
+        return exhausted(shared, lease, &key, &first, &reason, Exhausted::Skip).await;
+    }
     let deaths = deaths(&last_error);
     let begun = format!("{BEGUN}{}{DEATHS}{deaths}", shared.run);
     if last_error.starts_with(BEGUN) && last_error != begun {
@@ -158,7 +163,6 @@ async fn turn(shared: &Shared, database: &Database) -> Result<bool, InboxError> 
             format!("the process died, or lost its database, while it ran this record{DEATHS}{deaths}");
         return after(shared, lease, &key, &first, failure, Reason::new(KILLS, said), false).await;
     }
-    let handler = first.record.event_type().and_then(|name| shared.registered.handlers.get(name));
     let Some(handler) = handler else {
         // Of a version of this consumer that knew its type.
         let reason = Reason::new(UNREGISTERED, "no handler is registered for its type any more");
@@ -363,6 +367,10 @@ async fn run_outside(
     lease.batch_execute(BEGIN).await?;
     match came_to.failure() {
         None => unpark(scope, lease, key, first.seq).await,
+        // It may have had its effect: never again.
+        Some((_, reason)) if handler.kind == Kind::AtMostOnce => {
+            exhausted(shared, lease, key, &first, &reason, Exhausted::Skip).await
+        }
         Some((failure, reason)) => after(shared, lease, key, &first, failure, reason, false).await,
     }
 }
