@@ -275,7 +275,6 @@ async fn a_call_that_fails_is_tried_on_from_the_park_with_the_same_key() {
 
 /// An answer that is longer than what is kept: the call is made, so it is settled, and what is behind it goes on.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the inbox refuses the answer, and its settlement is tried for ever"]
 async fn an_answer_that_is_too_long_is_let_go_of() {
     let (postgres, kafka) = (Postgres::start(15), Kafka::start());
     let orders = Orders::prepare("talks", &postgres, &kafka, program()).await;
@@ -330,7 +329,6 @@ async fn at_most_once_never_runs_again() {
 /// An at-most-once event that waits behind a parked one of its key runs from the park, and there, too, only once:
 /// neither a failure nor the end of its process lets it run again.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the park runs it like an external handler, again and again"]
 async fn at_most_once_never_runs_again_from_the_park() {
     let (postgres, kafka) = (Postgres::start(15), Kafka::start());
     let orders = Orders::prepare("at_most_parked", &postgres, &kafka, program()).await;
@@ -505,7 +503,6 @@ async fn partitions(orders: &Orders<'_>) -> Vec<i32> {
 /// C23: events that are exhausted halt their partition. They are tried again each minute, nothing more of the partition
 /// is read, the others go on; that is seen from outside, and ends by itself when the last of them goes well.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a transactional handler that goes well at last does not end the halt"]
 async fn exhausted_events_halt_their_partition_and_no_other() {
     let (postgres, kafka) = (Postgres::start(15), Kafka::start());
     let orders = Orders::prepare("halts", &postgres, &kafka, program()).await;
@@ -569,7 +566,6 @@ async fn exhausted_events_halt_their_partition_and_no_other() {
 /// A halted partition that goes to another instance and comes back is not forgotten: its event is read again, and when
 /// it goes well, so does the partition.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "it comes back paused, and nobody is left who would have it read on"]
 async fn a_halted_partition_that_went_and_came_back_goes_on() {
     let (postgres, kafka) = (Postgres::start(15), Kafka::start());
     let orders = Orders::prepare("halts_twice", &postgres, &kafka, program()).await;
