@@ -8,6 +8,7 @@
 //! | `tx` | [`Tx`]: the transaction that a handler's effects belong to |
 //! | `database` | connections |
 //! | `record`, `packed` | a record as it was read |
+//! | `librdkafka` | versions of it that are refused |
 //! | `runtime` | what runs: the Kafka client's thread, workers, parked keys |
 //! | `metrics`, `trace` | what is seen of it: metrics, the admin port, spans linked to the producers' |
 //! | [`frontier`] | which offset of a partition may be committed |
@@ -21,6 +22,7 @@ mod consumer;
 mod database;
 mod event;
 mod handler;
+mod librdkafka;
 mod metrics;
 mod outcome;
 mod packed;

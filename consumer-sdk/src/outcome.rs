@@ -17,7 +17,7 @@ pub enum Outcome {
     /// It is handled, and the inbox keeps what came of it beside the event. Of an [`external`](crate::external)
     /// handler; elsewhere the result is let go of.
     Completed {
-        /// At most 64 KiB.
+        /// At most 64 KiB; a longer one is let go of.
         result: Vec<u8>,
     },
     /// Not this time: try again, after this long at least. Counts as a failed attempt.

@@ -80,6 +80,8 @@ pub struct With {
     pub kafka: String,
     /// Another group than the one that is called as the consumer.
     pub group: Option<String>,
+    /// What the program reads beside that.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 /// What was found of the effects.
@@ -220,13 +222,14 @@ impl<'s> Orders<'s> {
             ("ORDER_KAFKA", with.kafka.clone()),
             ("KAFKA_GROUP", with.group.clone().unwrap_or_default()),
         ];
+        let environment = environment.into_iter().chain(with.environment.clone());
         let environment = environment.map(|(name, value)| (name.to_owned(), value));
         let program = self.program.display().to_string();
         let limited = |bytes: u64| vec!["prlimit".into(), format!("--data={bytes}"), "--core=0".into()];
         Process::start(Launch {
             name: format!("consumer {instance} of {}", self.name),
             command: with.memory.map(limited).unwrap_or_default().into_iter().chain([program]).collect(),
-            environment: environment.into(),
+            environment: environment.collect(),
             user: None,
             on_test_death: "KILL",
             log: self.log_file(instance),

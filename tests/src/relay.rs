@@ -268,8 +268,11 @@ impl Drop for Relay {
     }
 }
 
-/// One GET on a connection of its own: as much of HTTP as the admin port needs.
-fn http_get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+/// One GET on a connection of its own: as much of HTTP as an admin port needs. Status code and body.
+///
+/// # Errors
+/// The port does not answer, or not in HTTP.
+pub fn http_get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, QUESTION)?;
     stream.set_read_timeout(Some(QUESTION))?;
     stream.set_write_timeout(Some(QUESTION))?;

@@ -9,6 +9,7 @@ mod cluster;
 mod consumer;
 mod consumer_batches;
 mod consumer_faults;
+mod consumer_kinds;
 mod consumer_order;
 mod consumer_poison;
 mod contract;

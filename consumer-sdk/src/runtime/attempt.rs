@@ -20,6 +20,9 @@ use crate::trace;
 /// A failure that counts, and may be over next time.
 pub(super) const TRANSIENT: Failure = Failure::Transient { after: Duration::ZERO };
 
+/// Bytes of a result that the inbox takes.
+const MOST_OF_RESULT: usize = 64 << 10;
+
 /// Causes of our own, as dead letters are grouped by them.
 const PANIC: &str = "panic";
 const RETRY: &str = "retry";
@@ -187,6 +190,11 @@ pub(super) async fn within<T>(
 async fn judge(answer: impl Future<Output = Handled>, limit: Duration) -> Attempt {
     match within(answer, limit).await {
         Ok(Outcome::Done) => Attempt::Done(None),
+        Ok(Outcome::Completed { result }) if result.len() > MOST_OF_RESULT => {
+            // The call is made, and the inbox would refuse to settle it.
+            tracing::error!(bytes = result.len(), "a result of more than 64 KiB is not kept");
+            Attempt::Done(None)
+        }
         Ok(Outcome::Completed { result }) => Attempt::Done(Some(result)),
         Ok(Outcome::Retry { after, reason }) => {
             Attempt::Failed(Failure::Transient { after }, Reason::new(RETRY, reason))

@@ -93,6 +93,8 @@ struct Assigned {
     running: usize,
     /// Nothing new is begun: it is about to leave.
     leaving: bool,
+    /// Records for whose sake nothing more is read.
+    halts: usize,
     lost: watch::Sender<bool>,
 }
 
@@ -157,7 +159,8 @@ impl Engine {
         self.journal.assigned(lane, offset, said.journal);
         let (lost, _) = watch::channel(false);
         let frontier = Frontier::restore(offset, &said.completed);
-        let assigned = Assigned { topic, frontier, committed: offset, running: 0, leaving: false, lost };
+        let assigned =
+            Assigned { topic, frontier, committed: offset, running: 0, leaving: false, halts: 0, lost };
         self.lanes.insert(lane, assigned);
         self.present.insert(lane.place(), lane);
         self.intake.assigned(lane);
@@ -258,6 +261,9 @@ impl Engine {
         if without_handler {
             self.journal.settled_unstarted(named(lane, record));
         }
+        if record.tries.halts {
+            self.go_on(lane);
+        }
         if let Some(assigned) = self.lanes.get_mut(&lane) {
             // Of its own assignment, so it is open there.
             let _settled = assigned.frontier.settle(record.offset);
@@ -296,10 +302,27 @@ impl Engine {
         self.keys.resume(hold);
     }
 
-    /// Nothing more is read of the partition, whoever has it: somebody has to look.
-    pub(crate) fn halt(&mut self, lane: Lane, halted: bool) {
-        let (topic, partition) = lane.place();
-        self.intake.want(topic, partition, halted);
+    /// Nothing more is read of the partition until the record is settled, or the partition leaves and the record is
+    /// read again.
+    pub(crate) fn halt(&mut self, lane: Lane) {
+        if let Some(assigned) = self.lanes.get_mut(&lane) {
+            assigned.halts += 1;
+            self.intake.want(lane.topic, lane.partition, true);
+        }
+    }
+
+    /// A record that halted the partition is settled.
+    fn go_on(&mut self, lane: Lane) {
+        let Some(assigned) = self.lanes.get_mut(&lane).filter(|assigned| assigned.halts > 0) else { return };
+        assigned.halts -= 1;
+        if assigned.halts == 0 {
+            tracing::warn!(
+                topic = &*assigned.topic,
+                partition = lane.partition,
+                "what halted its partition is settled: it is read on"
+            );
+            self.intake.want(lane.topic, lane.partition, false);
+        }
     }
 
     /// What the client has to pause and resume, among those that may be told so now.
@@ -411,6 +434,10 @@ impl Engine {
             self.present.remove(&lane.place());
         }
         let assigned = self.lanes.remove(&lane);
+        if assigned.as_ref().is_some_and(|assigned| assigned.halts > 0) {
+            // What halted it is read again with the next assignment, wherever that is.
+            self.intake.want(lane.topic, lane.partition, false);
+        }
         self.review();
         assigned
     }

@@ -108,8 +108,9 @@ async fn exhausted(shared: &Shared, work: &mut Work, failed: Failed, how: Exhaus
             Fate::Again(NOWHERE)
         }
         (Exhausted::Halt, _) => {
-            record.tries.halts = true;
-            shared.engine().halt(work.lane(), true);
+            if !std::mem::replace(&mut record.tries.halts, true) {
+                shared.engine().halt(work.lane());
+            }
             tracing::error!(place, attempts, again_in = ?HALTED, "its partition is halted, and nothing more is read of it: {said}");
             Fate::Again(HALTED)
         }

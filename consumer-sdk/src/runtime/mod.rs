@@ -158,6 +158,7 @@ pub(crate) async fn run(
     database: Option<Database>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
+    crate::librdkafka::refused().map_or(Ok(()), |why| Err(RunError::SetUp(vec![why])))?;
     let letters = Letters::new(config);
     if let Some(database) = &database {
         // A mistake in the set-up is told at once, and not by every record.

@@ -324,10 +324,6 @@ pub(super) fn end(shared: &Arc<Shared>, mut work: Work, fate: Option<&Fate>) {
     let after = match fate {
         None => After::GoOn,
         Some(Fate::Settled(how)) => {
-            if work.first().is_some_and(|record| record.tries.halts) {
-                tracing::warn!("what halted its partition is settled: it is read on");
-                engine.halt(work.lane(), false);
-            }
             settled = engine.settle(&mut work, 0, without_handler(*how));
             After::GoOn
         }

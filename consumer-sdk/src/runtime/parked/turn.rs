@@ -159,6 +159,11 @@ impl<'s> Turn<'s> {
             return self.unpark(lease, first.seq).await;
         }
         lease.batch_execute("ROLLBACK TO SAVEPOINT claim").await?;
+        let handler = first.record.event_type().and_then(|name| self.shared.registered.handlers.get(name));
+        if last_error.starts_with(BEGUN) && handler.is_some_and(|handler| handler.kind == Kind::AtMostOnce) {
+            let reason = Reason::new(KILLS, "an attempt was begun and not settled: it is never made again");
+            return self.exhausted(lease, &first, &reason, Exhausted::Skip).await;
+        }
         let deaths = deaths(last_error);
         let begun = format!("{BEGUN}{}{DEATHS}{deaths}", self.shared.run);
         if last_error.starts_with(BEGUN) && last_error != begun {
@@ -169,7 +174,6 @@ impl<'s> Turn<'s> {
                 format!("the process died, or lost its database, while it ran this record{DEATHS}{deaths}");
             return self.after(lease, &first, failure, Reason::new(KILLS, said), false).await;
         }
-        let handler = first.record.event_type().and_then(|name| self.shared.registered.handlers.get(name));
         let Some(handler) = handler else {
             // Of a version of this consumer that knew its type.
             let reason = Reason::new(UNREGISTERED, "no handler is registered for its type any more");
@@ -356,6 +360,10 @@ impl<'s> Turn<'s> {
         let lease = self.begin().await?;
         match came_to.failure() {
             None => self.unpark(lease, first.seq).await,
+            // It may have had its effect: never again.
+            Some((_, reason)) if handler.kind == Kind::AtMostOnce => {
+                self.exhausted(lease, &first, &reason, Exhausted::Skip).await
+            }
             Some((failure, reason)) => self.after(lease, &first, failure, reason, false).await,
         }
     }
