@@ -43,6 +43,8 @@ use crate::consumer::{Registered, RunError};
 use crate::database::{Database, DatabaseError};
 use crate::intake::Held;
 use crate::journal::DEFAULT_CONVICT_AFTER;
+use crate::keys::Item;
+use crate::record::Record;
 use client::Client;
 use engine::Engine;
 use letters::Letters;
@@ -71,6 +73,8 @@ pub(crate) struct Shared {
     permits: Notify,
     /// How many wait for that.
     permits_wanted: AtomicUsize,
+    /// Records that are settled, to be dropped by the client's thread.
+    settled: Mutex<Vec<Vec<Item<Record>>>>,
     /// Handlers without a transaction that wait for something, or for their permit.
     waiting: AtomicUsize,
     stopping: AtomicBool,
@@ -95,6 +99,14 @@ impl Shared {
             std::hint::spin_loop();
         }
         self.engine.lock()
+    }
+
+    /// Leaves settled records to the client's thread, which made them: what one thread frees of another's memory makes
+    /// both wait for it.
+    fn bury(&self, settled: Vec<Item<Record>>) {
+        if !settled.is_empty() {
+            self.settled.lock().push(settled);
+        }
     }
 
     /// Lets a worker look for records; one that finds more than it takes wakes the next.
@@ -174,6 +186,7 @@ pub(crate) async fn run(
         work: Notify::new(),
         permits: Notify::new(),
         permits_wanted: AtomicUsize::new(0),
+        settled: Mutex::default(),
         waiting: AtomicUsize::new(0),
         stopping: AtomicBool::new(false),
         stopped: Notify::new(),

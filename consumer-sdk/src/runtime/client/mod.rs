@@ -120,6 +120,8 @@ impl Client {
                 None if self.may_read() => self.read(),
                 _ => std::thread::sleep(LOOK),
             }
+            let settled = std::mem::take(&mut *self.shared.settled.lock());
+            drop(settled);
             self.hear();
             self.let_go(false);
             self.take_on();
