@@ -1,6 +1,8 @@
 //! What the consumer knows of its records: who runs, what is settled, what may be committed. One lock guards it; nothing
 //! here waits or does I/O.
 
+#[cfg(feature = "simulation")]
+pub mod simulation;
 #[cfg(test)]
 mod tests;
 

@@ -42,6 +42,8 @@ use crate::intake::Held;
 use crate::journal::DEFAULT_CONVICT_AFTER;
 use client::Client;
 use engine::Engine;
+#[cfg(feature = "simulation")]
+pub use engine::simulation;
 use letters::Letters;
 
 /// Most records in hand, and their bytes, unless told otherwise.
