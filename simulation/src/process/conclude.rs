@@ -6,7 +6,8 @@ use std::time::Duration;
 use outbox_consumer::ladder::{Exhausted, Failure, History, Step};
 use outbox_consumer::simulation::Work;
 
-use super::worker::{STATEMENT, TRANSIENT, Turn};
+use super::turn::{TRANSIENT, Turn};
+use super::worker::STATEMENT;
 use super::{AGAIN, Core};
 use crate::Mutant;
 use crate::around::Around;

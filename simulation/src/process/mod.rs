@@ -3,6 +3,7 @@
 pub mod client;
 pub mod conclude;
 pub mod parked;
+pub mod turn;
 pub mod worker;
 
 use outbox_consumer::intake::Held;

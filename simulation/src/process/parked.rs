@@ -14,7 +14,8 @@
 use outbox_consumer::ladder::{Exhausted, Failure, Step};
 
 use super::conclude::{DEATH, ladder, millis};
-use super::worker::{STATEMENT, TRANSIENT};
+use super::turn::TRANSIENT;
+use super::worker::STATEMENT;
 use super::{AGAIN, Core, Stepped};
 use crate::Mutant;
 use crate::around::Around;

@@ -17,9 +17,10 @@ use std::ops::Range;
 
 use outbox_consumer::journal::Ending;
 use outbox_consumer::ladder::Failure;
-use outbox_consumer::simulation::{Permit, Running};
+use outbox_consumer::simulation::Permit;
 
 use super::conclude::{Conclusion, Fate, Job, end};
+use super::turn::{Place, TRANSIENT, Turn};
 use super::{Core, Stepped};
 use crate::Mutant;
 use crate::around::Around;
@@ -31,54 +32,6 @@ const WAITS: (u64, u64) = (200, 500);
 
 /// What ends a statement that waits for another transaction.
 pub const STATEMENT: u64 = 30_000;
-
-/// What became of a record in a transaction; `transaction::Turn`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Turn {
-    /// Settled, and whether its handler ran.
-    Settled(bool),
-    /// The attempt failed.
-    Failed(Failure),
-    /// The handler rejected it.
-    Rejected,
-    /// It kills processes.
-    Convicted(u16),
-    /// It comes again.
-    Later,
-    /// It runs again, by itself.
-    Alone,
-    /// Another has it.
-    Wait,
-    /// The database is in trouble.
-    Trouble,
-    /// Its partition has left.
-    Left,
-}
-
-/// A record of the transaction.
-#[derive(Debug)]
-struct Place {
-    offset: i64,
-    event: EventId,
-    /// Its claim is this transaction's.
-    claimed: bool,
-    /// A further copy of an event of the group.
-    repeats: bool,
-    turn: Option<Turn>,
-    running: Option<Running>,
-    /// It was started in isolation, and named.
-    named: bool,
-}
-
-impl Place {
-    fn is_open(&self) -> bool {
-        self.claimed && self.turn.is_none()
-    }
-
-    fn is_settled(&self) -> bool {
-        matches!(self.turn, Some(Turn::Settled(_)))
-    }
-}
 
 #[derive(Debug, Clone, Copy)]
 enum At {
@@ -597,6 +550,3 @@ impl Worker {
         self.at = At::Idle;
     }
 }
-
-/// `attempt::TRANSIENT`.
-pub const TRANSIENT: Failure = Failure::Transient { after: std::time::Duration::ZERO };
