@@ -375,7 +375,9 @@ impl Worker {
         what.calls[core.scope] += 1;
         let came_to = (call >= u32::from(what.fails)).then_some(what.end);
         if came_to == Some(End::Kill) {
-            if self.places[at].named {
+            // Where its partition has left in order meanwhile, the count was taken back with it.
+            let lane = self.works[self.key_of(at)].work.lane();
+            if self.places[at].named && core.engine.assignment().contains(&lane) {
                 around.judge.killed(&around.log, false, core.group, event);
             }
             return Stepped::Killed(event);
