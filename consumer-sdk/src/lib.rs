@@ -45,6 +45,10 @@ pub mod ladder;
 pub mod lane;
 #[doc(hidden)]
 pub mod metadata;
+/// The engine for the crate `simulation/`.
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub use runtime::simulation;
 
 pub use consumer::{Consumer, RunError, Unregistered};
 pub use database::DatabaseError;

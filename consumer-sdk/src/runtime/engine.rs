@@ -1,6 +1,11 @@
 //! What the consumer knows of its records: who runs, what is settled, what may be committed. One lock guards it; nothing
 //! here waits or does I/O.
 
+#[cfg(feature = "simulation")]
+pub mod simulation;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -187,9 +192,11 @@ impl Engine {
         }
     }
 
-    /// The client has read up to here: transaction markers and compacted records never come (C27).
+    /// The client has read up to here: transaction markers and compacted records never come (C27). Of a partition that
+    /// is about to leave it has read records that were not taken in, and they are no gap.
     pub(crate) fn read_up_to(&mut self, place: (u32, i32), position: i64) {
-        if let Some(assigned) = self.lane(place).and_then(|lane| self.lanes.get_mut(&lane)) {
+        let assigned = self.lane(place).and_then(|lane| self.lanes.get_mut(&lane));
+        if let Some(assigned) = assigned.filter(|assigned| !assigned.leaving) {
             assigned.frontier.end_of_gap(position);
         }
     }

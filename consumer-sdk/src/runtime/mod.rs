@@ -47,6 +47,8 @@ use crate::keys::Item;
 use crate::record::Record;
 use client::Client;
 use engine::Engine;
+#[cfg(feature = "simulation")]
+pub use engine::simulation;
 use letters::Letters;
 
 /// Most records in hand, and their bytes, unless told otherwise.

@@ -16,13 +16,18 @@ use super::{Client, Commit, Room};
 const COMMIT_EVERY: Duration = Duration::from_millis(500);
 /// Commits that are under way at the same time.
 const AT_ONCE: usize = 16;
-/// How long a commit's answer is waited for before the client's silence counts as a refusal.
+/// How long a commit's answer is waited for: the client's silence counts as a refusal then.
 const COMMIT_ANSWER: Duration = Duration::from_secs(30);
 /// How long the last commit is waited for.
 pub(super) const LAST_COMMIT: Duration = Duration::from_secs(5);
 
+/// A commit for each partition, and the number of them all.
+pub(super) type Lists = (u64, Vec<TopicPartitionList>);
+
 /// A commit whose answer has not come.
 pub(super) struct Pending {
+    /// An answer that comes too late has another.
+    number: u64,
     commits: Vec<Commit>,
     since: Instant,
 }
@@ -31,13 +36,14 @@ impl Client {
     /// One commit is under way at a time, so that each answer is known to be its own.
     pub(super) fn commit_when_due(&mut self) {
         if let Some(pending) = &self.pending {
-            if pending.since.elapsed() > COMMIT_ANSWER {
-                tracing::warn!(
-                    commits = pending.commits.len(),
-                    "no answer to a commit of offsets for a long time"
-                );
+            if pending.since.elapsed() <= COMMIT_ANSWER {
+                return;
             }
-            return;
+            tracing::warn!(
+                commits = pending.commits.len(),
+                "no answer to a commit of offsets: it is made again"
+            );
+            self.give_up();
         }
         let mut engine = self.shared.engine();
         if !engine.commit_is_urgent() && self.committed_at.elapsed() < COMMIT_EVERY {
@@ -70,13 +76,18 @@ impl Client {
             element.set_metadata(metadata.as_str());
             list
         });
+        self.commits += 1;
+        let number = self.commits;
         // The thread ends after this one.
-        let _sent = self.committer.send(lists.collect());
-        self.pending = Some(Pending { commits, since: Instant::now() });
+        let _sent = self.committer.send((number, lists.collect()));
+        self.pending = Some(Pending { number, commits, since: Instant::now() });
     }
 
-    pub(super) fn answered(&mut self, results: Vec<KafkaResult<()>>) {
-        let Some(Pending { commits, .. }) = self.pending.take() else { return };
+    pub(super) fn answered(&mut self, number: u64, results: Vec<KafkaResult<()>>) {
+        // Nobody waits for one that was given up: it says nothing of those behind it.
+        let Some(Pending { commits, .. }) = self.pending.take_if(|pending| pending.number == number) else {
+            return;
+        };
         let mut engine = self.shared.engine();
         self.shared.registered.metrics.kafka_answered();
         for (commit, result) in commits.iter().zip(results) {
@@ -107,21 +118,30 @@ impl Client {
         self.pause_what_is_full();
         // An answer that is still out is not for this one.
         self.wait_for_answer();
+        self.give_up();
         self.send(commits);
         self.wait_for_answer();
-        if self.pending.take().is_some() {
+        if self.give_up() {
             tracing::warn!(
                 "no answer to the last commit of partitions that leave: their next owner repeats a little"
             );
         }
     }
 
+    /// What it carried of partitions that stay is to be committed again.
+    fn give_up(&mut self) -> bool {
+        let Some(Pending { commits, .. }) = self.pending.take() else { return false };
+        let mut engine = self.shared.engine();
+        commits.iter().for_each(|commit| engine.not_committed(commit));
+        true
+    }
+
     fn wait_for_answer(&mut self) {
         let deadline = Instant::now() + LAST_COMMIT;
         while self.pending.is_some() && Instant::now() < deadline {
             self.read();
-            if let Some(results) = self.consumer.context().answer() {
-                self.answered(results);
+            if let Some((number, results)) = self.consumer.context().answer() {
+                self.answered(number, results);
             }
         }
     }
@@ -131,12 +151,12 @@ impl Client {
 /// application makes (rdkafka 0.39), and a call that waits for its answer has no limit: it may not hold up the polls.
 /// A commit for each partition, because an answer for several hides which of them failed; at the same time, because the
 /// broker takes its time for each, and handlers may be waiting. Ends with the client.
-pub(super) fn committer(consumer: Arc<BaseConsumer<Context>>) -> mpsc::Sender<Vec<TopicPartitionList>> {
-    let (sender, receiver) = mpsc::channel::<Vec<TopicPartitionList>>();
+pub(super) fn committer(consumer: Arc<BaseConsumer<Context>>) -> mpsc::Sender<Lists> {
+    let (sender, receiver) = mpsc::channel::<Lists>();
     let commit = move || {
-        for lists in receiver {
+        for (number, lists) in receiver {
             let results = lists.chunks(AT_ONCE).flat_map(|lists| commit_at_once(&consumer, lists)).collect();
-            consumer.context().tell(Signal::Committed(results));
+            consumer.context().tell(Signal::Committed(number, results));
         }
     };
     if let Err(error) = std::thread::Builder::new().name("commit".into()).spawn(commit) {

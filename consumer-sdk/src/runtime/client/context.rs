@@ -20,8 +20,8 @@ pub(super) enum Signal {
         partitions: TopicPartitionList,
         lost: bool,
     },
-    /// For each partition of the commit that was sent last.
-    Committed(Vec<KafkaResult<()>>),
+    /// For each partition of the commit of this number.
+    Committed(u64, Vec<KafkaResult<()>>),
     /// Where the logs of the assigned partitions ended, just now.
     Ends(HashMap<(String, i32), i64>),
 }
@@ -45,12 +45,12 @@ impl Context {
         std::mem::take(&mut *self.signals.lock())
     }
 
-    /// The answer to a commit, where it has come; everything else stays where it is.
-    pub(super) fn answer(&self) -> Option<Vec<KafkaResult<()>>> {
+    /// An answer to a commit and its number, where one has come; everything else stays where it is.
+    pub(super) fn answer(&self) -> Option<(u64, Vec<KafkaResult<()>>)> {
         let mut signals = self.signals.lock();
-        let at = signals.iter().position(|signal| matches!(signal, Signal::Committed(_)))?;
+        let at = signals.iter().position(|signal| matches!(signal, Signal::Committed(..)))?;
         match signals.remove(at) {
-            Signal::Committed(results) => Some(results),
+            Signal::Committed(number, results) => Some((number, results)),
             _ => None,
         }
     }

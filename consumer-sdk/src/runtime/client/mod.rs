@@ -33,7 +33,7 @@ use crate::intake::Orders;
 use crate::lane::Lane;
 use crate::metrics::{Left, ends};
 use crate::record::Record;
-use commits::{LAST_COMMIT, Pending, committer};
+use commits::{LAST_COMMIT, Lists, Pending, committer};
 use context::{Context, Signal};
 use partitions::{DRAIN, Leaving, YOUNG};
 use standstill::{Look, Standstill};
@@ -59,7 +59,7 @@ struct Full {
 /// The client and its thread's state.
 pub(super) struct Client {
     consumer: Arc<BaseConsumer<Context>>,
-    committer: mpsc::Sender<Vec<TopicPartitionList>>,
+    committer: mpsc::Sender<Lists>,
     shared: Arc<Shared>,
     topics: HashMap<String, (Arc<str>, u32)>,
     waiting: Vec<TopicPartitionList>,
@@ -69,6 +69,8 @@ pub(super) struct Client {
     standstill: Standstill,
     full: Option<Full>,
     pending: Option<Pending>,
+    /// How many were sent.
+    commits: u64,
     committed_at: Instant,
     room: Room,
     /// Asks where the logs end, for the lag, until it is dropped.
@@ -107,6 +109,7 @@ impl Client {
             standstill: Standstill::default(),
             full: None,
             pending: None,
+            commits: 0,
             committed_at: Instant::now(),
             room: Room::Usual,
             _ends: ends,
@@ -186,7 +189,7 @@ impl Client {
                 Signal::Assign(partitions) => self.waiting.push(partitions),
                 Signal::Revoke { partitions, lost } => self.revoked(partitions, lost),
                 Signal::Ends(ends) => self.look_for_standstill(&ends),
-                Signal::Committed(results) => self.answered(results),
+                Signal::Committed(number, results) => self.answered(number, results),
             }
         }
     }

@@ -1,0 +1,473 @@
+//! Whose step is next, what goes wrong, and whether everything comes to rest when faults end.
+
+use crate::Mutant;
+use crate::around::Around;
+use crate::group::Who;
+use crate::process::{Process, Stepped};
+use crate::schedule::{How, Schedule, Step};
+
+/// Steps within which everything has to come to rest.
+const REST: u64 = 60_000;
+
+/// The place of a process, which may be empty.
+struct Instance {
+    group: usize,
+    process: Option<Process>,
+    frozen: bool,
+    /// When the next one begins.
+    again: u64,
+}
+
+/// All of it.
+pub struct World {
+    around: Around,
+    instances: Vec<Instance>,
+    runs: u64,
+    steps: u64,
+    /// Until then whoever looks after the processes by the database kills them.
+    down_until: u64,
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Steps that were taken.
+    pub steps: u64,
+    /// What did not hold.
+    pub violation: Option<String>,
+    /// What happened, where it was asked for.
+    pub story: Vec<String>,
+}
+
+/// Runs a schedule, and then lets everything come to rest.
+pub fn run(schedule: &Schedule, mutant: Option<Mutant>, story: bool) -> Outcome {
+    let mut world = World::new(schedule, mutant, story);
+    for step in &schedule.steps {
+        world.step(*step);
+        if world.around.judge.violation.is_some() {
+            break;
+        }
+    }
+    if world.around.judge.violation.is_none() {
+        world.rest();
+    }
+    let Around { judge, story, .. } = world.around;
+    Outcome { steps: world.steps, violation: judge.violation, story: story.unwrap_or_default() }
+}
+
+impl World {
+    fn new(schedule: &Schedule, mutant: Option<Mutant>, story: bool) -> World {
+        let around = Around::new(schedule, mutant, story);
+        let instance = |group: &usize| Instance { group: *group, process: None, frozen: false, again: 0 };
+        let instances = around.settings.instances.iter().map(instance).collect();
+        World { around, instances, runs: 0, steps: 0, down_until: 0 }
+    }
+
+    fn step(&mut self, step: Step) {
+        self.around.how = How::new(step.how);
+        self.around.now += 1;
+        self.resume();
+        // The weights: mostly work, now and then something new, seldom a fault.
+        let on = match step.who % 1_000 {
+            0..420 => self.work(),
+            420..600 => self.client(),
+            600..700 => self.broker(),
+            700..790 => self.around.serve(),
+            790..820 => self.coordinate(),
+            820..860 => self.keeper(),
+            860..900 => self.produce(),
+            900..945 => self.time(),
+            945..970 => self.begin(),
+            970..974 => self.crash(),
+            974..978 => self.freeze(),
+            978..983 => self.thaw(),
+            983..986 => self.lose(),
+            986..990 => self.disconnect(),
+            990..992 => self.outage(),
+            992..996 => self.end_outage(),
+            996 => self.stop(),
+            _ => self.rebalance(),
+        };
+        self.steps += u64::from(on);
+    }
+
+    fn resume(&mut self) {
+        let now = self.around.now;
+        for instance in self.instances.iter_mut().filter(|instance| !instance.frozen) {
+            if let Some(process) = &mut instance.process {
+                process.resume(now);
+            }
+        }
+    }
+
+    /// Instances whose process lives and is not frozen, and for which something is to be done.
+    fn alive(&self, busy: impl Fn(&Process) -> bool) -> Vec<usize> {
+        let lives = |at: &usize| {
+            let instance = &self.instances[*at];
+            !instance.frozen && instance.process.as_ref().is_some_and(&busy)
+        };
+        (0..self.instances.len()).filter(lives).collect()
+    }
+
+    fn picked(&mut self, busy: impl Fn(&Process) -> bool) -> Option<usize> {
+        let alive = self.alive(busy);
+        alive.get(self.around.how.pick(alive.len())).copied()
+    }
+
+    fn work(&mut self) -> bool {
+        let busy = |process: &Process| {
+            process.core.engine.ready() > 0 || process.workers.iter().any(|worker| !worker.is_idle())
+        };
+        let Some(at) = self.picked(busy) else { return self.client() };
+        let Some(process) = &self.instances[at].process else { return false };
+        let ready = process.core.engine.ready() > 0;
+        let busy: Vec<usize> =
+            (0..process.workers.len()).filter(|at| ready || !process.workers[*at].is_idle()).collect();
+        let worker = busy.get(self.around.how.pick(busy.len())).copied().unwrap_or(0);
+        self.worker(at, worker)
+    }
+
+    fn worker(&mut self, at: usize, worker: usize) -> bool {
+        let Some(process) = &mut self.instances[at].process else { return false };
+        let stepped = process.workers[worker].step(&mut process.core, &mut self.around);
+        self.stepped(at, stepped)
+    }
+
+    fn stepped(&mut self, at: usize, stepped: Stepped) -> bool {
+        match stepped {
+            Stepped::Idle => false,
+            Stepped::On => true,
+            Stepped::Killed(event) => {
+                self.around.tell(|| format!("event {event} kills instance {at}"));
+                self.die(at);
+                true
+            }
+            Stepped::Ended => {
+                self.around.tell(|| format!("instance {at} has ended in order"));
+                self.die(at);
+                true
+            }
+        }
+    }
+
+    fn die(&mut self, at: usize) {
+        let instance = &mut self.instances[at];
+        instance.frozen = false;
+        instance.again = self.around.now + 100;
+        if let Some(process) = instance.process.take() {
+            process.die(&mut self.around);
+        }
+    }
+
+    fn client(&mut self) -> bool {
+        self.picked(|_| true).is_some_and(|at| self.client_of(at))
+    }
+
+    fn client_of(&mut self, at: usize) -> bool {
+        let Some(process) = &mut self.instances[at].process else { return false };
+        let stepped = process.client.step(&mut process.core, &mut self.around);
+        self.stepped(at, stepped)
+    }
+
+    fn broker(&mut self) -> bool {
+        let Some(at) = self.picked(|process| process.client.on_their_way().next().is_some()) else {
+            return self.client();
+        };
+        self.broker_of(at)
+    }
+
+    fn broker_of(&mut self, at: usize) -> bool {
+        let Some(process) = &mut self.instances[at].process else { return false };
+        process.client.broker(&process.core, &mut self.around)
+    }
+
+    fn coordinate(&mut self) -> bool {
+        let at = self.around.how.pick(self.around.groups.len());
+        self.coordinate_of(at)
+    }
+
+    fn coordinate_of(&mut self, at: usize) -> bool {
+        let Around { groups, judge, how, log, now, .. } = &mut self.around;
+        groups[at].step(*now, how, log, judge)
+    }
+
+    fn keeper(&mut self) -> bool {
+        self.picked(|_| true).is_some_and(|at| self.keeper_of(at))
+    }
+
+    fn keeper_of(&mut self, at: usize) -> bool {
+        // A parked event whose handler kills is an accident for whoever is on trial beside it.
+        let runs = self.instances[at].process.as_ref().is_some_and(|process| process.keeper.runs());
+        if runs && !self.may_have_bad_luck(at) {
+            return false;
+        }
+        let Some(process) = &mut self.instances[at].process else { return false };
+        let stepped = process.keeper.step(&mut process.core, &mut self.around);
+        self.stepped(at, stepped)
+    }
+
+    fn produce(&mut self) -> bool {
+        let Around { log, how, settings, .. } = &mut self.around;
+        if how.once_in(8) {
+            let partition = how.pick(settings.partitions);
+            log.mark(partition);
+            return true;
+        }
+        let said = log.append(how, settings.kills);
+        let on = said.is_some();
+        self.around.tell(|| said.unwrap_or_default());
+        on
+    }
+
+    fn time(&mut self) -> bool {
+        self.around.now += [5, 20, 100, 500, 2_000, 5_000][self.around.how.pick(6)];
+        true
+    }
+
+    fn begin(&mut self) -> bool {
+        let dead: Vec<usize> = (0..self.instances.len()).filter(|at| self.may_begin(*at)).collect();
+        let Some(at) = dead.get(self.around.how.pick(dead.len())).copied() else { return false };
+        self.begin_of(at)
+    }
+
+    fn may_begin(&self, at: usize) -> bool {
+        self.instances[at].process.is_none() && self.instances[at].again <= self.around.now
+    }
+
+    fn begin_of(&mut self, at: usize) -> bool {
+        self.runs += 1;
+        let group = self.instances[at].group;
+        let who: Who = (at, self.runs);
+        self.instances[at].process = Some(Process::new(&mut self.around, who, group));
+        true
+    }
+
+    /// Whether the process may die, or lose its partitions, by chance. Nothing can tell three such accidents of one
+    /// innocent record from three deaths of its own, so one that is named twice is spared.
+    fn may_have_bad_luck(&self, at: usize) -> bool {
+        let Some(process) = &self.instances[at].process else { return false };
+        let group = &self.around.groups[process.core.group];
+        let held = group
+            .committed
+            .iter()
+            .zip(0..)
+            .map(|((offset, text), at)| (at, offset.unwrap_or(0), text.as_str()));
+        let mut texts = held.chain(process.client.on_their_way());
+        !texts.any(|(partition, offset, text)| self.around.on_trial(partition, offset, text))
+    }
+
+    fn crash(&mut self) -> bool {
+        let Some(at) = self.picked(|_| true) else { return false };
+        if !self.may_have_bad_luck(at) {
+            return false;
+        }
+        self.around.tell(|| format!("instance {at} is killed from outside"));
+        self.die(at);
+        true
+    }
+
+    fn freeze(&mut self) -> bool {
+        let Some(at) = self.picked(|_| true) else { return false };
+        let Some(process) = &self.instances[at].process else { return false };
+        let (who, group) = (process.core.who, process.core.group);
+        if !self.may_have_bad_luck(at) {
+            return false;
+        }
+        self.around.tell(|| format!("instance {at} is frozen"));
+        self.instances[at].frozen = true;
+        let now = self.around.now;
+        self.around.groups[group].silent(who, Some(now));
+        true
+    }
+
+    fn thaw(&mut self) -> bool {
+        let frozen: Vec<usize> = (0..self.instances.len()).filter(|at| self.instances[*at].frozen).collect();
+        let Some(at) = frozen.get(self.around.how.pick(frozen.len())).copied() else { return false };
+        self.instances[at].frozen = false;
+        self.around.tell(|| format!("instance {at} wakes up"));
+        if let Some(process) = &self.instances[at].process {
+            self.around.groups[process.core.group].silent(process.core.who, None);
+        }
+        true
+    }
+
+    /// The coordinator gives up a member that lives.
+    fn lose(&mut self) -> bool {
+        let Some(at) = self.picked(|_| true) else { return false };
+        if !self.may_have_bad_luck(at) {
+            return false;
+        }
+        let Some(process) = &self.instances[at].process else { return false };
+        let (who, group) = (process.core.who, process.core.group);
+        self.around.tell(|| format!("the coordinator gives up instance {at}"));
+        let Around { groups, judge, log, .. } = &mut self.around;
+        for (partition, offset) in groups[group].expel(who) {
+            log.at(partition, offset).into_iter().for_each(|event| judge.forgives(group, event));
+        }
+        true
+    }
+
+    fn disconnect(&mut self) -> bool {
+        let open: Vec<u64> = self.around.db.txs.keys().copied().collect();
+        let Some(tx) = open.get(self.around.how.pick(open.len())).copied() else { return false };
+        let now = self.around.now;
+        self.around.tell(|| format!("the connection of transaction {tx} breaks"));
+        self.around.db.drop_connection(tx, now);
+        true
+    }
+
+    /// The database goes; and whoever looks after the processes by it kills some of them, now and later.
+    fn outage(&mut self) -> bool {
+        if self.around.db.down {
+            let Some(at) = self.picked(|_| true) else { return false };
+            return self.kill_in_outage(at);
+        }
+        self.around.outage();
+        self.down_until = self.around.now + 20_000;
+        true
+    }
+
+    fn kill_in_outage(&mut self, at: usize) -> bool {
+        // Whoever is named since before the outage has had bad luck.
+        if !self.may_have_bad_luck(at) && self.around.mutant != Some(Mutant::AskBeforeClaim) {
+            return false;
+        }
+        self.around.tell(|| format!("instance {at} is killed, for the database is down"));
+        self.die(at);
+        true
+    }
+
+    fn end_outage(&mut self) -> bool {
+        if !self.around.db.down {
+            return false;
+        }
+        if self.around.now < self.down_until && self.around.how.pick(2) == 0 {
+            let Some(at) = self.picked(|_| true) else { return false };
+            return self.kill_in_outage(at);
+        }
+        self.around.tell(|| "the database is back".to_owned());
+        self.around.db.down = false;
+        true
+    }
+
+    fn stop(&mut self) -> bool {
+        let Some(at) = self.picked(|process| !process.core.stopping) else { return false };
+        self.around.tell(|| format!("instance {at} is told to stop"));
+        if let Some(process) = &mut self.instances[at].process {
+            process.core.stopping = true;
+        }
+        true
+    }
+
+    fn rebalance(&mut self) -> bool {
+        let at = self.around.how.pick(self.around.groups.len());
+        self.around.groups[at].rebalance();
+        true
+    }
+
+    /// Faults end: whoever is dead begins again, and everybody gets a step in turn until nothing is left to do.
+    fn rest(&mut self) {
+        self.around.calm = true;
+        self.around.how = How::new(0);
+        self.around.db.down = false;
+        while self.instances.iter().any(|instance| instance.frozen) {
+            self.thaw();
+        }
+        self.around.tell(|| "faults have ended".to_owned());
+        let (begin, mut idle) = (self.steps, 0);
+        let mut pause = 20;
+        while self.around.judge.violation.is_none() {
+            if self.round() {
+                pause = 20;
+                self.around.now += 5;
+            } else if self.is_quiet() {
+                let Around { judge, db, log, settings, .. } = &mut self.around;
+                return judge.rest(db, log, settings.scopes);
+            } else {
+                idle += 1;
+                self.around.now += pause;
+                pause = (pause * 2).min(1_000);
+            }
+            if self.steps - begin + idle > REST {
+                let what = self.what_is_left();
+                self.around.judge.fail(|| format!("it never comes to rest: {what}"));
+            }
+        }
+    }
+
+    /// A step of everybody; whether any of them did something.
+    fn round(&mut self) -> bool {
+        let mut on = 0;
+        self.resume();
+        for group in 0..self.around.groups.len() {
+            on += u64::from(self.coordinate_of(group));
+        }
+        for at in 0..self.instances.len() {
+            if self.may_begin(at) {
+                on += u64::from(self.begin_of(at));
+            }
+            for _ in 0..6 {
+                on += u64::from(self.client_of(at));
+            }
+            on += u64::from(self.broker_of(at));
+            for worker in 0..self.around.settings.workers {
+                on += u64::from(self.worker(at, worker));
+            }
+            on += u64::from(self.keeper_of(at));
+        }
+        while self.around.serve() {
+            on += 1;
+        }
+        self.steps += on;
+        on > 0
+    }
+
+    fn is_quiet(&self) -> bool {
+        let Around { db, groups, log, .. } = &self.around;
+        let all_read = groups.iter().all(|group| {
+            let behind = group
+                .committed
+                .iter()
+                .zip(0..)
+                .any(|((offset, _), partition)| !log.from(partition, offset.unwrap_or(0)).is_empty());
+            !behind && group.owner.iter().all(Option::is_some)
+        });
+        let idle = |instance: &Instance| {
+            instance.process.as_ref().is_some_and(|process| {
+                process.client.is_quiet(&self.around, process.core.group)
+                    && process.workers.iter().all(crate::process::worker::Worker::is_idle)
+                    && process.keeper.is_idle()
+                    && process.core.engine.held().count == 0
+                    && !process.core.engine.has_to_be_isolated()
+            })
+        };
+        all_read
+            && db.is_quiet()
+            && db.markers.values().all(|marker| marker.held)
+            && self.instances.iter().all(idle)
+    }
+
+    fn what_is_left(&self) -> String {
+        let Around { db, groups, .. } = &self.around;
+        let committed: Vec<_> = groups.iter().map(|group| &group.committed).collect();
+        let held: Vec<_> = self
+            .instances
+            .iter()
+            .filter_map(|instance| instance.process.as_ref())
+            .map(|process| {
+                let engine = &process.core.engine;
+                (
+                    engine.held().count,
+                    engine.has_to_be_isolated(),
+                    process.core.holds.len(),
+                    process.client.reads(),
+                )
+            })
+            .collect();
+        format!(
+            "committed {committed:?}; of each process what is held, isolated, waits, is read {held:?}; parked {:?}; {} transactions",
+            db.markers,
+            db.txs.len()
+        )
+    }
+}
