@@ -10,6 +10,7 @@ mod consumer;
 mod consumer_batches;
 mod consumer_faults;
 mod consumer_kinds;
+mod consumer_light;
 mod consumer_order;
 mod consumer_poison;
 mod contract;

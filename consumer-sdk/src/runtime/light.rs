@@ -11,7 +11,6 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -74,19 +73,24 @@ pub(super) async fn run(shared: &Arc<Shared>, works: Vec<Work>, size: &mut usize
     loop {
         let (heads, other) = look(shared, &mut idle, &mut ended);
         if let Some(work) = other {
-            waiting.push(Box::pin(counted(shared, by_itself(shared, work))));
+            wait_by_itself(shared, work, &mut waiting);
         }
         let (begun, count) = (Instant::now(), heads.len());
         let mut heads = heads.into_iter();
+        let mut back = Vec::new();
         for (number, head) in heads.by_ref().enumerate() {
-            begin(shared, head, &mut ended, &mut waiting).await;
+            let Some(place) = Counted::below(&shared.waiting, shared.registered.concurrency) else {
+                back.push(head);
+                break;
+            };
+            begin(shared, head, place, &mut ended, &mut waiting).await;
             // The first say how long they take; to look at the clock behind each would take as long as some of them.
-            let late = number % CLOCK == 0 && begun.elapsed() >= TURN;
-            if late || shared.waiting.load(SeqCst) >= shared.registered.concurrency {
+            if number % CLOCK == 0 && begun.elapsed() >= TURN {
                 break;
             }
         }
-        give_back(shared, heads);
+        back.extend(heads);
+        give_back(shared, back);
         let each = begun.elapsed() / u32::try_from(count.max(1)).unwrap_or(1);
         *size = if each < SHORT {
             (*size * 2).min(MOST)
@@ -97,7 +101,7 @@ pub(super) async fn run(shared: &Arc<Shared>, works: Vec<Work>, size: &mut usize
         };
         let failed = ended.extract_if(.., |ended| !is_settled(&ended.attempt));
         for failed in failed {
-            waiting.push(Box::pin(counted(shared, follow(shared, failed))));
+            waiting.push(Box::pin(follow(shared, failed)));
         }
         if ended.is_empty() {
             if waiting.is_empty() {
@@ -173,6 +177,7 @@ fn look(shared: &Shared, idle: &mut Vec<Work>, ended: &mut Vec<Ended<'_>>) -> (V
 async fn begin<'s>(
     shared: &'s Arc<Shared>,
     Head { mut work, item, started }: Head,
+    place: Counted<'s>,
     ended: &mut Vec<Ended<'s>>,
     waiting: &mut FuturesUnordered<Waiting<'s>>,
 ) {
@@ -194,7 +199,8 @@ async fn begin<'s>(
     let mut call = Box::pin(call(shared, item, running, handler, name, told));
     match poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
         Poll::Ready(called) => ended.push(called.of(work)),
-        Poll::Pending => waiting.push(Box::pin(counted(shared, async move {
+        Poll::Pending => waiting.push(Box::pin(async move {
+            let _place = place;
             tokio::select! {
                 biased;
                 // The partition is another's: what runs for it ends here, and decides nothing (C30).
@@ -205,16 +211,7 @@ async fn begin<'s>(
                 }
                 called = &mut call => Some(called.of(work)),
             }
-        }))),
-    }
-}
-
-/// Counts what waits, from now on until it is done.
-fn counted<T>(shared: &Shared, waits: impl Future<Output = T>) -> impl Future<Output = T> {
-    let counted = Counted::begin(&shared.waiting);
-    async move {
-        let _counted = counted;
-        waits.await
+        })),
     }
 }
 
@@ -254,8 +251,8 @@ async fn call<'s>(
 }
 
 /// Not begun in time: others may take them.
-fn give_back(shared: &Shared, heads: impl ExactSizeIterator<Item = Head>) {
-    if heads.len() == 0 {
+fn give_back(shared: &Shared, heads: Vec<Head>) {
+    if heads.is_empty() {
         return;
     }
     let mut engine = shared.engine();
@@ -293,7 +290,17 @@ async fn follow<'s>(shared: &'s Arc<Shared>, ended: Ended<'s>) -> Option<Ended<'
     None
 }
 
-/// A record that may not start at once, and is waited for.
+/// A record that may not start at once is waited for, where there is a place for it.
+fn wait_by_itself<'s>(shared: &'s Arc<Shared>, work: Work, waiting: &mut FuturesUnordered<Waiting<'s>>) {
+    match Counted::below(&shared.waiting, shared.registered.concurrency) {
+        None => _ = shared.engine().end(work, After::GoOn),
+        Some(place) => waiting.push(Box::pin(async move {
+            let _place = place;
+            by_itself(shared, work).await
+        })),
+    }
+}
+
 async fn by_itself<'s>(shared: &'s Arc<Shared>, mut work: Work) -> Option<Ended<'s>> {
     let planned = work.first().map(|record| plan(shared, record));
     let fate = match planned {

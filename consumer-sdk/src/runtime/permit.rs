@@ -111,6 +111,13 @@ impl<'s> Counted<'s> {
         count.fetch_add(1, SeqCst);
         Counted(count)
     }
+
+    /// One of at most so many; `None` where they are all there.
+    pub(super) fn below(count: &'s AtomicUsize, most: usize) -> Option<Counted<'s>> {
+        let more = |now: usize| (now < most).then(|| now + 1);
+        // Made only where it was counted: its end counts, too.
+        count.fetch_update(SeqCst, SeqCst, more).is_ok().then(|| Counted(count))
+    }
 }
 
 impl Drop for Counted<'_> {
@@ -148,5 +155,23 @@ impl<'s> Told<'s> {
 impl Drop for Told<'_> {
     fn drop(&mut self) {
         self.end(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_are_counted_than_may_be_and_each_once() {
+        let count = AtomicUsize::new(0);
+        let (first, second) = (Counted::below(&count, 2), Counted::below(&count, 2));
+        assert!(first.is_some() && second.is_some());
+        assert!(Counted::below(&count, 2).is_none());
+        assert_eq!(count.load(SeqCst), 2, "who was refused changes nothing");
+        drop(first);
+        assert!(Counted::below(&count, 2).is_some());
+        drop(second);
+        assert_eq!(count.load(SeqCst), 0);
     }
 }
