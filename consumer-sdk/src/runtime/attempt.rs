@@ -36,8 +36,6 @@ pub(super) const UNREGISTERED: &str = "unregistered_type";
 pub(super) const NO_TYPE: &str = "no_type";
 /// There is no id.
 pub(super) const NO_ID: &str = "no_id";
-/// No business key could be made of it.
-pub(super) const NO_KEY: &str = "no_business_key";
 /// It ended the process, again and again.
 pub(super) const KILLS: &str = "kills_the_process";
 /// It is older than what the inbox remembers: there is no place for its row.
@@ -65,7 +63,7 @@ impl Reason {
             TOO_OLD => Cause::TooOld,
             KILLS => Cause::Killed,
             UNREGISTERED => Cause::Unregistered,
-            NO_TYPE | NO_ID | NO_KEY | UNREADABLE => Cause::Unreadable,
+            NO_TYPE | NO_ID | UNREADABLE => Cause::Unreadable,
             _ if failure == Failure::Permanent => Cause::Permanent,
             _ => Cause::Exhausted,
         }

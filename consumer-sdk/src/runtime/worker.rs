@@ -1,6 +1,5 @@
 //! Takes records, runs them, and acts on what became of them. One function turns what happened into what follows.
 
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use futures_util::future::select_all;
 use smallvec::SmallVec;
 use tokio::sync::watch;
 
-use super::attempt::{Attempt, NO_ID, NO_KEY, NO_TYPE, Reason, UNREGISTERED};
+use super::attempt::{Attempt, NO_ID, NO_TYPE, Reason, UNREGISTERED};
 use super::company::Parts;
 use super::engine::{After, Hands, Work};
 use super::failure::{Failed, failed, rejected, trouble};
@@ -67,7 +66,9 @@ pub(super) async fn work(shared: Arc<Shared>) {
         match ran {
             None => leave(&shared, works),
             Some(Ran::Alone(fate)) => {
-                works.into_iter().for_each(|work| end(&shared, work, Some(&fate)));
+                // It is the fate of the first; where others were taken with it, they run again.
+                let mut fate = Some(&fate);
+                works.into_iter().for_each(|work| end(&shared, work, fate.take()));
             }
             Some(Ran::Together(turns)) => decide(&shared, works, turns).await,
         }
@@ -151,14 +152,7 @@ pub(super) fn plan<'r>(shared: &'r Shared, record: &Record) -> Plan<'r> {
         return Plan::GiveUp(Reason::new(NO_ID, "the record has no header `id` that is a UUID"));
     };
     let name = match &handler.dedup {
-        Some(dedup) => {
-            let facts = Facts::new(record, id, &registered.name);
-            // It is the user's, and what it panics at is this record's concern alone.
-            match panic::catch_unwind(AssertUnwindSafe(|| dedup(&facts))) {
-                Ok(key) => Name::of_key(key),
-                Err(_) => return Plan::GiveUp(Reason::new(NO_KEY, "dedup_by() panicked at the record")),
-            }
-        }
+        Some(dedup) => Name::of_key(dedup(&Facts::new(record, id, &registered.name))),
         None => Name::of_id(id, record),
     };
     Plan::Run(handler, name)
