@@ -23,7 +23,6 @@ pub struct Facts {
     id: Uuid,
     /// What the inbox knows the event by: its id, or that of its business key.
     named: Uuid,
-    scope: Arc<str>,
     attempt: u32,
     body: Arc<Body>,
 }
@@ -31,14 +30,14 @@ pub struct Facts {
 impl Facts {
     /// `id` is what the inbox knows the event by. Of a record from the park that is the record's own, and `id` may be
     /// the event's.
-    pub(crate) fn new(record: &Record, id: Uuid, scope: &Arc<str>) -> Facts {
+    pub(crate) fn new(record: &Record, id: Uuid) -> Facts {
         let attempt = record.tries.counted + 1;
         if record.id == Some(id) {
-            return Facts { id, named: id, scope: scope.clone(), attempt, body: record.body().clone() };
+            return Facts { id, named: id, attempt, body: record.body().clone() };
         }
         let own = record.header(header::ID).and_then(|text| Uuid::parse_str(text).ok()).unwrap_or(id);
         let named = if id == own { record.id.unwrap_or(id) } else { id };
-        Facts { id: own, named, scope: scope.clone(), attempt, body: record.body().clone() }
+        Facts { id: own, named, attempt, body: record.body().clone() }
     }
 
     /// The event's id: the same in every copy of it.
@@ -81,7 +80,7 @@ impl Facts {
     /// consumer, another for every other consumer. Events that [`dedup_by`](crate::Handler::dedup_by) makes one have
     /// one.
     pub fn idempotency_key(&self) -> String {
-        format!("{}/{}", self.scope, self.named)
+        format!("{}/{}", self.body.scope, self.named)
     }
 
     /// Where the event stood in its source's log.

@@ -275,6 +275,11 @@ impl Bound {
         }
     }
 
+    /// So many attempts have gone well.
+    pub(crate) fn went_well(&self, admission: Admission, count: u32, now: Duration) {
+        self.budget.lock().went_well(admission, count, now);
+    }
+
     /// Begins to handle one event.
     ///
     /// # Errors

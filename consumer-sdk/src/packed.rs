@@ -8,9 +8,9 @@ use smallvec::SmallVec;
 type Span = Option<(u32, u32)>;
 
 /// Key, value and headers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Packed {
-    bytes: Box<[u8]>,
+    bytes: Vec<u8>,
     key: Span,
     value: Span,
     /// Names and values; more than the relay writes need an allocation.
@@ -25,9 +25,18 @@ pub(crate) type Header<'h> = (&'h str, Option<&'h [u8]>);
 impl Packed {
     /// Copies what it is given.
     pub(crate) fn new(key: Option<&[u8]>, value: Option<&[u8]>, headers: &[Header<'_>]) -> Packed {
+        let mut packed = Packed::default();
+        packed.refill(key, value, headers);
+        packed
+    }
+
+    /// Copies what it is given in the place of what it had.
+    pub(crate) fn refill(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[Header<'_>]) {
         let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
         let named = headers.iter().map(|(name, value)| name.len() + length(*value));
-        let mut bytes = Vec::with_capacity(length(key) + length(value) + named.sum::<usize>());
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        bytes.reserve_exact(length(key) + length(value) + named.sum::<usize>());
         let key = key.map(|key| add(&mut bytes, key));
         let value = value.map(|value| add(&mut bytes, value));
         let headers: SmallVec<[((u32, u32), Span); 4]> = headers
@@ -36,9 +45,13 @@ impl Packed {
                 (add(&mut bytes, name.as_bytes()), value.map(|value| add(&mut bytes, value)))
             })
             .collect();
-        let mut packed = Packed { bytes: bytes.into_boxed_slice(), key, value, headers, event_type: None };
-        packed.event_type = packed.find(header::TYPE).filter(|span| packed.text(*span).is_some());
-        packed
+        *self = Packed { bytes, key, value, headers, event_type: None };
+        self.event_type = self.find(header::TYPE).filter(|span| self.text(*span).is_some());
+    }
+
+    /// Bytes that it has place for.
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
     }
 
     pub(crate) fn key(&self) -> Option<&[u8]> {

@@ -18,6 +18,21 @@ pub(crate) struct Record {
     pub(crate) tries: Tries,
     /// Which records it may run together with, and how many of them; `None` where it runs alone.
     pub(crate) company: Option<Company>,
+    pub(crate) known: Known,
+}
+
+/// What its type is known by, so that it is looked up once; [`Known::UNKNOWN`] where it was not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// Its handler's place among all.
+    pub(crate) handler: u32,
+    /// The place of what is counted of its topic and type.
+    pub(crate) series: u32,
+}
+
+impl Known {
+    /// Nothing.
+    pub(crate) const UNKNOWN: Known = Known { handler: u32::MAX, series: u32::MAX };
 }
 
 /// Records of the same company may share a transaction, or a task.
@@ -27,10 +42,19 @@ pub(crate) struct Company {
     /// of a part of either of the first.
     pub(crate) number: u32,
     /// Most records of one transaction, or of one task.
-    pub(crate) most: usize,
+    most: u32,
 }
 
 impl Company {
+    pub(crate) fn new(number: u32, most: usize) -> Company {
+        Company { number, most: u32::try_from(most).unwrap_or(u32::MAX) }
+    }
+
+    /// Most records of one run together.
+    pub(crate) fn most(self) -> usize {
+        self.most as usize
+    }
+
     /// Handlers that have no transaction.
     pub(crate) const LIGHT: Company = Company { number: u32::MAX >> 1, most: 256 };
 
@@ -44,6 +68,8 @@ impl Company {
 #[derive(Debug)]
 pub(crate) struct Body {
     pub(crate) topic: Arc<str>,
+    /// What the consumer that reads it is known by.
+    pub(crate) scope: Arc<str>,
     pub(crate) partition: i32,
     pub(crate) offset: i64,
     /// Unix milliseconds; 0 where the record has none.
@@ -71,24 +97,36 @@ const OVERHEAD: usize = 128;
 
 impl Record {
     pub(crate) fn new(body: Body, tries: Tries) -> Record {
-        Record { body: Arc::new(body), tries, company: None }
+        Record::of(Arc::new(body), tries)
     }
 
-    pub(crate) fn read(message: &BorrowedMessage<'_>, topic: Arc<str>) -> Record {
+    fn of(body: Arc<Body>, tries: Tries) -> Record {
+        Record { body, tries, company: None, known: Known::UNKNOWN }
+    }
+
+    /// What the client has read, in a piece of memory that a former record has left, where there is one.
+    pub(crate) fn read(
+        message: &BorrowedMessage<'_>,
+        topic: &Arc<str>,
+        scope: &Arc<str>,
+        left: &mut Left,
+    ) -> Record {
         let mut headers: SmallVec<[Header<'_>; 8]> = SmallVec::new();
         if let Some(found) = message.headers() {
             headers.extend(found.iter().map(|header| (header.key, header.value)));
         }
-        let packed = Packed::new(message.key(), message.payload(), &headers);
-        let body = Body {
-            topic,
-            partition: message.partition(),
-            offset: message.offset(),
-            timestamp: message.timestamp().to_millis().unwrap_or(0),
-            id: packed.header(header::ID).and_then(|text| Uuid::parse_str(text).ok()),
-            packed,
-        };
-        Record::new(body, Tries::default())
+        let mut body = left.take().unwrap_or_else(|| Arc::new(Body::empty(topic, scope)));
+        if let Some(body) = Arc::get_mut(&mut body) {
+            if !Arc::ptr_eq(&body.topic, topic) {
+                body.topic = topic.clone();
+            }
+            body.partition = message.partition();
+            body.offset = message.offset();
+            body.timestamp = message.timestamp().to_millis().unwrap_or(0);
+            body.packed.refill(message.key(), message.payload(), &headers);
+            body.id = body.packed.header(header::ID).and_then(|text| Uuid::parse_str(text).ok());
+        }
+        Record::of(body, Tries::default())
     }
 
     /// What came.
@@ -105,7 +143,38 @@ impl Deref for Record {
     }
 }
 
+/// Memory of records that are settled, for those that come: the client's thread makes and frees hundreds of thousands
+/// a second. Of one consumer.
+#[derive(Debug, Default)]
+pub(crate) struct Left(Vec<Arc<Body>>);
+
+impl Left {
+    /// Most that are kept.
+    const MOST: usize = 2048;
+    /// Bytes of the largest that is.
+    const LARGEST: usize = 2048;
+
+    /// Keeps a record's memory, unless somebody looks at it still.
+    pub(crate) fn keep(&mut self, record: Record) {
+        let Record { mut body, .. } = record;
+        if self.0.len() < Left::MOST
+            && Arc::get_mut(&mut body).is_some_and(|body| body.packed.capacity() <= Left::LARGEST)
+        {
+            self.0.push(body);
+        }
+    }
+
+    fn take(&mut self) -> Option<Arc<Body>> {
+        self.0.pop()
+    }
+}
+
 impl Body {
+    fn empty(topic: &Arc<str>, scope: &Arc<str>) -> Body {
+        let (topic, scope, packed) = (topic.clone(), scope.clone(), Packed::default());
+        Body { topic, scope, partition: 0, offset: 0, timestamp: 0, id: None, packed }
+    }
+
     /// Bytes that it is counted with.
     pub(crate) fn bytes(&self) -> usize {
         OVERHEAD + self.packed.len()
@@ -141,8 +210,9 @@ impl Body {
 
     /// Hash of the id, the same in every process: how the crash journal names a record.
     pub(crate) fn journal_id(&self) -> u32 {
-        // FNV-1a: stable, and no more is asked of it.
-        let bytes = self.id.map_or([0; 16], Uuid::into_bytes);
-        bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+        // As FNV-1a, by words: stable, and no more is asked of it.
+        let id = self.id.map_or(0, |id| id.as_u128());
+        let words = (0..4_u32).map(|word| (id >> (word * 32)) as u32);
+        words.fold(0x811c_9dc5_u32, |hash, word| (hash ^ word).wrapping_mul(0x0100_0193).rotate_left(13))
     }
 }

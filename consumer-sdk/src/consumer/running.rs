@@ -14,7 +14,7 @@ use crate::handler::{Bound, Kind, Registration};
 use crate::ladder::Ladder;
 use crate::metrics::admin::{self, Admin, AdminError};
 use crate::metrics::{self, Metrics};
-use crate::record::{Company, Record};
+use crate::record::{Company, Known, Record};
 use crate::runtime;
 
 /// How long nothing may be settled beside the longest handler, before `/ready` says so.
@@ -26,7 +26,7 @@ pub(crate) struct Registered {
     pub(crate) name: Arc<str>,
     pub(crate) group: String,
     pub(crate) topics: Vec<String>,
-    pub(crate) handlers: AHashMap<String, Bound>,
+    pub(crate) handlers: Handlers,
     pub(crate) ladder: Ladder,
     pub(crate) unregistered: Unregistered,
     pub(crate) concurrency: usize,
@@ -41,17 +41,73 @@ pub(crate) struct Registered {
 }
 
 impl Registered {
+    /// What a record's handler and its counts are, and whom it may run with. `topic` is its topic's number.
+    pub(crate) fn introduce(&self, record: &mut Record, topic: u32) {
+        let handler = record.event_type().and_then(|name| self.handlers.number(name));
+        let series = self.handlers.series(topic, handler);
+        record.known = Known { handler: handler.unwrap_or(u32::MAX), series };
+        record.company = self.company(record);
+    }
+
     /// Which records a record may share a transaction or a task with.
     pub(crate) fn company(&self, record: &Record) -> Option<Company> {
-        let handler = record.id.and(self.handlers.get(record.event_type()?))?;
+        let handler = record.id.and(self.handlers.of(record))?;
         match handler.kind {
-            Kind::Transactional if self.group_commit > 1 => {
-                Some(Company { number: 0, most: self.group_commit })
-            }
-            Kind::Batch(most) => Some(Company { number: handler.number, most }),
+            Kind::Transactional if self.group_commit > 1 => Some(Company::new(0, self.group_commit)),
+            Kind::Batch(most) => Some(Company::new(handler.number, most)),
             Kind::Idempotent => Some(Company::LIGHT),
             Kind::Transactional | Kind::External | Kind::AtMostOnce => None,
         }
+    }
+}
+
+/// The handlers of a consumer by event type.
+pub(crate) struct Handlers {
+    all: Vec<Bound>,
+    numbers: AHashMap<String, u32>,
+    /// Of each topic: where each handler's events are counted, and behind them where others are.
+    series: Vec<u32>,
+}
+
+impl Handlers {
+    fn of_types(
+        bound: impl Iterator<Item = (String, Bound)>,
+        topics: &[String],
+        metrics: &Metrics,
+    ) -> Handlers {
+        let (names, all): (Vec<String>, Vec<Bound>) = bound.unzip();
+        let types = || names.iter().map(|name| Some(name.as_str())).chain([None]);
+        let series =
+            topics.iter().flat_map(|topic| types().map(|name| metrics.series(topic, name))).collect();
+        Handlers { all, numbers: names.into_iter().zip(0..).collect(), series }
+    }
+
+    fn series(&self, topic: u32, handler: Option<u32>) -> u32 {
+        let handler = handler.map_or(self.all.len(), |handler| handler as usize);
+        let series = self.series.get(topic as usize * (self.all.len() + 1) + handler);
+        series.copied().unwrap_or(u32::MAX)
+    }
+
+    fn number(&self, event_type: &str) -> Option<u32> {
+        self.numbers.get(event_type).copied()
+    }
+
+    /// The handler for an event type.
+    pub(crate) fn get(&self, event_type: &str) -> Option<&Bound> {
+        self.all.get(self.number(event_type)? as usize)
+    }
+
+    /// The handler for a record.
+    pub(crate) fn of(&self, record: &Record) -> Option<&Bound> {
+        match record.known {
+            Known::UNKNOWN => self.get(record.event_type()?),
+            Known { handler, .. } => self.all.get(handler as usize),
+        }
+    }
+
+    /// All of them.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &Bound> {
+        self.all.iter()
     }
 }
 
@@ -116,10 +172,12 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
             _ => None,
         };
         let group = self.group();
-        let mut handlers = AHashMap::new();
-        for ((name, handler), number) in self.handlers.into_iter().zip(1..) {
-            handlers.insert(name, handler.bind(&self.state, number, self.budget));
-        }
+        let bound = self.handlers.into_iter().zip(1..);
+        let handlers = Handlers::of_types(
+            bound.map(|((name, handler), number)| (name, handler.bind(&self.state, number, self.budget))),
+            &self.topics,
+            &metrics,
+        );
         let registered = Registered {
             name: Arc::from(scope),
             group,

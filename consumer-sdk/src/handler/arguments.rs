@@ -215,13 +215,14 @@ mod tests {
     fn facts(value: &str) -> Facts {
         let body = Body {
             topic: Arc::from("t"),
+            scope: Arc::from("scope"),
             partition: 0,
             offset: 0,
             timestamp: 0,
             id: None,
             packed: Packed::new(None, Some(value.as_bytes()), &[]),
         };
-        Facts::new(&Record::new(body, Tries::default()), Uuid::nil(), &Arc::from("scope"))
+        Facts::new(&Record::new(body, Tries::default()), Uuid::nil())
     }
 
     #[test]

@@ -173,7 +173,8 @@ impl<R> Keys<R> {
         fits: impl Fn(&R) -> Option<(C, usize)>,
     ) -> Vec<Run<R>> {
         let first = self.next().and_then(&fits);
-        let mut group: Vec<Run<R>> = self.take().into_iter().collect();
+        let mut group: Vec<Run<R>> = Vec::with_capacity(keys.min(self.ready()));
+        group.extend(self.take());
         let Some((class, max)) = first.filter(|_| !self.isolated && !group.is_empty()) else { return group };
         let belongs = |record: &R| fits(record).is_some_and(|(other, _)| other == class);
         let keys = keys.min(max);

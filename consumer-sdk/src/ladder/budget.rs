@@ -72,6 +72,14 @@ pub enum Admit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admission {
     phase: u64,
+    probe: bool,
+}
+
+impl Admission {
+    /// Whether it is the one attempt that is tried while the flow stands still.
+    pub fn is_probe(self) -> bool {
+        self.probe
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -115,7 +123,14 @@ impl Budget {
             Flow::Paused { .. } => self.enter(Flow::Probing),
             Flow::Probing => return Admit::WaitForProbe,
         }
-        Admit::Go(Admission { phase: self.phase })
+        Admit::Go(Admission { phase: self.phase, probe: self.flow == Flow::Probing })
+    }
+
+    /// So many attempts of an admission that is no probe have gone well.
+    pub fn went_well(&mut self, admission: Admission, count: u32, now: Duration) {
+        if admission.phase == self.phase && self.flow == Flow::Flowing {
+            self.count(count, false, now);
+        }
     }
 
     /// An admitted attempt ended. Only failures that count attempts are failures here; a rejected record
@@ -125,7 +140,7 @@ impl Budget {
             return;
         }
         match self.flow {
-            Flow::Flowing => self.count(failed, now),
+            Flow::Flowing => self.count(1, failed, now),
             Flow::Probing if failed => {
                 let delay = self.delay;
                 self.delay = delay.saturating_mul(2).min(self.limits.probe_most.max(delay));
@@ -147,7 +162,7 @@ impl Budget {
         }
     }
 
-    fn count(&mut self, failed: bool, now: Duration) {
+    fn count(&mut self, outcomes: u32, failed: bool, now: Duration) {
         let part = (self.limits.window / PARTS).max(Duration::from_nanos(1));
         let number = u64::try_from(now.as_nanos() / part.as_nanos()).unwrap_or(u64::MAX);
         while self.parts.front().is_some_and(|part| part.number.saturating_add(PARTS.into()) <= number) {
@@ -158,7 +173,7 @@ impl Budget {
             self.parts.push_back(Part { number, outcomes: 0, failures: 0 });
         }
         if let Some(part) = self.parts.back_mut() {
-            part.outcomes += 1;
+            part.outcomes = part.outcomes.saturating_add(outcomes);
             part.failures += u32::from(failed);
         }
         self.consecutive = if failed { self.consecutive.saturating_add(1) } else { 0 };

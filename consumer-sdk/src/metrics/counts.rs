@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use ahash::AHashMap;
 use opentelemetry::KeyValue;
 
+use crate::record::Record;
+
 /// The label of topics and event types that the consumer was not set up with.
 pub(crate) const OTHER: &str = "other";
 
@@ -205,10 +207,21 @@ impl Counts {
         Counts { series, topics, types }
     }
 
-    pub(super) fn of(&self, topic: &str, event_type: Option<&str>) -> &Series {
+    /// The number of a topic's and a type's series.
+    pub(super) fn number(&self, topic: &str, event_type: Option<&str>) -> usize {
         let topic = self.topics.get(topic).copied().unwrap_or(0);
         let event_type = event_type.and_then(|name| self.types.get(name)).copied().unwrap_or(0);
-        &self.series[topic * (self.types.len() + 1) + event_type]
+        topic * (self.types.len() + 1) + event_type
+    }
+
+    pub(super) fn of(&self, topic: &str, event_type: Option<&str>) -> &Series {
+        &self.series[self.number(topic, event_type)]
+    }
+
+    /// The series of a record.
+    pub(super) fn of_record(&self, record: &Record) -> &Series {
+        let known = self.series.get(record.known.series as usize);
+        known.unwrap_or_else(|| self.of(&record.topic, record.event_type()))
     }
 
     /// Those of which something was seen.

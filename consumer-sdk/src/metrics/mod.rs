@@ -39,7 +39,7 @@ use outbox_postgres_link::PoolLook;
 use parking_lot::Mutex;
 
 use crate::record::Record;
-use counts::{Cause, Counts, Ended, Named, Retry, Settled};
+use counts::{Cause, Counts, Ended, Named, Retry, Series, Settled};
 use engine::EngineLook;
 use families::Histograms;
 use marks::Mark;
@@ -217,9 +217,19 @@ impl Metrics {
 
 /// What workers and the park's task tell.
 impl Metrics {
+    /// Where the events of a topic and a type are counted.
+    pub(crate) fn series(&self, topic: &str, event_type: Option<&str>) -> u32 {
+        u32::try_from(self.0.counts.number(topic, event_type)).unwrap_or(u32::MAX)
+    }
+
+    /// Counts events together that have the same series, one after the other.
+    pub(crate) fn tally(&self) -> Tally<'_> {
+        Tally { metrics: self, series: None, attempts: 0, settled: 0, today: None }
+    }
+
     /// A handler was called, and ended so after this long. To be told before the attempt is counted in the record.
     pub(crate) fn attempted(&self, record: &Record, ended: Ended, took: Duration) {
-        let series = self.0.counts.of(&record.topic, record.event_type());
+        let series = self.0.counts.of_record(record);
         series.attempts[ended.number()].fetch_add(1, Relaxed);
         if ended.is_failure() && record.tries.counted > 0 {
             series.again.fetch_add(1, Relaxed);
@@ -231,26 +241,37 @@ impl Metrics {
 
     /// A record is settled, durably.
     pub(crate) fn settled(&self, record: &Record, how: Settled) {
-        let series = self.0.counts.of(&record.topic, record.event_type());
+        let series = self.0.counts.of_record(record);
         series.settled[how.number()].fetch_add(1, Relaxed);
-        let heard = self.0.histograms.iter().any(|histograms| histograms.get().is_some());
-        if heard && how == Settled::Done && record.timestamp > 0 {
-            // A clock ahead of ours makes it zero.
-            let age = today().saturating_sub(record.timestamp).max(0) as f64 / 1000.0;
-            for histograms in self.0.histograms.iter().filter_map(OnceLock::get) {
-                histograms.record_to_commit.record(age, &series.labels);
+        if how == Settled::Done {
+            if self.is_heard() && record.timestamp > 0 {
+                self.aged(record, series, today());
             }
+        }
+    }
+
+    /// Whether anybody hears of what histograms hold.
+    fn is_heard(&self) -> bool {
+        self.0.histograms.iter().any(|histograms| histograms.get().is_some())
+    }
+
+    /// How old a record is that is done.
+    fn aged(&self, record: &Record, series: &Series, today: i64) {
+        // A clock ahead of ours makes it zero.
+        let age = today.saturating_sub(record.timestamp).max(0) as f64 / 1000.0;
+        for histograms in self.0.histograms.iter().filter_map(OnceLock::get) {
+            histograms.record_to_commit.record(age, &series.labels);
         }
     }
 
     /// An attempt has failed, and another follows.
     pub(crate) fn retried(&self, record: &Record, retry: Retry) {
-        self.0.counts.of(&record.topic, record.event_type()).retried(retry);
+        self.0.counts.of_record(record).retried(retry);
     }
 
     /// An event became a dead letter.
     pub(crate) fn dead_letter(&self, record: &Record, cause: Cause) {
-        let series = self.0.counts.of(&record.topic, record.event_type());
+        let series = self.0.counts.of_record(record);
         series.dead[cause.number()].fetch_add(1, Relaxed);
     }
 
@@ -298,6 +319,63 @@ impl Metrics {
     /// The next look is a new one.
     fn forget(&self) {
         *self.0.fresh.lock() = None;
+    }
+}
+
+/// Events whose handlers went well, counted together. What is not counted yet is when this is dropped.
+pub(crate) struct Tally<'m> {
+    metrics: &'m Metrics,
+    series: Option<&'m Series>,
+    attempts: u64,
+    settled: u64,
+    /// The wall's clock: looked at once, where it is asked for.
+    today: Option<i64>,
+}
+
+impl<'m> Tally<'m> {
+    /// A handler's attempt has gone well.
+    pub(crate) fn attempted(&mut self, record: &Record, took: Duration) {
+        let series = self.of(record);
+        self.attempts += 1;
+        for histograms in self.metrics.0.histograms.iter().filter_map(OnceLock::get) {
+            histograms.handler.record(took.as_secs_f64(), &series.labels);
+        }
+    }
+
+    /// A record is settled: its handler's work is done.
+    pub(crate) fn settled(&mut self, record: &Record) {
+        let series = self.of(record);
+        self.settled += 1;
+        if self.metrics.is_heard() && record.timestamp > 0 {
+            let today = *self.today.get_or_insert_with(today);
+            self.metrics.aged(record, series, today);
+        }
+    }
+
+    fn of(&mut self, record: &Record) -> &'m Series {
+        let series = self.metrics.0.counts.of_record(record);
+        if self.series.is_none_or(|last| !std::ptr::eq(last, series)) {
+            self.count();
+            self.series = Some(series);
+        }
+        series
+    }
+
+    fn count(&mut self) {
+        let (attempts, settled) = (std::mem::take(&mut self.attempts), std::mem::take(&mut self.settled));
+        let Some(series) = self.series else { return };
+        if attempts > 0 {
+            series.attempts[Ended::Done.number()].fetch_add(attempts, Relaxed);
+        }
+        if settled > 0 {
+            series.settled[Settled::Done.number()].fetch_add(settled, Relaxed);
+        }
+    }
+}
+
+impl Drop for Tally<'_> {
+    fn drop(&mut self) {
+        self.count();
     }
 }
 

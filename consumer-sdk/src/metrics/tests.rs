@@ -45,7 +45,10 @@ pub(super) fn record(offset: i64, event_type: &str) -> Record {
         &[(header::TYPE, Some(event_type.as_bytes()))],
     );
     let (topic, timestamp) = (Arc::from("orders"), today() - 2_000);
-    Record::new(Body { topic, partition: 0, offset, timestamp, id: None, packed }, Tries::default())
+    Record::new(
+        Body { topic, scope: Arc::from("s"), partition: 0, offset, timestamp, id: None, packed },
+        Tries::default(),
+    )
 }
 
 /// Partition 0 of `orders`.

@@ -3,10 +3,11 @@
 use std::any::Any;
 use std::future::Future;
 use std::panic::{self, AssertUnwindSafe};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::Shared;
@@ -151,13 +152,78 @@ pub(super) async fn attempt(
         Err(attempt) => attempt,
     };
     let took = at.elapsed();
-    match &came_to {
-        Attempt::Done(_) => {}
-        Attempt::Rejected(said) => trace::failed(&span, came_to.ended().name(), said),
-        Attempt::Failed(_, reason) => trace::failed(&span, &reason.cause, &reason.said),
-        Attempt::TimedOut(_) => trace::failed(&span, came_to.ended().name(), "the handler took too long"),
-    }
+    tell(&span, &came_to);
     (came_to, took)
+}
+
+/// What a call comes to before it waits for anything.
+pub(super) enum First {
+    /// It has ended.
+    Ended(Attempt),
+    /// It waits.
+    Waits(Called),
+}
+
+/// A call that waits.
+pub(super) struct Called {
+    answer: Answer,
+    span: Span,
+    began: Instant,
+}
+
+/// Calls the handler as [`attempt`] does, as far as it comes without waiting. It `began` at the time that is given.
+pub(super) fn first(
+    shared: &Shared,
+    record: &Record,
+    id: Uuid,
+    begin: impl FnOnce() -> Result<Answer, String>,
+    began: Instant,
+    cx: &mut Context<'_>,
+) -> First {
+    let names = shared.registered.metrics.names();
+    let span = trace::handling(&names.consumer, &names.group, record, id, record.tries.counted + 1);
+    let entered = span.enter();
+    let came_to = match begun(begin) {
+        Err(attempt) => attempt,
+        Ok(mut answer) => {
+            let polled = panic::catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx)));
+            match polled {
+                Ok(Poll::Ready(handled)) => judged(handled),
+                Err(panic) => panicked(panic.as_ref()),
+                Ok(Poll::Pending) => {
+                    drop(entered);
+                    return First::Waits(Called { answer, span, began });
+                }
+            }
+        }
+    };
+    drop(entered);
+    tell(&span, &came_to);
+    First::Ended(came_to)
+}
+
+impl Called {
+    /// The rest of it, and how long all of it took.
+    pub(super) async fn rest(self, limit: Duration) -> (Attempt, Duration) {
+        let Called { answer, span, began } = self;
+        let left = limit.saturating_sub(began.elapsed());
+        let came_to = match judge(answer, left).instrument(span.clone()).await {
+            Attempt::TimedOut(_) => Attempt::TimedOut(limit),
+            came_to => came_to,
+        };
+        tell(&span, &came_to);
+        (came_to, began.elapsed())
+    }
+}
+
+/// Says in the trace how an attempt failed.
+fn tell(span: &Span, came_to: &Attempt) {
+    match came_to {
+        Attempt::Done(_) => {}
+        Attempt::Rejected(said) => trace::failed(span, came_to.ended().name(), said),
+        Attempt::Failed(_, reason) => trace::failed(span, &reason.cause, &reason.said),
+        Attempt::TimedOut(_) => trace::failed(span, came_to.ended().name(), "the handler took too long"),
+    }
 }
 
 /// Begins a call; an `Err` where nobody ran, or panicked at once.
@@ -189,18 +255,31 @@ pub(super) async fn within<T>(
 
 async fn judge(answer: impl Future<Output = Handled>, limit: Duration) -> Attempt {
     match within(answer, limit).await {
-        Ok(Outcome::Done) => Attempt::Done(None),
-        Ok(Outcome::Completed { result }) if result.len() > MOST_OF_RESULT => {
+        Ok(outcome) => done(outcome),
+        Err(attempt) => attempt,
+    }
+}
+
+fn judged(handled: Handled) -> Attempt {
+    match handled {
+        Ok(outcome) => done(outcome),
+        Err(error) => Attempt::Failed(error.failure(), Reason::of(&error)),
+    }
+}
+
+fn done(outcome: Outcome) -> Attempt {
+    match outcome {
+        Outcome::Done => Attempt::Done(None),
+        Outcome::Completed { result } if result.len() > MOST_OF_RESULT => {
             // The call is made, and the inbox would refuse to settle it.
             tracing::error!(bytes = result.len(), "a result of more than 64 KiB is not kept");
             Attempt::Done(None)
         }
-        Ok(Outcome::Completed { result }) => Attempt::Done(Some(result)),
-        Ok(Outcome::Retry { after, reason }) => {
+        Outcome::Completed { result } => Attempt::Done(Some(result)),
+        Outcome::Retry { after, reason } => {
             Attempt::Failed(Failure::Transient { after }, Reason::new(RETRY, reason))
         }
-        Ok(Outcome::Reject { reason }) => Attempt::Rejected(reason),
-        Err(attempt) => attempt,
+        Outcome::Reject { reason } => Attempt::Rejected(reason),
     }
 }
 

@@ -84,7 +84,7 @@ impl Parts {
         let part = self.given / self.size.max(1);
         self.given += 1;
         let number = PART | self.first.wrapping_add(u32::try_from(part).unwrap_or(0));
-        (self.size > 1).then_some(Company { number, most: self.size.min(company.most) })
+        (self.size > 1).then_some(Company::new(number, self.size.min(company.most())))
     }
 }
 
@@ -104,7 +104,9 @@ mod tests {
     use super::*;
     use crate::runtime::attempt::{Reason, TRANSIENT};
 
-    const COMPANY: Company = Company { number: 3, most: 500 };
+    fn company() -> Company {
+        Company::new(3, 500)
+    }
 
     /// How many runs it takes until only the one is left, and how many of the others ran alone.
     fn search(records: usize, culprit: usize, numbers: &AtomicU32) -> (usize, usize) {
@@ -121,7 +123,7 @@ mod tests {
             let mut parts = Parts::of(group.len(), numbers);
             let mut places: Vec<(Option<u32>, Vec<usize>)> = Vec::new();
             for record in group {
-                let number = parts.part(COMPANY).map(|company| company.number);
+                let number = parts.part(company()).map(|company| company.number);
                 match places.last_mut() {
                     Some((last, part)) if number.is_some() && *last == number => part.push(record),
                     _ => places.push((number, vec![record])),
@@ -153,11 +155,11 @@ mod tests {
         let numbers = AtomicU32::new(1);
         let (mut one, mut other) = (Parts::of(500, &numbers), Parts::of(500, &numbers));
         let numbers =
-            |parts: &mut Parts| -> Vec<Company> { (0..500).filter_map(|_| parts.part(COMPANY)).collect() };
+            |parts: &mut Parts| -> Vec<Company> { (0..500).filter_map(|_| parts.part(company())).collect() };
         let (one, other) = (numbers(&mut one), numbers(&mut other));
         assert_eq!((one.len(), other.len()), (500, 500));
-        assert!(one.iter().all(|company| !other.contains(company) && company.number != COMPANY.number));
-        assert!(one.iter().all(|company| company.most == 63));
+        assert!(one.iter().all(|company| !other.contains(company) && company.number != company().number));
+        assert!(one.iter().all(|company| company.most() == 63));
     }
 
     #[test]

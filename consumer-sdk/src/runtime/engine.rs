@@ -6,10 +6,11 @@ pub mod simulation;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ahash::AHashMap;
+use smallvec::SmallVec;
 use tokio::sync::watch;
 
 use crate::frontier::{Begun, Frontier};
@@ -25,40 +26,29 @@ use crate::record::{Company, Record};
 #[derive(Debug)]
 pub(crate) struct Work {
     ticket: Ticket,
-    items: VecDeque<Item<Record>>,
-    /// Becomes true when the partition is lost: whatever is done for it then decides nothing.
-    pub(crate) lost: watch::Receiver<bool>,
+    /// The last first, so that the first is taken out at the end.
+    items: SmallVec<[Item<Record>; 1]>,
 }
 
 impl Work {
     /// The records that are not settled yet.
     pub(crate) fn records(&self) -> impl ExactSizeIterator<Item = &Record> {
-        self.items.iter().map(|item| &item.record)
+        self.items.iter().rev().map(|item| &item.record)
     }
 
     /// The first of them; `None` when all are settled.
     pub(crate) fn first(&self) -> Option<&Record> {
-        self.items.front().map(|item| &item.record)
+        self.items.last().map(|item| &item.record)
     }
 
     /// The first of them, to count its attempts.
     pub(crate) fn first_mut(&mut self) -> Option<&mut Record> {
-        self.items.front_mut().map(|item| &mut item.record)
+        self.items.last_mut().map(|item| &mut item.record)
     }
 
     /// All of them, to say how they run next.
     pub(crate) fn records_mut(&mut self) -> impl Iterator<Item = &mut Record> {
-        self.items.iter_mut().map(|item| &mut item.record)
-    }
-
-    /// Takes the first of them out, to be settled by itself.
-    pub(crate) fn take_first(&mut self) -> Option<Item<Record>> {
-        self.items.pop_front()
-    }
-
-    /// Puts back what was taken out.
-    pub(crate) fn give_back(&mut self, item: Item<Record>) {
-        self.items.push_front(item);
+        self.items.iter_mut().rev().map(|item| &mut item.record)
     }
 
     /// The partition's present assignment.
@@ -178,18 +168,22 @@ impl Engine {
         self.present.get(&place).copied()
     }
 
-    /// Takes a record in. One that is settled already, or of a partition that has left, is passed over.
-    pub(crate) fn deliver(&mut self, place: (u32, i32), record: Record) {
-        let Some(lane) = self.lane(place) else { return };
-        let Some(assigned) = self.lanes.get_mut(&lane).filter(|assigned| !assigned.leaving) else { return };
+    /// Takes records of a partition in, all that are given. One that is settled already is passed over, and all of a
+    /// partition that has left.
+    pub(crate) fn deliver(&mut self, place: (u32, i32), records: impl Iterator<Item = Record>) {
+        let lane = self.lane(place);
+        let assigned = lane.and_then(|lane| self.lanes.get_mut(&lane)).filter(|assigned| !assigned.leaving);
+        let (Some(lane), Some(assigned)) = (lane, assigned) else { return records.for_each(drop) };
         self.intake.came(lane);
-        // A record that was read before, after a seek of the client's own, is in hand or settled.
-        if let Ok(Begun::New) = assigned.frontier.begin(record.offset) {
-            let bytes = record.bytes();
-            let body = record.body().clone();
-            self.keys.push(lane, body.key(), record, bytes);
-            self.intake.holds(self.keys.held());
+        for record in records {
+            // A record that was read before, after a seek of the client's own, is in hand or settled.
+            if let Ok(Begun::New) = assigned.frontier.begin(record.offset) {
+                let bytes = record.bytes();
+                let body = record.body().clone();
+                self.keys.push(lane, body.key(), record, bytes);
+            }
         }
+        self.intake.holds(self.keys.held());
     }
 
     /// The client has read up to here: transaction markers and compacted records never come (C27). Of a partition that
@@ -209,24 +203,38 @@ impl Engine {
             Some(company) if company.is_light() && hands.light == 0 => return Vec::new(),
             Some(company) if company.is_light() => hands.light.min(share(hands.threads)),
             Some(Company { number: 0, .. }) => share(hands.workers),
-            Some(Company { most, .. }) => most,
+            Some(company) => company.most(),
             None => 1,
         };
         let group =
-            self.keys.take_group(keys, |record| record.company.map(|company| (company, company.most)));
+            self.keys.take_group(keys, |record| record.company.map(|company| (company, company.most())));
         group.into_iter().map(|run| self.work(run)).collect()
     }
 
+    /// The same where the next ones have handlers without a transaction; nothing where they have not.
+    pub(crate) fn take_light(&mut self, hands: Hands) -> Vec<Work> {
+        match self.keys.next().and_then(|record| record.company) {
+            Some(company) if company.is_light() => self.take(hands),
+            _ => Vec::new(),
+        }
+    }
+
     fn work(&mut self, Run { ticket, records }: Run<Record>) -> Work {
-        let lost = match self.lanes.get_mut(&ticket.lane()) {
-            Some(assigned) => {
-                assigned.running += 1;
-                assigned.lost.subscribe()
-            }
-            // Revoked between; its receiver says lost, for the sender is gone.
+        let mut items = records;
+        items.reverse();
+        if let Some(assigned) = self.lanes.get_mut(&ticket.lane()) {
+            assigned.running += 1;
+        }
+        Work { ticket, items }
+    }
+
+    /// Becomes true when the partition is lost: whatever is done for it then decides nothing.
+    pub(crate) fn lost_of(&self, lane: Lane) -> watch::Receiver<bool> {
+        match self.lanes.get(&lane) {
+            Some(assigned) => assigned.lost.subscribe(),
+            // It has left before; whoever asks has nothing to decide.
             None => watch::channel(true).1,
-        };
-        Work { ticket, items: records.into_iter().collect(), lost }
+        }
     }
 
     /// Whether more of the partition may begin.
@@ -258,7 +266,8 @@ impl Engine {
     /// The record comes back to be dropped without the lock: it was made on another thread, which is dear.
     #[must_use]
     pub(crate) fn settle(&mut self, work: &mut Work, at: usize, without_handler: bool) -> Option<Record> {
-        let Item { record, .. } = work.items.remove(at)?;
+        let last = work.items.len().checked_sub(at + 1)?;
+        let Item { record, .. } = work.items.remove(last);
         self.settled(work.lane(), &record, without_handler);
         Some(record)
     }
@@ -284,7 +293,8 @@ impl Engine {
 
     /// The run has ended. What is not settled of it stays first of its key; `Some` where that waits to be resumed.
     pub(crate) fn end(&mut self, work: Work, after: After) -> Option<HoldId> {
-        let Work { ticket, items, .. } = work;
+        let Work { ticket, mut items } = work;
+        items.reverse();
         if let Some(assigned) = self.lanes.get_mut(&ticket.lane()) {
             assigned.running -= 1;
         }
@@ -495,6 +505,9 @@ impl Engine {
     /// In isolation one record is in flight in all, and only partitions in doubt are read.
     fn review(&mut self) {
         let isolated = self.journal.is_isolated();
+        if !isolated && !self.isolated {
+            return;
+        }
         if isolated != self.isolated {
             self.isolated = isolated;
             if isolated {

@@ -9,35 +9,33 @@
 //! took, and those that are not begun in time go back.
 
 use std::future::{Future, poll_fn};
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
-use super::attempt::{Attempt, attempt};
-use super::engine::{After, Work};
+use super::attempt::{Attempt, Called, First, first};
+use super::engine::{After, Engine, Hands, Work};
 use super::failure::{Failed, failed};
-use super::inbox::Name;
 use super::outside;
-use super::permit::{Counted, Running, Told};
+use super::permit::{Counted, Flowing, Running, Told};
 use super::worker::{Fate, Plan, end, gone, plan};
 use super::{AGAIN, Shared};
 use crate::event::Facts;
 use crate::handler::{Bound, Kind};
 use crate::journal::{Ending, Permit, Started};
-use crate::keys::Item;
+use crate::metrics::Tally;
 use crate::metrics::counts::Settled;
 use crate::record::{Company, Record};
 
 /// Most keys of one task.
-pub(super) const MOST: usize = 64;
+pub(super) const MOST: usize = 128;
 /// How long handlers may compute on one task before those that are not begun go back.
 const TURN: Duration = Duration::from_millis(1);
-/// The clock is looked at behind one in so many handlers.
-const CLOCK: usize = 8;
 /// Handlers that take less than this, each, let more of them run on a task; four times as long lets fewer.
 const SHORT: Duration = Duration::from_micros(20);
 
@@ -47,80 +45,78 @@ pub(super) fn is_light(works: &[Work]) -> bool {
     first.is_some_and(|record| record.company.is_some_and(Company::is_light))
 }
 
-/// A record whose handler may start.
-struct Head {
+/// Records of one key on this task.
+struct Turn {
     work: Work,
-    item: Item<Record>,
-    started: Started,
+    step: Step,
 }
 
-/// A record whose handler has ended.
-struct Ended<'s> {
-    work: Work,
-    item: Item<Record>,
-    running: Running<'s>,
-    name: Name,
-    attempt: Attempt,
+/// How far the first of them is.
+#[derive(Default)]
+enum Step {
+    /// It is to be asked about.
+    #[default]
+    Idle,
+    /// Its handler may start.
+    May(Started),
+    /// Its handler has ended, and so.
+    Ended(Started, Settled),
 }
 
-/// What follows for a record and takes its time; `None` when all of it is done.
-type Waiting<'s> = Pin<Box<dyn Future<Output = Option<Ended<'s>>> + Send + 's>>;
+impl Turn {
+    fn of(work: Work) -> Turn {
+        Turn { work, step: Step::Idle }
+    }
 
-/// Runs what it is given to the end. `size` is how many keys are to be taken the next time.
-pub(super) async fn run(shared: &Arc<Shared>, works: Vec<Work>, size: &mut usize) {
+    /// The records, and the handler that was to run, or has run.
+    fn into_running(self, shared: &Shared) -> (Work, Option<Running<'_>>) {
+        let running = match self.step {
+            Step::Idle => None,
+            Step::May(started) | Step::Ended(started, _) => Some(Running::begun(shared, started)),
+        };
+        (self.work, running)
+    }
+}
+
+/// What follows for records and takes its time; `None` when all of it is done.
+type Waiting<'s> = Pin<Box<dyn Future<Output = Option<Turn>> + Send + 's>>;
+
+/// Runs what it is given to the end, and whatever comes of its kind meanwhile. `hands.light` is how many keys are to be
+/// taken the next time.
+pub(super) async fn run(shared: &Arc<Shared>, works: Vec<Work>, hands: &mut Hands) {
     let mut waiting: FuturesUnordered<Waiting<'_>> = FuturesUnordered::new();
-    let (mut idle, mut ended) = (works, Vec::new());
+    let mut turns: Vec<Turn> = works.into_iter().map(Turn::of).collect();
     loop {
-        let (heads, other) = look(shared, &mut idle, &mut ended);
-        if let Some(work) = other {
+        // Where some are waited for others may take what is ready.
+        let more = waiting.is_empty() && !shared.is_stopping();
+        if let Some(work) = look(shared, &mut turns, more.then_some(*hands)) {
             wait_by_itself(shared, work, &mut waiting);
         }
-        let (begun, count) = (Instant::now(), heads.len());
-        let mut heads = heads.into_iter();
-        let mut back = Vec::new();
-        for (number, head) in heads.by_ref().enumerate() {
-            let Some(place) = Counted::below(&shared.waiting, shared.registered.concurrency) else {
-                back.push(head);
-                break;
-            };
-            begin(shared, head, place, &mut ended, &mut waiting).await;
-            // The first say how long they take; to look at the clock behind each would take as long as some of them.
-            if number % CLOCK == 0 && begun.elapsed() >= TURN {
-                break;
-            }
-        }
-        back.extend(heads);
-        give_back(shared, back);
-        let each = begun.elapsed() / u32::try_from(count.max(1)).unwrap_or(1);
-        *size = if each < SHORT {
-            (*size * 2).min(MOST)
-        } else if each < SHORT * 4 {
-            *size
-        } else {
-            1
-        };
-        let failed = ended.extract_if(.., |ended| !is_settled(&ended.attempt));
-        for failed in failed {
-            waiting.push(Box::pin(follow(shared, failed)));
-        }
-        if ended.is_empty() {
+        poll_fn(|cx| {
+            begin(shared, &mut turns, &mut waiting, &mut hands.light, cx);
+            Poll::Ready(())
+        })
+        .await;
+        if turns.is_empty() {
             if waiting.is_empty() {
                 return;
             }
-            some_end(&mut waiting, &mut ended).await;
+            some_end(&mut waiting, &mut turns).await;
         }
+        // It may be that nothing was waited for: others have their turn.
+        tokio::task::consume_budget().await;
     }
 }
 
 /// Waits until one has ended, and takes in all that have.
-async fn some_end<'s>(waiting: &mut FuturesUnordered<Waiting<'s>>, ended: &mut Vec<Ended<'s>>) {
+async fn some_end<'s>(waiting: &mut FuturesUnordered<Waiting<'s>>, turns: &mut Vec<Turn>) {
     let mut any = false;
     poll_fn(|cx| {
         loop {
             match waiting.poll_next_unpin(cx) {
                 Poll::Ready(Some(one)) => {
                     any = true;
-                    ended.extend(one);
+                    turns.extend(one);
                 }
                 Poll::Pending if !any => return Poll::Pending,
                 Poll::Ready(None) | Poll::Pending => return Poll::Ready(()),
@@ -130,135 +126,285 @@ async fn some_end<'s>(waiting: &mut FuturesUnordered<Waiting<'s>>, ended: &mut V
     .await;
 }
 
-/// One look at the engine: settles what has ended, and asks for what comes next of each run. Runs of which nothing is
-/// left are over. Returns those that may start, and one that may not yet, to ask again by itself; others of its kind go
-/// back.
-fn look(shared: &Shared, idle: &mut Vec<Work>, ended: &mut Vec<Ended<'_>>) -> (Vec<Head>, Option<Work>) {
-    let (mut heads, mut other) = (Vec::with_capacity(idle.len() + ended.len()), None);
-    let mut settled = Vec::with_capacity(ended.len());
-    for ended in ended.iter() {
-        shared.registered.metrics.settled(&ended.item.record, how(&ended.attempt));
-    }
-    let mut engine = shared.engine();
-    for Ended { work, item, running, attempt, .. } in ended.drain(..) {
-        if let Some(started) = running.into_started() {
-            engine.handler_ended(started, Ending::Settled);
+/// One look at the engine: settles what has ended, asks for what comes next of each run, lets go of runs of which
+/// nothing is left, and takes others in their place where it is told to. Leaves those whose first handler may start;
+/// returns one that may not yet, to ask again by itself. Others of its kind go back.
+fn look(shared: &Shared, turns: &mut Vec<Turn>, hands: Option<Hands>) -> Option<Work> {
+    let mut settled = Vec::with_capacity(turns.len());
+    let mut tally = shared.registered.metrics.tally();
+    for turn in turns.iter() {
+        match (&turn.step, turn.work.first()) {
+            (Step::Ended(_, Settled::Done), Some(record)) => tally.settled(record),
+            (Step::Ended(_, how), Some(record)) => shared.registered.metrics.settled(record, *how),
+            _ => {}
         }
-        engine.settled(work.lane(), &item.record, how(&attempt) != Settled::Done);
-        settled.push(item);
-        idle.push(work);
     }
-    for mut work in idle.drain(..) {
-        // What is left of a partition that leaves is its next owner's.
-        let next = if engine.goes_on(work.lane()) { work.take_first() } else { None };
-        let Some(item) = next else {
-            let _no_hold = engine.end(work, After::GoOn);
+    drop(tally);
+    let mut engine = shared.engine();
+    for turn in turns.iter_mut() {
+        if let Step::Ended(started, how) = mem::take(&mut turn.step) {
+            engine.handler_ended(started, Ending::Settled);
+            settled.extend(engine.settle(&mut turn.work, 0, how != Settled::Done));
+        }
+    }
+    let (mut other, mut at) = (None, 0);
+    let mut hands = hands;
+    loop {
+        let Some(turn) = turns.get_mut(at) else {
+            // Once: those that are taken are asked about as the others were.
+            let more = hands.take().filter(|hands| turns.len() < hands.light);
+            let Some(hands) = more else { break };
+            let light = hands.light - turns.len();
+            turns.extend(engine.take_light(Hands { light, ..hands }).into_iter().map(Turn::of));
             continue;
         };
-        match engine.may_start(work.lane(), &item.record) {
-            Permit::Start(started) => heads.push(Head { work, item, started }),
-            // Asked again, one by one: it waits for a commit, or is not to run at all.
-            Permit::CommitFirst | Permit::Wait | Permit::Convict { .. } | Permit::Gone => {
-                engine.will_not_start(work.lane(), &item.record);
-                work.give_back(item);
-                if let Some(one_too_many) = other.replace(work) {
-                    let _no_hold = engine.end(one_too_many, After::GoOn);
-                }
-            }
+        let asked = ask(&mut engine, turn);
+        if matches!(asked, Asked::May) {
+            at += 1;
+            continue;
+        }
+        let Turn { work, .. } = turns.swap_remove(at);
+        if matches!(asked, Asked::NotYet) && other.is_none() {
+            other = Some(work);
+        } else {
+            let _no_hold = engine.end(work, After::GoOn);
         }
     }
+    let ready = engine.ready();
     drop(engine);
     shared.bury(settled);
     shared.permits_changed();
-    (heads, other)
+    shared.wake(ready);
+    other
 }
 
-/// Begins a handler: it ends at once, or is waited for beside the others.
-async fn begin<'s>(
-    shared: &'s Arc<Shared>,
-    Head { mut work, item, started }: Head,
-    place: Counted<'s>,
-    ended: &mut Vec<Ended<'s>>,
-    waiting: &mut FuturesUnordered<Waiting<'s>>,
-) {
-    let running = Running::begun(shared, started);
-    let Plan::Run(handler, name) = plan(shared, &item.record) else {
-        // Only such records are light.
-        work.give_back(item);
-        return end(shared, work, Some(&Fate::Again(AGAIN)));
-    };
-    let told = match Told::admitted(shared, handler) {
-        Ok(told) => told,
-        Err(wait) => {
-            drop(running);
-            work.give_back(item);
-            return end(shared, work, Some(&Fate::Again(wait)));
+/// What is known of a run whose first record was asked about.
+enum Asked {
+    /// The handler may start.
+    May,
+    /// Not yet, or never: to be asked again by itself.
+    NotYet,
+    /// Nothing is left, or it is for the partition's next owner.
+    Over,
+}
+
+/// Asks for the first record of a run.
+fn ask(engine: &mut Engine, turn: &mut Turn) -> Asked {
+    let lane = turn.work.lane();
+    let Some(record) = turn.work.first().filter(|_| engine.goes_on(lane)) else { return Asked::Over };
+    match engine.may_start(lane, record) {
+        Permit::Start(started) => {
+            turn.step = Step::May(started);
+            Asked::May
         }
-    };
-    let lost = work.lost.clone();
-    let mut call = Box::pin(call(shared, item, running, handler, name, told));
-    match poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
-        Poll::Ready(called) => ended.push(called.of(work)),
-        Poll::Pending => waiting.push(Box::pin(async move {
-            let _place = place;
-            tokio::select! {
-                biased;
-                // The partition is another's: what runs for it ends here, and decides nothing (C30).
-                () = gone(lost) => {
-                    drop(call);
-                    end(shared, work, Some(&Fate::Left));
-                    None
-                }
-                called = &mut call => Some(called.of(work)),
+        // It waits for a commit, or is not to run at all.
+        Permit::CommitFirst | Permit::Wait | Permit::Convict { .. } | Permit::Gone => {
+            engine.will_not_start(lane, record);
+            Asked::NotYet
+        }
+    }
+}
+
+/// Begins the handlers that may start, one after the other. Those that end at once and well are left; those that wait are
+/// waited for beside each other.
+fn begin<'s>(
+    shared: &'s Arc<Shared>,
+    turns: &mut Vec<Turn>,
+    waiting: &mut FuturesUnordered<Waiting<'s>>,
+    size: &mut usize,
+    cx: &mut Context<'_>,
+) {
+    let concurrency = shared.registered.concurrency;
+    let begun = Instant::now();
+    let mut calls = Calls { shared, tally: shared.registered.metrics.tally(), flowing: None, now: begun };
+    let mut place = Counted::below(&shared.waiting, concurrency);
+    let (mut at, mut count) = (0, 0_u32);
+    while at < turns.len() && place.is_some() && calls.now - begun < TURN {
+        count += 1;
+        match calls.call(&mut turns[at], cx) {
+            Came::ToAnEnd => at += 1,
+            Came::To(attempt) => waiting.push(Box::pin(follow(shared, turns.swap_remove(at), attempt))),
+            Came::Later(wait) => {
+                let (work, running) = turns.swap_remove(at).into_running(shared);
+                drop(running);
+                end(shared, work, Some(&Fate::Again(wait)));
             }
-        })),
+            Came::ToWait(handler, called, told) => {
+                let waits = wait(shared, turns.swap_remove(at), (handler, called, told), place.take());
+                waiting.push(Box::pin(waits));
+                place = Counted::below(&shared.waiting, concurrency);
+            }
+        }
     }
+    let each = (calls.now - begun) / count.max(1);
+    drop(calls);
+    drop(place);
+    give_back(shared, turns.split_off(at));
+    *size = if each < SHORT {
+        (*size * 2).min(MOST)
+    } else if each < SHORT * 4 {
+        *size
+    } else {
+        1
+    };
 }
 
-/// A handler that has ended, without the run that its record is of.
-struct Called<'s> {
-    item: Item<Record>,
-    running: Running<'s>,
-    name: Name,
-    attempt: Attempt,
+/// What the first part of a call has come to.
+enum Came<'s> {
+    /// It has ended, and its record is as good as settled.
+    ToAnEnd,
+    /// It has failed.
+    To(Attempt),
+    /// It waits.
+    ToWait(&'s Bound, Called, Option<Told<'s>>),
+    /// It may not begin yet.
+    Later(Duration),
 }
 
-impl<'s> Called<'s> {
-    fn of(self, work: Work) -> Ended<'s> {
-        let Called { item, running, name, attempt } = self;
-        Ended { work, item, running, name, attempt }
-    }
-}
-
-async fn call<'s>(
+/// Calls one after the other.
+struct Calls<'s> {
     shared: &'s Shared,
-    item: Item<Record>,
-    running: Running<'s>,
-    handler: &'s Bound,
-    name: Name,
-    mut told: Told<'s>,
-) -> Called<'s> {
-    let record = &item.record;
-    let facts = Facts::new(record, name.id, &shared.registered.name);
-    let begin = || handler.one(facts, None);
-    let (attempt, took) = attempt(shared, record, name.id, begin, handler.timeout).await;
-    shared.registered.metrics.attempted(record, attempt.ended(), took);
-    told.end(attempt.is_failure().filter(|failed| !failed || record.tries.counted == 0));
-    if let Attempt::Rejected(reason) = &attempt {
-        tracing::warn!(id = %name.id, reason, "rejected");
+    tally: Tally<'s>,
+    /// The handler of the last ones, while the retry budget lets its events flow.
+    flowing: Option<Flowing<'s>>,
+    /// When the last one came back.
+    now: Instant,
+}
+
+impl<'s> Calls<'s> {
+    fn call(&mut self, turn: &mut Turn, cx: &mut Context<'_>) -> Came<'s> {
+        let Some(record) = turn.work.first() else { return Came::Later(AGAIN) };
+        let registered = &self.shared.registered;
+        // Only records that have both are light.
+        let (Some(handler), Some(id)) = (registered.handlers.of(record), record.id) else {
+            return Came::Later(AGAIN);
+        };
+        let id = match &handler.dedup {
+            None => id,
+            Some(_) => match plan(self.shared, record) {
+                Plan::Run(_, name) => name.id,
+                Plan::Skip | Plan::GiveUp(_) => return Came::Later(AGAIN),
+            },
+        };
+        let told = match self.admitted(handler) {
+            Ok(told) => told,
+            Err(wait) => return Came::Later(wait),
+        };
+        let facts = Facts::new(record, id);
+        let came_to = first(self.shared, record, id, || handler.one(facts, None), self.now, cx);
+        let began = mem::replace(&mut self.now, Instant::now());
+        let attempt = match came_to {
+            First::Ended(attempt) => attempt,
+            First::Waits(called) => return Came::ToWait(handler, called, told.or_else(|| self.told())),
+        };
+        let took = self.now - began;
+        match (&attempt, &mut self.flowing) {
+            (Attempt::Done(_), Some(flowing)) => {
+                flowing.went_well();
+                self.tally.attempted(record, took);
+            }
+            _ => {
+                registered.metrics.attempted(record, attempt.ended(), took);
+                let told = told.or_else(|| self.told());
+                // Those before it are counted before it, and the next one asks again.
+                self.flowing = None;
+                if let Some(mut told) = told {
+                    told.end(of_all(&attempt, record));
+                }
+            }
+        }
+        let Some(how) = settled(&attempt, record) else { return Came::To(attempt) };
+        if let Step::May(started) = mem::take(&mut turn.step) {
+            turn.step = Step::Ended(started, how);
+        }
+        Came::ToAnEnd
     }
-    Called { item, running, name, attempt }
+
+    /// Asks the retry budget; `None` where its answer for the last one holds for this one.
+    fn admitted(&mut self, handler: &'s Bound) -> Result<Option<Told<'s>>, Duration> {
+        if self.flowing.as_ref().is_some_and(|flowing| flowing.is_of(handler)) {
+            return Ok(None);
+        }
+        // The last ones are counted first.
+        self.flowing = None;
+        match Told::admitted(self.shared, handler)?.flowing() {
+            Ok(flowing) => {
+                self.flowing = Some(flowing);
+                Ok(None)
+            }
+            Err(told) => Ok(Some(told)),
+        }
+    }
+
+    fn told(&self) -> Option<Told<'s>> {
+        self.flowing.as_ref().map(Flowing::told)
+    }
+}
+
+/// What the retry budget is told of an attempt: of a record that has failed before it says nothing of others that it
+/// fails again.
+fn of_all(attempt: &Attempt, record: &Record) -> Option<bool> {
+    attempt.is_failure().filter(|failed| !failed || record.tries.counted == 0)
+}
+
+/// Waits for a handler beside others.
+async fn wait<'s>(
+    shared: &'s Arc<Shared>,
+    turn: Turn,
+    (handler, called, told): (&'s Bound, Called, Option<Told<'s>>),
+    place: Option<Counted<'s>>,
+) -> Option<Turn> {
+    let _place = place;
+    let (work, running) = turn.into_running(shared);
+    let lost = shared.engine().lost_of(work.lane());
+    let mut rest = Box::pin(called.rest(handler.timeout));
+    let (attempt, took) = tokio::select! {
+        biased;
+        // The partition is another's: what runs for it ends here, and decides nothing (C30).
+        () = gone(lost) => {
+            drop(rest);
+            drop((told, running));
+            end(shared, work, Some(&Fate::Left));
+            return None;
+        }
+        ended = &mut rest => ended,
+    };
+    let (Some(record), Some(started)) = (work.first(), running.and_then(Running::into_started)) else {
+        end(shared, work, Some(&Fate::Again(AGAIN)));
+        return None;
+    };
+    shared.registered.metrics.attempted(record, attempt.ended(), took);
+    if let Some(mut told) = told {
+        told.end(of_all(&attempt, record));
+    }
+    match settled(&attempt, record) {
+        Some(how) => Some(Turn { work, step: Step::Ended(started, how) }),
+        None => follow(shared, Turn { work, step: Step::May(started) }, attempt).await,
+    }
+}
+
+/// How an attempt settles its record, if it does.
+fn settled(attempt: &Attempt, record: &Record) -> Option<Settled> {
+    match attempt {
+        Attempt::Done(_) => Some(Settled::Done),
+        Attempt::Rejected(reason) => {
+            tracing::warn!(id = ?record.id, reason, "rejected");
+            Some(Settled::Rejected)
+        }
+        Attempt::Failed(..) | Attempt::TimedOut(_) => None,
+    }
 }
 
 /// Not begun in time: others may take them.
-fn give_back(shared: &Shared, heads: Vec<Head>) {
-    if heads.is_empty() {
+fn give_back(shared: &Shared, turns: Vec<Turn>) {
+    if turns.is_empty() {
         return;
     }
     let mut engine = shared.engine();
-    for Head { mut work, item, started } in heads {
-        engine.handler_ended(started, Ending::Survived);
-        work.give_back(item);
+    for Turn { work, step } in turns {
+        if let Step::May(started) | Step::Ended(started, _) = step {
+            engine.handler_ended(started, Ending::Survived);
+        }
         let _no_hold = engine.end(work, After::GoOn);
     }
     drop(engine);
@@ -266,25 +412,27 @@ fn give_back(shared: &Shared, heads: Vec<Head>) {
 }
 
 /// What follows for a record whose attempt has failed.
-async fn follow<'s>(shared: &'s Arc<Shared>, ended: Ended<'s>) -> Option<Ended<'s>> {
-    let Ended { mut work, item, running, name, attempt } = ended;
-    work.give_back(item);
+async fn follow(shared: &Arc<Shared>, turn: Turn, attempt: Attempt) -> Option<Turn> {
+    let (mut work, running) = turn.into_running(shared);
+    let name = match work.first().map(|record| plan(shared, record)) {
+        Some(Plan::Run(_, name)) => Some(name),
+        _ => None,
+    };
     let fate = match attempt.failure() {
         None => Fate::Again(AGAIN),
         Some((failure, reason)) => {
-            let failing =
-                Failed { failure, reason, kind: Some(Kind::Idempotent), name: Some(name), token: None };
+            let failing = Failed { failure, reason, kind: Some(Kind::Idempotent), name, token: None };
+            let lost = shared.engine().lost_of(work.lane());
             tokio::select! {
                 biased;
-                () = gone(work.lost.clone()) => Fate::Left,
+                () = gone(lost) => Fate::Left,
                 fate = failed(shared, &mut work, failing) => fate,
             }
         }
     };
-    if matches!(fate, Fate::Settled(_)) {
-        running.settled();
-    } else {
-        drop(running);
+    match running {
+        Some(running) if matches!(fate, Fate::Settled(_)) => running.settled(),
+        running => drop(running),
     }
     end(shared, work, Some(&fate));
     None
@@ -301,30 +449,22 @@ fn wait_by_itself<'s>(shared: &'s Arc<Shared>, work: Work, waiting: &mut Futures
     }
 }
 
-async fn by_itself<'s>(shared: &'s Arc<Shared>, mut work: Work) -> Option<Ended<'s>> {
+async fn by_itself<'s>(shared: &'s Arc<Shared>, mut work: Work) -> Option<Turn> {
     let planned = work.first().map(|record| plan(shared, record));
     let fate = match planned {
         Some(Plan::Run(handler, name)) => match Told::admitted(shared, handler) {
             Err(wait) => Fate::Again(wait),
-            Ok(told) => tokio::select! {
-                biased;
-                () = gone(work.lost.clone()) => Fate::Left,
-                fate = outside::idempotent(shared, &mut work, handler, name, told) => fate,
-            },
+            Ok(told) => {
+                let lost = shared.engine().lost_of(work.lane());
+                tokio::select! {
+                    biased;
+                    () = gone(lost) => Fate::Left,
+                    fate = outside::idempotent(shared, &mut work, handler, name, told) => fate,
+                }
+            }
         },
         _ => Fate::Again(AGAIN),
     };
     end(shared, work, Some(&fate));
     None
-}
-
-fn is_settled(attempt: &Attempt) -> bool {
-    matches!(attempt, Attempt::Done(_) | Attempt::Rejected(_))
-}
-
-fn how(attempt: &Attempt) -> Settled {
-    match attempt {
-        Attempt::Rejected(_) => Settled::Rejected,
-        _ => Settled::Done,
-    }
 }

@@ -43,7 +43,6 @@ use crate::consumer::{Registered, RunError};
 use crate::database::{Database, DatabaseError};
 use crate::intake::Held;
 use crate::journal::DEFAULT_CONVICT_AFTER;
-use crate::keys::Item;
 use crate::record::Record;
 use client::Client;
 use engine::Engine;
@@ -76,7 +75,7 @@ pub(crate) struct Shared {
     /// How many wait for that.
     permits_wanted: AtomicUsize,
     /// Records that are settled, to be dropped by the client's thread.
-    settled: Mutex<Vec<Vec<Item<Record>>>>,
+    settled: Mutex<Vec<Vec<Record>>>,
     /// Handlers without a transaction that wait for something, or for their permit.
     waiting: AtomicUsize,
     stopping: AtomicBool,
@@ -105,7 +104,7 @@ impl Shared {
 
     /// Leaves settled records to the client's thread, which made them: what one thread frees of another's memory makes
     /// both wait for it.
-    fn bury(&self, settled: Vec<Item<Record>>) {
+    fn bury(&self, settled: Vec<Record>) {
         if !settled.is_empty() {
             self.settled.lock().push(settled);
         }

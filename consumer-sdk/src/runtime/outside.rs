@@ -70,7 +70,7 @@ pub(super) async fn external(
             };
         }
     };
-    let facts = Facts::new(record, name.id, scope);
+    let facts = Facts::new(record, name.id);
     let begin = || handler.one(facts, None);
     let (came_to, took) = attempt(shared, record, name.id, begin, handler.timeout).await;
     shared.registered.metrics.attempted(record, came_to.ended(), took);
@@ -207,7 +207,7 @@ pub(super) async fn idempotent(
                 .await;
         }
     };
-    let facts = Facts::new(record, name.id, &shared.registered.name);
+    let facts = Facts::new(record, name.id);
     let begin = || handler.one(facts, None);
     let (came_to, took) = attempt(shared, record, name.id, begin, handler.timeout).await;
     shared.registered.metrics.attempted(record, came_to.ended(), took);

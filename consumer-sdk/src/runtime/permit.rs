@@ -144,6 +144,22 @@ impl<'s> Told<'s> {
         Ok(Told { shared, handler, admission: Some(admission) })
     }
 
+    /// Where events flow, the same admission is for those behind it.
+    ///
+    /// # Errors
+    /// Itself, where it is the one event that is tried.
+    pub(super) fn flowing(mut self) -> Result<Flowing<'s>, Told<'s>> {
+        match self.admission.take() {
+            Some(admission) if !admission.is_probe() => {
+                Ok(Flowing { shared: self.shared, handler: self.handler, admission, well: 0 })
+            }
+            admission => {
+                self.admission = admission;
+                Err(self)
+            }
+        }
+    }
+
     /// What it came to: whether it failed; `None` where that says nothing of other events.
     pub(super) fn end(&mut self, failed: Option<bool>) {
         if let Some(admission) = self.admission.take() {
@@ -155,6 +171,38 @@ impl<'s> Told<'s> {
 impl Drop for Told<'_> {
     fn drop(&mut self) {
         self.end(None);
+    }
+}
+
+/// Attempts of one handler's events, one after the other, while all goes well: the budget hears of them at once.
+pub(super) struct Flowing<'s> {
+    shared: &'s Shared,
+    handler: &'s Bound,
+    admission: Admission,
+    well: u32,
+}
+
+impl<'s> Flowing<'s> {
+    pub(super) fn is_of(&self, handler: &Bound) -> bool {
+        self.handler.number == handler.number
+    }
+
+    /// One more has gone well.
+    pub(super) fn went_well(&mut self) {
+        self.well += 1;
+    }
+
+    /// For one that is told of by itself.
+    pub(super) fn told(&self) -> Told<'s> {
+        Told { shared: self.shared, handler: self.handler, admission: Some(self.admission) }
+    }
+}
+
+impl Drop for Flowing<'_> {
+    fn drop(&mut self) {
+        if self.well > 0 {
+            self.handler.went_well(self.admission, self.well, self.shared.now());
+        }
     }
 }
 

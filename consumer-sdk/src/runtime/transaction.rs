@@ -236,7 +236,7 @@ impl<'w, 's> Group<'w, 's> {
         let prelude =
             (!alone).then(|| format!("{release}SET LOCAL statement_timeout = {limit}; SAVEPOINT event"));
         let tx = Tx::new(lease, prelude);
-        let facts = Facts::new(record, place.entry.name.id, &shared.registered.name);
+        let facts = Facts::new(record, place.entry.name.id);
         let given = tx.clone();
         let begin = || handler.one(facts, Some(given));
         let (came_to, took) = attempt(shared, record, place.entry.name.id, begin, handler.timeout).await;
@@ -302,13 +302,12 @@ impl<'w, 's> Group<'w, 's> {
 
     /// Calls the handler once for all.
     async fn batch(&mut self) {
-        let shared = self.shared;
         let Some(keys) = self.let_in().await else { return };
         let Some(first) = keys.iter().flatten().next() else { return };
         let handler = self.places[*first].entry.handler;
         let facts = |at: &usize| {
             let Entry { record, name, .. } = &self.places[*at].entry;
-            Facts::new(record, name.id, &shared.registered.name)
+            Facts::new(record, name.id)
         };
         let facts: Vec<Vec<Facts>> = keys.iter().map(|key| key.iter().map(facts).collect()).collect();
         let Some(lease) = self.lease.take() else { return };

@@ -49,14 +49,11 @@ pub(super) async fn work(shared: Arc<Shared>) {
     let threads = tokio::runtime::Handle::current().metrics().num_workers();
     let workers = shared.registered.concurrency;
     let mut hands = Hands { workers, threads, light: 1 };
-    while let Some(mut works) = next(&shared, hands).await {
+    while let Some((mut works, lost)) = next(&shared, hands).await {
         if light::is_light(&works) {
-            light::run(&shared, works, &mut hands.light).await;
-            // It may be that nothing was waited for: others have their turn.
-            tokio::task::consume_budget().await;
+            light::run(&shared, works, &mut hands).await;
             continue;
         }
-        let lost: SmallVec<[watch::Receiver<bool>; 1]> = works.iter().map(|work| work.lost.clone()).collect();
         let ran = tokio::select! {
             biased;
             // A partition is another's: what runs for it ends here, and decides nothing (C30).
@@ -85,7 +82,7 @@ fn without_handler(how: Settled) -> bool {
     how != Settled::Done
 }
 
-async fn any_gone(mut lost: SmallVec<[watch::Receiver<bool>; 1]>) {
+async fn any_gone(mut lost: Lost) {
     match lost.pop() {
         Some(one) if lost.is_empty() => gone(one).await,
         Some(last) => drop(select_all(lost.into_iter().chain([last]).map(|lost| Box::pin(gone(lost)))).await),
@@ -100,24 +97,33 @@ pub(super) async fn gone(mut lost: watch::Receiver<bool>) {
     }
 }
 
+/// For each partition of some records: becomes true when it is lost.
+type Lost = SmallVec<[watch::Receiver<bool>; 1]>;
+
 /// The next records; `None` when the consumer stops.
-async fn next(shared: &Shared, hands: Hands) -> Option<Vec<Work>> {
+async fn next(shared: &Shared, hands: Hands) -> Option<(Vec<Work>, Lost)> {
     loop {
         let woken = shared.work.notified();
         if shared.is_stopping() {
             return None;
         }
-        let (works, more) = {
+        let ((works, lost), more) = {
             let mut engine = shared.engine();
             // As many handlers as may wait beside each other do, or there is room for more.
             let light = if shared.waiting.load(SeqCst) < hands.workers { hands.light } else { 0 };
-            (engine.take(Hands { light, ..hands }), engine.ready() > 0)
+            let works = engine.take(Hands { light, ..hands });
+            let lost = if light::is_light(&works) {
+                Lost::new()
+            } else {
+                works.iter().map(|work| engine.lost_of(work.lane())).collect()
+            };
+            ((works, lost), engine.ready() > 0)
         };
         if !works.is_empty() {
             if more {
                 shared.work.notify_one();
             }
-            return Some(works);
+            return Some((works, lost));
         }
         // A record that came between is told of again by the next: never for longer than this.
         let _timeout = tokio::time::timeout(AGAIN, woken).await;
@@ -139,7 +145,7 @@ pub(super) fn plan<'r>(shared: &'r Shared, record: &Record) -> Plan<'r> {
     let Some(event_type) = record.event_type() else {
         return Plan::GiveUp(Reason::new(NO_TYPE, "the record has no header `type`"));
     };
-    let Some(handler) = registered.handlers.get(event_type) else {
+    let Some(handler) = registered.handlers.of(record) else {
         return match registered.unregistered {
             Unregistered::Skip => Plan::Skip,
             Unregistered::Fail => {
@@ -152,7 +158,7 @@ pub(super) fn plan<'r>(shared: &'r Shared, record: &Record) -> Plan<'r> {
         return Plan::GiveUp(Reason::new(NO_ID, "the record has no header `id` that is a UUID"));
     };
     let name = match &handler.dedup {
-        Some(dedup) => Name::of_key(dedup(&Facts::new(record, id, &registered.name))),
+        Some(dedup) => Name::of_key(dedup(&Facts::new(record, id))),
         None => Name::of_id(id, record),
     };
     Plan::Run(handler, name)
@@ -272,9 +278,10 @@ async fn decide(shared: &Arc<Shared>, works: Vec<Work>, turns: Vec<Vec<Turn>>) {
     rest.sort_by_key(|(_, turns)| turns.first().is_some_and(Turn::is_written_about));
     for (mut work, turns) in rest {
         let Some(first) = turns.into_iter().next() else { continue };
+        let lost = shared.engine().lost_of(work.lane());
         let fate = tokio::select! {
             biased;
-            () = gone(work.lost.clone()) => Fate::Left,
+            () = gone(lost) => Fate::Left,
             fate = conclude(shared, &mut work, first) => fate,
         };
         end(shared, work, Some(&fate));
@@ -350,7 +357,7 @@ pub(super) fn end(shared: &Arc<Shared>, mut work: Work, fate: Option<&Fate>) {
 /// A partition of the group is lost: its part is over, and what others have in it runs again.
 fn leave(shared: &Arc<Shared>, works: Vec<Work>) {
     for work in works {
-        let lost = *work.lost.borrow();
+        let lost = *shared.engine().lost_of(work.lane()).borrow();
         end(shared, work, lost.then_some(&Fate::Left));
     }
 }

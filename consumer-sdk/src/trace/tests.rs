@@ -104,7 +104,10 @@ fn record(traceparent: Option<&str>) -> Record {
     headers.extend(traceparent.map(|text| (header::TRACEPARENT, Some(text.as_bytes()))));
     let packed = Packed::new(Some(b"secret-key"), Some(b"secret-value"), &headers);
     let topic = Arc::from("outbox.event.order");
-    Record::new(Body { topic, partition: 3, offset: 41, timestamp: 0, id: None, packed }, Tries::default())
+    Record::new(
+        Body { topic, scope: Arc::from("s"), partition: 3, offset: 41, timestamp: 0, id: None, packed },
+        Tries::default(),
+    )
 }
 
 /// Writes down what a span's fields come to.

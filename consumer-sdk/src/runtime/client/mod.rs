@@ -32,7 +32,7 @@ use super::engine::{Commit, Room};
 use crate::intake::Orders;
 use crate::lane::Lane;
 use crate::metrics::{Left, ends};
-use crate::record::Record;
+use crate::record::{Left as Memory, Record};
 use commits::{LAST_COMMIT, Lists, Pending, committer};
 use context::{Context, Signal};
 use partitions::{DRAIN, Leaving, YOUNG};
@@ -43,7 +43,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// Most records taken in before that.
 const BATCH: usize = 500;
 /// Of those, as many are put in their places at once.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 128;
 /// How long the client is not polled at all where as much is held as may be, before partitions are paused: the client
 /// throws away what it has fetched of a partition that is paused, and fetches it again.
 const FULL: Duration = Duration::from_millis(500);
@@ -73,6 +73,8 @@ pub(super) struct Client {
     commits: u64,
     committed_at: Instant,
     room: Room,
+    /// Of records that are settled.
+    memory: Memory,
     /// Asks where the logs end, for the lag, until it is dropped.
     _ends: ends::Watch,
 }
@@ -112,6 +114,7 @@ impl Client {
             commits: 0,
             committed_at: Instant::now(),
             room: Room::Usual,
+            memory: Memory::default(),
             _ends: ends,
         })
     }
@@ -124,7 +127,7 @@ impl Client {
                 _ => std::thread::sleep(LOOK),
             }
             let settled = std::mem::take(&mut *self.shared.settled.lock());
-            drop(settled);
+            settled.into_iter().flatten().for_each(|record| self.memory.keep(record));
             self.hear();
             self.let_go(false);
             self.take_on();
@@ -141,16 +144,22 @@ impl Client {
 
     /// Takes in what has come.
     fn read(&mut self) {
-        let mut records = Vec::new();
+        let mut records: Vec<(u32, Record)> = Vec::with_capacity(BATCH);
+        // The client hands out what it has fetched of one partition before that of the next.
+        let mut last: Option<(Arc<str>, u32)> = None;
+        let scope = self.shared.registered.name.clone();
         let mut wait = if self.shared.engine().commit_is_urgent() { POLL / 10 } else { POLL };
         while records.len() < BATCH {
             match self.consumer.poll(wait) {
                 Some(Ok(message)) => {
-                    if let Some((topic, number)) = self.topics.get(message.topic()) {
-                        let place = (*number, message.partition());
-                        let mut record = Record::read(&message, topic.clone());
-                        record.company = self.shared.registered.company(&record);
-                        records.push((place, record));
+                    let name = message.topic();
+                    if last.as_ref().is_none_or(|(last, _)| &**last != name) {
+                        last = self.topics.get(name).cloned();
+                    }
+                    if let Some((topic, number)) = &last {
+                        let mut record = Record::read(&message, topic, &scope, &mut self.memory);
+                        self.shared.registered.introduce(&mut record, *number);
+                        records.push((*number, record));
                     }
                     wait = Duration::ZERO;
                 }
@@ -167,14 +176,16 @@ impl Client {
         }
         self.shared.registered.metrics.read(records.iter().map(|(_, record)| record));
         let ready = {
-            let mut records = records.into_iter();
+            let mut records = records.into_iter().peekable();
             let mut ready = 0;
             // Workers have the engine in between.
-            while records.len() > 0 {
+            while let Some((topic, partition)) =
+                records.peek().map(|(topic, record)| (*topic, record.partition))
+            {
                 let mut engine = self.shared.engine();
-                for (place, record) in records.by_ref().take(AT_ONCE) {
-                    engine.deliver(place, record);
-                }
+                let same = |next: &(u32, Record)| next.0 == topic && next.1.partition == partition;
+                let of_it = std::iter::from_fn(|| records.next_if(same)).map(|(_, record)| record);
+                engine.deliver((topic, partition), of_it.take(AT_ONCE));
                 ready = engine.ready();
             }
             ready

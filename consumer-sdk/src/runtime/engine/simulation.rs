@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{After, Hands, Room};
@@ -63,7 +64,7 @@ pub struct Tries {
 
 /// Records of one key that a worker runs.
 #[derive(Debug)]
-pub struct Work(super::Work);
+pub struct Work(super::Work, watch::Receiver<bool>);
 
 impl Work {
     /// The partition's present assignment.
@@ -78,7 +79,7 @@ impl Work {
 
     /// Whether the partition is lost.
     pub fn is_lost(&self) -> bool {
-        *self.0.lost.borrow()
+        *self.1.borrow()
     }
 
     /// Attempts of the first of them.
@@ -177,10 +178,10 @@ impl Engine {
         let Read { partition, offset, id, company, .. } = read;
         let topic = self.topic.clone();
         let mut record = Record::new(
-            Body { topic, partition, offset, timestamp: 0, id: Some(id), packed },
+            Body { scope: topic.clone(), topic, partition, offset, timestamp: 0, id: Some(id), packed },
             crate::record::Tries::default(),
         );
-        record.company = company.map(|most| Company { number: 0, most });
+        record.company = company.map(|most| Company::new(0, most));
         let place = (0, partition);
         if let Some(lane) = self.engine.lane(place) {
             self.read.insert(lane, offset + 1);
@@ -196,7 +197,7 @@ impl Engine {
                     self.engine.intake.holds(self.engine.keys.held());
                 }
             }
-            _ => self.engine.deliver(place, record),
+            _ => self.engine.deliver(place, std::iter::once(record)),
         }
     }
 
@@ -216,7 +217,15 @@ impl Engine {
         if self.mutant == Some(Mutant::IsolationIgnored) {
             self.engine.keys.isolate(false);
         }
-        self.engine.take(Hands { workers, threads: 1, light: 1 }).into_iter().map(Work).collect()
+        let works = self.engine.take(Hands { workers, threads: 1, light: 1 });
+        let lost = |work: &super::Work| self.engine.lost_of(work.lane());
+        works
+            .into_iter()
+            .map(|work| {
+                let lost = lost(&work);
+                Work(work, lost)
+            })
+            .collect()
     }
 
     /// Whether the handler of one of the records may start.

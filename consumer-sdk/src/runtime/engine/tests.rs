@@ -12,7 +12,15 @@ fn engine() -> (Engine, Lane) {
 
 fn record(offset: i64) -> Record {
     let packed = Packed::new(Some(b"k"), None, &[]);
-    let body = Body { topic: Arc::from("t"), partition: PLACE.1, offset, timestamp: 0, id: None, packed };
+    let body = Body {
+        topic: Arc::from("t"),
+        scope: Arc::from("s"),
+        partition: PLACE.1,
+        offset,
+        timestamp: 0,
+        id: None,
+        packed,
+    };
     Record::new(body, Tries::default())
 }
 
@@ -26,11 +34,11 @@ fn a_gap_behind_the_last_record_is_passed() {
 #[test]
 fn what_is_read_while_a_partition_leaves_is_no_gap() {
     let (mut engine, lane) = engine();
-    engine.deliver(PLACE, record(0));
+    engine.deliver(PLACE, [record(0)].into_iter());
     let mut works = engine.take(Hands { workers: 1, threads: 1, light: 1 });
     engine.leave(lane);
     // The client reads on until it lets the partition go; nothing of that is taken in.
-    engine.deliver(PLACE, record(1));
+    engine.deliver(PLACE, [record(1)].into_iter());
     engine.read_up_to(PLACE, 2);
     let mut work = works.pop().unwrap();
     drop(engine.settle(&mut work, 0, false));

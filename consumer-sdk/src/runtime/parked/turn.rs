@@ -223,7 +223,7 @@ impl<'s> Turn<'s> {
         let first = lease.prepared(first).await?;
         let (seconds, key) = (lease_for.map(|lease| lease.as_secs_f64()), &self.key);
         let row = lease.query_opt(&first, &[&self.scope, &key.topic, &key.key, &seconds]).await?;
-        row.map(|row| Ok((row.try_get(0)?, read(&row, key)?))).transpose()
+        row.map(|row| Ok((row.try_get(0)?, read(&row, key, &self.shared.registered.name)?))).transpose()
     }
 
     /// The same in the transaction of the attempt. Whoever looks for keys may just have this one's lock.
@@ -257,7 +257,7 @@ impl<'s> Turn<'s> {
         let limit = handler.timeout.as_millis().max(1);
         lease.batch_execute(&format!("SET LOCAL statement_timeout = {limit}; SAVEPOINT handler")).await?;
         let tx = Tx::new(lease, None);
-        let facts = Facts::new(&first.record, first.event_id(), &shared.registered.name);
+        let facts = Facts::new(&first.record, first.event_id());
         let given = tx.clone();
         let begin = || handler.one(facts, Some(given));
         let (came_to, took) = attempt(shared, &first.record, first.name.id, begin, handler.timeout).await;
@@ -341,7 +341,7 @@ impl<'s> Turn<'s> {
         if !commit(lease).await? {
             return Ok(false);
         }
-        let facts = Facts::new(&first.record, first.event_id(), &shared.registered.name);
+        let facts = Facts::new(&first.record, first.event_id());
         let begin = || handler.one(facts, None);
         let (came_to, took) = attempt(shared, &first.record, name.id, begin, handler.timeout).await;
         told.end(success(&came_to));
@@ -503,7 +503,7 @@ fn success(came_to: &Attempt) -> Option<bool> {
 }
 
 /// The event as it was parked.
-fn read(row: &Row, key: &Key) -> Result<First, InboxError> {
+fn read(row: &Row, key: &Key, scope: &Arc<str>) -> Result<First, InboxError> {
     let time: Timestamp = row.try_get(5)?;
     let headers: String = row.try_get(8)?;
     // What inbox.park() was given; a header that somebody else wrote otherwise is left out.
@@ -519,6 +519,7 @@ fn read(row: &Row, key: &Key) -> Result<First, InboxError> {
     let replay: Option<i32> = row.try_get(9)?;
     let body = Body {
         topic: Arc::from(key.topic.as_str()),
+        scope: scope.clone(),
         partition: row.try_get(3)?,
         offset: row.try_get(4)?,
         timestamp: time.as_millisecond(),
