@@ -150,14 +150,13 @@ pub(super) const OWN: Duration = Duration::from_secs(30);
 const GROUP_WAITS: Duration = Duration::from_millis(200);
 const ONE_WAITS: Duration = Duration::from_millis(500);
 
-const CLAIM: &str =
-    "SELECT inbox.claim_group($1, $2::uuid[], $3::timestamptz[], NULL, $4::text[], $5::int[], $6::bigint[],
-                            NULL, $7::text[])";
+const CLAIM: &str = "SELECT verdicts, parked FROM inbox.claim_keys($1, $2::uuid[], $3::timestamptz[], $4::text[], $5::int[],
+                                                    $6::bigint[], $7::text[], $8::text[], $9::bytea[], $10)";
 const MARKED: &str = "SELECT inbox.marked($1, $2::text[], $3::bytea[])";
 
 /// Begins a transaction and claims events, of each key in their order. One round trip: claim first, and then, as a
 /// statement with a newer snapshot, the look for park markers, which a stale owner may have committed while the claim
-/// waited (C52).
+/// waited (C52). What the handler does waits for locks as long as it always would.
 pub(super) async fn claim(
     database: &Database,
     scope: &str,
@@ -174,13 +173,11 @@ async fn claim_now(
     limit: Duration,
 ) -> Result<Claimed, InboxError> {
     let lease = database.lease().await?;
-    let (claim, look) = (prepared(&lease, CLAIM).await?, prepared(&lease, MARKED).await?);
+    let claim = prepared(&lease, CLAIM).await?;
     let events: Vec<Event<'_>> = keys.iter().flatten().copied().collect();
-    let waits = if events.len() > 1 { GROUP_WAITS } else { ONE_WAITS }.as_millis();
-    let begin = format!(
-        "BEGIN; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {waits}",
-        limit.as_millis().max(1)
-    );
+    let waits = if events.len() > 1 { GROUP_WAITS } else { ONE_WAITS };
+    let waits = i32::try_from(waits.as_millis()).unwrap_or(i32::MAX);
+    let begin = format!("BEGIN; SET LOCAL statement_timeout = {}", limit.as_millis().max(1));
     let ids: Vec<Uuid> = events.iter().map(|event| event.name.id).collect();
     let created: Vec<Option<Timestamp>> = events.iter().map(|event| event.name.created).collect();
     let topics: Vec<&str> = events.iter().map(|event| event.record.topic.as_ref()).collect();
@@ -193,20 +190,24 @@ async fn claim_now(
     let firsts: Vec<Event<'_>> = keys.iter().filter_map(|events| events.first().copied()).collect();
     let key_topics: Vec<&str> = firsts.iter().map(|event| event.record.topic.as_ref()).collect();
     let orders: Vec<&[u8]> = firsts.iter().map(|event| order_key(*event)).collect();
-    let claims: [&(dyn ToSql + Sync); 7] = [&scope, &ids, &created, &topics, &partitions, &offsets, &named];
-    let looks: [&(dyn ToSql + Sync); 3] = [&scope, &key_topics, &orders];
+    let claims: [&(dyn ToSql + Sync); 10] = [
+        &scope,
+        &ids,
+        &created,
+        &topics,
+        &partitions,
+        &offsets,
+        &named,
+        &key_topics,
+        &orders,
+        &waits,
+    ];
     // Sent in this order, whichever answer is looked at first.
-    let ((), verdicts, marked, ()) = tokio::try_join!(
-        biased;
-        lease.batch_execute(&begin),
-        lease.query_one(&claim, &claims),
-        lease.query_one(&look, &looks),
-        // What the handler does waits as long as it always would.
-        lease.batch_execute("SET LOCAL lock_timeout TO DEFAULT"),
-    )
-    .map_err(InboxError::of)?;
-    let verdicts: Vec<String> = verdicts.try_get(0)?;
-    let marked: Option<Vec<i32>> = marked.try_get(0)?;
+    let ((), claimed) =
+        tokio::try_join!(biased; lease.batch_execute(&begin), lease.query_one(&claim, &claims))
+            .map_err(InboxError::of)?;
+    let verdicts: Vec<String> = claimed.try_get(0)?;
+    let marked: Option<Vec<i32>> = claimed.try_get(1)?;
     let mut parked = vec![false; keys.len()];
     for place in marked.unwrap_or_default() {
         let place = usize::try_from(place - 1).unwrap_or(usize::MAX);
@@ -233,37 +234,27 @@ pub(super) async fn roll_back(lease: Lease) {
     }
 }
 
-/// Commits, behind a statement that is sent with it: `SELECT` where there is none. A transaction in which a
-/// statement failed would answer COMMIT with a rollback that looks like success to the driver; the statement before
-/// it does not.
-pub(super) async fn commit_behind(lease: Lease, before: &str) -> Committed {
-    let (alive, committed) = tokio::join!(biased; lease.batch_execute(before), lease.batch_execute("COMMIT"));
-    match (alive, committed) {
-        (Ok(()), Ok(())) => {
-            lease.give_back();
-            Committed::Yes
-        }
-        (Err(error), Ok(())) if error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
-            lease.give_back();
+/// Commits, behind a statement without effect. A transaction in which a statement failed would answer COMMIT with a
+/// rollback that looks like success to the driver; the statement before it does not. Both are one message, so that one
+/// answer comes.
+pub(super) async fn commit(lease: Lease) -> Committed {
+    let Err(error) = lease.batch_execute("SELECT; COMMIT").await else {
+        lease.give_back();
+        return Committed::Yes;
+    };
+    match error.code() {
+        Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
+            roll_back(lease).await;
             Committed::Aborted
         }
-        // The statement before failed, so COMMIT rolled back.
-        (Err(error), Ok(())) if error.code().is_some() => {
-            lease.give_back();
+        // Refused with a reason of the transaction's own (a deferred constraint, a serialization failure), which is over
+        // by that. A server that goes away (class 57) may have committed before.
+        Some(code) if !code.code().starts_with("57") => {
+            roll_back(lease).await;
             Committed::Refused(error)
         }
-        // Refused with a reason of the transaction's own (a deferred constraint, a serialization failure). A server
-        // that goes away (class 57) may have committed before.
-        (_, Err(error)) if error.code().is_some_and(|code| !code.code().starts_with("57")) => {
-            Committed::Refused(error)
-        }
-        (Err(error), _) | (_, Err(error)) => Committed::Unknown(error.to_string()),
+        _ => Committed::Unknown(error.to_string()),
     }
-}
-
-/// Commits.
-pub(super) async fn commit(lease: Lease) -> Committed {
-    commit_behind(lease, "SELECT").await
 }
 
 /// Ends what a handler that ran out of time left behind. The connection is thrown away: the cancel request

@@ -9,6 +9,7 @@ $do$;
 
 DROP FUNCTION inbox.settle_parked(text, uuid[], timestamptz[], text, uuid);
 DROP FUNCTION inbox.append_parked(text, text, bytea, uuid[], timestamptz[], integer[], integer[], bigint[], timestamptz[], bytea[], bytea[], json[], integer, integer, bigint);
+DROP FUNCTION inbox.claim_keys(text, uuid[], timestamptz[], text[], integer[], bigint[], text[], text[], bytea[], integer);
 DROP FUNCTION inbox.marked(text, text[], bytea[]);
 DROP FUNCTION inbox.order_key(bytea);
 DROP TABLE inbox.parked_event;

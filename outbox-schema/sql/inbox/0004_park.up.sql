@@ -170,6 +170,39 @@ $function$;
 COMMENT ON FUNCTION inbox.marked(text, text[], bytea[]) IS
     'Which of these keys are parked: their places in the arguments, from 1. Call it after the claim, as a statement of its own.';
 
+-- Claim and look in one call: inbox.claim_group(), then inbox.marked() for the keys, whose statements begin when the claim
+-- has its answer and so see what was committed while it waited. The claim waits for others for so many milliseconds;
+-- afterwards lock_timeout is what it was.
+CREATE FUNCTION inbox.claim_keys(
+    scope         text,
+    ids           uuid[],
+    created       timestamptz[],
+    topics        text[],
+    partitions    integer[],
+    offsets       bigint[],
+    business_keys text[],
+    key_topics    text[],
+    keys          bytea[],
+    waits         integer,
+    OUT verdicts  text[],
+    OUT parked    integer[]
+)
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    usual CONSTANT text := current_setting('lock_timeout');
+BEGIN
+    PERFORM set_config('lock_timeout', waits::text, true);
+    verdicts := inbox.claim_group(scope, ids, created, NULL, topics, partitions, offsets, NULL, business_keys);
+    PERFORM set_config('lock_timeout', usual, true);
+    parked := inbox.marked(scope, key_topics, keys);
+END
+$function$;
+
+COMMENT ON FUNCTION inbox.claim_keys(text, uuid[], timestamptz[], text[], integer[], bigint[], text[], text[], bytea[], integer) IS
+    'inbox.claim_group() and then inbox.marked() in one call; the claim waits for others for so many milliseconds.';
+
 -- Writes events behind a marker, and their settlements as parked. The caller is inbox.park(), follow() or replay().
 -- unmarked: the marker is gone; full: a bound is reached, nothing is written.
 CREATE FUNCTION inbox.append_parked(

@@ -24,6 +24,7 @@ GRANT EXECUTE ON FUNCTION
     inbox.complete(text, uuid, uuid, bytea, timestamptz),
     inbox.renew(text, uuid, uuid, interval, timestamptz),
     inbox.marked(text, text[], bytea[]),
+    inbox.claim_keys(text, uuid[], timestamptz[], text[], integer[], bigint[], text[], text[], bytea[], integer),
     inbox.park(text, text, bytea, timestamptz, text, uuid[], integer[], bigint[], timestamptz[], bytea[], bytea[], json[], timestamptz[], integer, integer, text, uuid, integer, integer, bigint),
     inbox.follow(text, text, bytea, uuid[], integer[], bigint[], timestamptz[], bytea[], bytea[], json[], timestamptz[], integer, integer, bigint),
     inbox.take_parked_key(text),

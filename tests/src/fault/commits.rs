@@ -177,11 +177,12 @@ async fn rest(from: &mut (impl AsyncRead + Unpin), mut message: Vec<u8>) -> io::
     Ok(message)
 }
 
-/// A simple query that is a COMMIT and nothing else.
+/// A simple query that ends in a COMMIT.
 fn is_commit(message: &[u8]) -> bool {
     let text = message.strip_prefix(b"Q").and_then(|rest| rest.get(4..)).unwrap_or_default();
     let text = String::from_utf8_lossy(text);
-    text.trim_end_matches('\0').trim().trim_end_matches(';').trim_end().eq_ignore_ascii_case("COMMIT")
+    let text = text.trim_end_matches('\0').trim().trim_end_matches(';').trim_end();
+    text.rsplit(';').next().is_some_and(|last| last.trim().eq_ignore_ascii_case("COMMIT"))
 }
 
 #[cfg(test)]
@@ -195,6 +196,7 @@ mod tests {
             [b"Q".as_slice(), &length.to_be_bytes(), text.as_bytes(), b"\0"].concat()
         };
         assert!(is_commit(&query("COMMIT")) && is_commit(&query(" commit; ")));
+        assert!(is_commit(&query("SELECT; COMMIT")));
         assert!(!is_commit(&query("ROLLBACK")) && !is_commit(&query("SELECT 'COMMIT'")) && !is_commit(b"X"));
     }
 }

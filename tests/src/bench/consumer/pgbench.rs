@@ -15,9 +15,10 @@ pub const SCRIPT: &str = r"\set count :count + 1
 \startpipeline
 BEGIN;
 SET LOCAL statement_timeout = 30000;
-SELECT inbox.claim_group('pgbench', ARRAY[:prefix || lpad((:client_id * 10000000 + :count)::text, 12, '0')]::uuid[],
-    ARRAY[NULL]::timestamptz[], NULL, ARRAY['uniform']::text[], ARRAY[0]::int[], ARRAY[:count]::bigint[]);
-SELECT inbox.marked('pgbench', ARRAY['uniform']::text[], ARRAY['key']::bytea[]);
+SELECT verdicts, parked FROM inbox.claim_keys('pgbench',
+    ARRAY[:prefix || lpad((:client_id * 10000000 + :count)::text, 12, '0')]::uuid[], ARRAY[NULL]::timestamptz[],
+    ARRAY['uniform']::text[], ARRAY[0]::int[], ARRAY[:count]::bigint[], NULL, ARRAY['uniform']::text[], ARRAY['key']::bytea[],
+    500);
 \endpipeline
 UPDATE stock SET free = free - 1 WHERE sku = 'sku-' || lpad(:sku::text, 7, '0');
 \startpipeline
