@@ -176,16 +176,18 @@ fn look(shared: &Shared, idle: &mut Vec<Work>, ended: &mut Vec<Ended<'_>>) -> (V
 /// Begins a handler: it ends at once, or is waited for beside the others.
 async fn begin<'s>(
     shared: &'s Arc<Shared>,
-    Head { mut work, item, started }: Head,
+    Head { mut work, mut item, started }: Head,
     place: Counted<'s>,
     ended: &mut Vec<Ended<'s>>,
     waiting: &mut FuturesUnordered<Waiting<'s>>,
 ) {
     let running = Running::begun(shared, started);
     let Plan::Run(handler, name) = plan(shared, &item.record) else {
-        // Only such records are light.
+        // It is given up by itself, so that nobody waits for its dead letter.
+        item.record.company = None;
         work.give_back(item);
-        return end(shared, work, Some(&Fate::Again(AGAIN)));
+        end(shared, work, Some(&Fate::Again(Duration::ZERO)));
+        return shared.work.notify_one();
     };
     let told = match Told::admitted(shared, handler) {
         Ok(told) => told,
@@ -312,7 +314,11 @@ async fn by_itself<'s>(shared: &'s Arc<Shared>, mut work: Work) -> Option<Ended<
                 fate = outside::idempotent(shared, &mut work, handler, name, told) => fate,
             },
         },
-        _ => Fate::Again(AGAIN),
+        // As in begin().
+        _ => {
+            work.first_mut().into_iter().for_each(|record| record.company = None);
+            Fate::Again(Duration::ZERO)
+        }
     };
     end(shared, work, Some(&fate));
     None

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use outbox_consumer::ladder::{Exhausted, in_place, seconds};
 use outbox_consumer::{
-    Consumer, Event, Facts, Handled, Outcome, State, Tx, at_most_once, completed, done, external,
+    Consumer, Event, Facts, Handled, Outcome, State, Tx, at_most_once, completed, done, external, idempotent,
     transactional,
 };
 use serde::Deserialize;
@@ -88,6 +88,19 @@ fn order(facts: &Facts) -> String {
     format!("idem:{order}:{}", facts.event_type())
 }
 
+/// The event's own id; but for ids that the tests make by hand it is no key, in one way or another.
+fn named(facts: &Facts) -> String {
+    let id = facts.id();
+    match id.as_u128() {
+        by_hand @ 0..256 => match by_hand % 4 {
+            1 => panic!("as told"),
+            2 => String::new(),
+            _ => "no\0text".to_owned(),
+        },
+        _ => id.to_string(),
+    }
+}
+
 fn setting(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|text| !text.is_empty())
 }
@@ -117,6 +130,9 @@ async fn main() -> anyhow::Result<()> {
         .on("Charged", external(call).timeout(seconds(5)).dedup_by(order))
         .on("Talked", external(talk).timeout(seconds(5)))
         .on("Once", at_most_once(call).timeout(seconds(5)))
+        .on("Named", transactional(apply).timeout(seconds(5)).dedup_by(named))
+        .on("NamedCall", external(call).timeout(seconds(5)).dedup_by(named))
+        .on("NamedLight", idempotent(call).timeout(seconds(5)).dedup_by(named))
         .kafka_option("session.timeout.ms", "6000")
         .kafka_option("heartbeat.interval.ms", "1000")
         .retry(in_place(1).then(rungs).when_exhausted(exhausted));

@@ -27,6 +27,7 @@ use crate::runtime::Shared;
 use crate::runtime::attempt::{
     Attempt, KILLS, NOT_COMMITTED, Reason, TRANSIENT, UNREGISTERED, attempt, sentence,
 };
+use crate::runtime::business_key::business_key;
 use crate::runtime::inbox::{self, Committed, InboxError, Name};
 use crate::runtime::letters::Failing;
 use crate::runtime::permit::Told;
@@ -179,6 +180,9 @@ impl<'s> Turn<'s> {
             let reason = Reason::new(UNREGISTERED, "no handler is registered for its type any more");
             return self.exhausted(lease, &first, &reason, Exhausted::Hold).await;
         };
+        if let Some(reason) = self.unnamed(handler, &first) {
+            return self.after(lease, &first, Failure::Permanent, reason, false).await;
+        }
         let told = match Told::admitted(self.shared, handler) {
             Ok(told) => told,
             // It makes room for keys of other handlers, which are due as well.
@@ -209,6 +213,12 @@ impl<'s> Turn<'s> {
                 Ok(false)
             }
         }
+    }
+
+    /// Why the event still has no business key: it was parked without one, as what its own id says it is.
+    fn unnamed(&self, handler: &Bound, first: &First) -> Option<Reason> {
+        let dedup = handler.dedup.as_deref().filter(|_| first.event_id() == first.name.id)?;
+        business_key(dedup, &Facts::new(&first.record, first.name.id, &self.shared.registered.name)).err()
     }
 
     /// Claims the first event of the key; with a lease for a handler outside of the transaction.
