@@ -110,6 +110,11 @@ impl Kind {
     pub(crate) fn needs_inbox(self) -> bool {
         !matches!(self, Kind::Idempotent)
     }
+
+    /// Whether its events wait in the park for a rung's attempt: those that have a row in the inbox, and may run again.
+    pub(crate) fn parks(self) -> bool {
+        matches!(self, Kind::Transactional | Kind::Batch(_) | Kind::External)
+    }
 }
 
 impl<D, S> Handler<D, S> {
