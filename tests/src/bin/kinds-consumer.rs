@@ -18,7 +18,8 @@ use serde::Deserialize;
 struct Asked {
     number: i64,
     /// `wait`: the handler waits for the gate. `closed`: it fails until the gate is open; `closed later`: another gate.
-    /// `fails` and `hangs`, whatever gate is open.
+    /// `fails` and `hangs`, whatever gate is open. `aborts`: its first attempt fails, and the others end the process when
+    /// the gate `abort` is open.
     #[serde(default)]
     does: Option<String>,
 }
@@ -43,7 +44,7 @@ impl Outside {
         File::options().create(true).append(true).open(&self.calls)?.write_all(line.as_bytes())
     }
 
-    async fn come_to(&self, asked: &Asked) -> Result<(), Closed> {
+    async fn come_to(&self, asked: &Event<Asked>) -> Result<(), Closed> {
         match asked.does.as_deref() {
             Some("closed") if !self.gate.exists() => Err(Closed),
             Some("closed later") if !self.gate.with_extension("later").exists() => Err(Closed),
@@ -53,7 +54,13 @@ impl Outside {
                 }
                 Ok(())
             }
-            Some("fails") => Err(Closed),
+            Some("aborts") if asked.facts().attempt() > 1 => {
+                while !self.gate.with_extension("abort").exists() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                std::process::abort()
+            }
+            Some("fails" | "aborts") => Err(Closed),
             Some("hangs") => std::future::pending().await,
             Some(_) | None => Ok(()),
         }

@@ -30,7 +30,7 @@ use crate::runtime::attempt::{
 use crate::runtime::business_key::business_key;
 use crate::runtime::inbox::{self, Committed, InboxError, Name};
 use crate::runtime::letters::Failing;
-use crate::runtime::permit::Told;
+use crate::runtime::permit::{Parked, Told};
 use crate::tx::Tx;
 
 /// What a lease has beyond the time-out of a handler that runs outside of the transaction.
@@ -149,8 +149,14 @@ impl<'s> Turn<'s> {
         Turn { shared, database, scope: &shared.registered.name, key }
     }
 
-    /// Looks at the first event of the key in the transaction that has locked it, and runs it in the next one.
-    pub(super) async fn run(mut self, lease: Lease, last_error: &str) -> Result<bool, InboxError> {
+    /// Looks at the first event of the key in the transaction that has locked it, and runs it in the next one. `running`
+    /// is the crash journal's word that a handler may run.
+    pub(super) async fn run(
+        mut self,
+        lease: Lease,
+        last_error: &str,
+        running: Parked,
+    ) -> Result<bool, InboxError> {
         lease.batch_execute("SAVEPOINT claim").await?;
         let (verdict, first) = match self.resume(&lease, None).await? {
             Some(found) => found,
@@ -202,9 +208,9 @@ impl<'s> Turn<'s> {
         match self.resume_again(&lease, outside.then(|| handler.timeout + MARGIN)).await? {
             Some((verdict, again)) if verdict == "run" && again.seq == first.seq => {
                 if outside {
-                    self.run_outside(lease, handler, again, told).await
+                    self.run_outside(lease, handler, again, (told, running)).await
                 } else {
-                    self.run_inside(lease, handler, again, told).await
+                    self.run_inside(lease, handler, again, (told, running)).await
                 }
             }
             // Somebody decided between the two transactions; what stands shows at the next turn.
@@ -261,7 +267,7 @@ impl<'s> Turn<'s> {
         lease: Lease,
         handler: &Bound,
         first: First,
-        mut told: Told<'_>,
+        (mut told, running): (Told<'_>, Parked),
     ) -> Result<bool, InboxError> {
         let shared = self.shared;
         let limit = handler.timeout.as_millis().max(1);
@@ -271,6 +277,7 @@ impl<'s> Turn<'s> {
         let given = tx.clone();
         let begin = || handler.one(facts, Some(given));
         let (came_to, took) = attempt(shared, &first.record, first.name.id, begin, handler.timeout).await;
+        drop(running);
         told.end(success(&came_to));
         let Some(closed) = tx.close().await else { return Ok(true) };
         let lease = closed.lease;
@@ -341,7 +348,7 @@ impl<'s> Turn<'s> {
         lease: Lease,
         handler: &Bound,
         first: First,
-        mut told: Told<'_>,
+        (mut told, running): (Told<'_>, Parked),
     ) -> Result<bool, InboxError> {
         let (shared, name) = (self.shared, &first.name);
         let Some(token) = first.token else {
@@ -354,6 +361,7 @@ impl<'s> Turn<'s> {
         let facts = Facts::new(&first.record, first.event_id(), &shared.registered.name);
         let begin = || handler.one(facts, None);
         let (came_to, took) = attempt(shared, &first.record, name.id, begin, handler.timeout).await;
+        drop(running);
         told.end(success(&came_to));
         shared.registered.metrics.attempted(&first.record, came_to.ended(), took);
         let how = match &came_to {
