@@ -198,6 +198,10 @@ impl<'s> Turn<'s> {
             }
         };
         let counts = last_error != begun;
+        if self.key.attempts == 0 {
+            // Its ladder, and with it its deadline, begins with this attempt.
+            self.key.failing_for = Duration::ZERO;
+        }
         self.key.attempts += u32::from(counts);
         let outside = !matches!(handler.kind, Kind::Transactional | Kind::Batch(_));
         // The lock of the second transaction keeps others away from then on; outside of it time has to.
