@@ -110,6 +110,11 @@ impl Kind {
     pub(crate) fn needs_inbox(self) -> bool {
         !matches!(self, Kind::Idempotent)
     }
+
+    /// Whether its events wait in the park for a rung's attempt: those that have a row in the inbox, and may run again.
+    pub(crate) fn parks(self) -> bool {
+        matches!(self, Kind::Transactional | Kind::Batch(_) | Kind::External)
+    }
 }
 
 impl<D, S> Handler<D, S> {
@@ -127,9 +132,12 @@ impl<D, S> Handler<D, S> {
 
     /// What makes two events the same, in place of their ids: `idem:{order}:{type}`, say. Two events with the same
     /// text have one effect in this consumer's scope; what is remembered of it has no time in it and is kept in a
-    /// store of its own.
+    /// store of its own. Of an [`idempotent`] handler nothing is remembered: it only goes into
+    /// [`Facts::idempotency_key`].
     ///
-    /// Of an [`idempotent`] handler it is not asked for.
+    /// It has to answer the same for every copy of an event. An event for which it panics, or answers with an empty text
+    /// or one with a NUL, is given up without an attempt, in the way that the retry policy says. Released or replayed, it
+    /// is given up again, or where there is a text by then it runs as what its own id says it is.
     pub fn dedup_by(mut self, name: impl Fn(&Facts) -> String + Send + Sync + 'static) -> Handler<D, S> {
         self.registration.dedup = Some(Arc::new(name));
         self

@@ -30,14 +30,14 @@ const LEASE: u64 = 15_000;
 /// The pause between attempts of a record that halts its partition.
 const HALTED: u64 = 60_000;
 
-fn program() -> &'static Path {
+pub(crate) fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_kinds-consumer"))
 }
 
 /// An attempt, as the outside saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Call {
-    process: u32,
+pub(crate) struct Call {
+    pub(crate) process: u32,
     number: i64,
     attempt: u32,
     /// Unix milliseconds.
@@ -61,26 +61,26 @@ impl Call {
 }
 
 /// The outside of one test: its file of attempts, and the gate that handlers wait for.
-struct Outside {
+pub(crate) struct Outside {
     directory: tempfile::TempDir,
 }
 
 impl Outside {
-    fn prepare() -> Outside {
+    pub(crate) fn prepare() -> Outside {
         Outside { directory: tempfile::tempdir().expect("a directory") }
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     /// Opens a gate: `gate`, or `gate.later`.
-    fn open(&self, gate: &str) {
+    pub(crate) fn open(&self, gate: &str) {
         std::fs::write(self.file(gate), "").expect("a file");
     }
 
     /// What an instance is started with.
-    fn with(&self, more: &[(&'static str, &str)]) -> With {
+    pub(crate) fn with(&self, more: &[(&'static str, &str)]) -> With {
         let text = |name| self.file(name).display().to_string();
         let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
         let environment = [("KINDS_CALLS", text("calls")), ("KINDS_GATE", text("gate"))];
@@ -89,7 +89,7 @@ impl Outside {
     }
 
     /// Every attempt for the events of a number.
-    fn calls(&self, number: i64) -> Vec<Call> {
+    pub(crate) fn calls(&self, number: i64) -> Vec<Call> {
         let text = std::fs::read_to_string(self.file("calls")).unwrap_or_default();
         let calls = text.lines().map(|line| Call::read(line).unwrap_or_else(|| panic!("{line}")));
         calls.filter(|call| call.number == number).collect()
@@ -110,12 +110,12 @@ impl Outside {
 }
 
 /// The same, in a place of the group that is kept over restarts.
-fn kept_place(with: With) -> With {
+pub(crate) fn kept_place(with: With) -> With {
     With { kafka: "group.instance.id=one".into(), ..with }
 }
 
 /// Sends an event and returns its id.
-fn send(orders: &Orders<'_>, event_type: &str, key: &str, number: i64, does: &str) -> Uuid {
+pub(crate) fn send(orders: &Orders<'_>, event_type: &str, key: &str, number: i64, does: &str) -> Uuid {
     let id = Uuid::now_v7();
     orders.upstream().send(event_type, id, key, &payload(number, does));
     id
@@ -132,7 +132,7 @@ async fn stands(orders: &Orders<'_>, id: Uuid) -> Option<(String, Option<i32>)> 
     rows.first().map(|row| (row.get(0), row.get(1)))
 }
 
-async fn settled(orders: &Orders<'_>, id: Uuid, state: &str) {
+pub(crate) async fn settled(orders: &Orders<'_>, id: Uuid, state: &str) {
     eventually_async(LIMIT, &format!("{id} to be {state}"), async || {
         (stands(orders, id).await?.0 == state).then_some(())
     })
@@ -406,6 +406,100 @@ async fn a_business_key_makes_two_events_one() {
     let rows = "SELECT count(*) FROM inbox.settlement
                  WHERE business_key LIKE 'idem:order-%:Paid' AND event_time = '-infinity' AND id = inbox.key_id(business_key)";
     assert_eq!(orders.number(rows).await, 20);
+    end(&process);
+}
+
+/// An event that `dedup_by` panics for, or gives no key that could be kept, is a dead letter that says so. It runs
+/// nowhere, what is behind it in its key goes on, and so does whoever it was taken with: in a group, in a call, on a task.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_without_a_business_key_is_given_up_and_holds_up_no_other() {
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("unnamed", &postgres, &kafka, program()).await;
+    let outside = Outside::prepare();
+    let wrong = [
+        "its dedup_by panicked: as told",
+        "its dedup_by gives no text",
+        "its dedup_by gives a text with a NUL",
+    ];
+    let (mut letters, mut good) = (Vec::new(), Vec::new());
+    for (event_type, first) in [("Named", 0), ("NamedCall", 100), ("NamedLight", 200)] {
+        for number in first..first + 60 {
+            let key = format!("{event_type}-{}", number % 10);
+            match number - first {
+                by_hand @ 21..24 => {
+                    let id = Uuid::from_u128(u128::try_from(number - 20).expect("small"));
+                    orders.upstream().send(event_type, id, &key, &payload(number, ""));
+                    letters.push((id.to_string(), wrong[usize::try_from(by_hand - 21).expect("small")]));
+                }
+                _ => {
+                    send(&orders, event_type, &key, number, "");
+                    good.push((key, number));
+                }
+            }
+        }
+    }
+    orders.upstream().flush();
+    let process = orders.start_with(0, &outside.with(&[("KINDS_EXHAUSTED", "skip")]));
+    orders.committed_to_the_end("unnamed", LIMIT / 2).await;
+    for (key, number) in &good {
+        assert_eq!(outside.calls(*number).len(), 1, "{number} of {key}");
+    }
+    let at = |number: i64| outside.calls(number)[0].at;
+    for (key, number) in &good {
+        if let Some((_, next)) = good.iter().find(|(other, next)| other == key && next > number) {
+            assert!(at(*number) <= at(*next), "{number} and {next}, in the order of {key}");
+        }
+    }
+    let mut log = Log::open(&kafka.brokers(), &["unnamed.unnamed.dlq"], Isolation::ReadUncommitted);
+    log.catch_up();
+    let found: Vec<(&str, &str)> = log
+        .records()
+        .iter()
+        .filter_map(|letter| Some((letter.header("id")?, letter.header("dlq.error.message")?)))
+        .collect();
+    assert_eq!(found.len(), letters.len(), "{found:?}");
+    for (id, wrong) in &letters {
+        assert!(
+            found.iter().any(|(of, said)| of == id && said.starts_with(wrong)),
+            "{id} {wrong}: {found:?}"
+        );
+    }
+    let states =
+        "SELECT count(*) FILTER (WHERE state = 'dead') * 1000 + count(*) FILTER (WHERE state = 'done')
+                    FROM inbox.settlement";
+    assert_eq!(orders.number(states).await, 6 * 1000 + 2 * 57, "of those with an inbox");
+    assert_eq!(orders.number("SELECT count(*) FROM effects").await, 57);
+    end(&process);
+}
+
+/// The same where its key is parked: it queues up, and is given up when its turn comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_without_a_business_key_does_not_run_from_the_park() {
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("unnamed_parked", &postgres, &kafka, program()).await;
+    let outside = Outside::prepare();
+    send(&orders, "Named", "key", 0, "closed");
+    orders.upstream().send("Named", Uuid::from_u128(1), "key", &payload(1, ""));
+    send(&orders, "Named", "key", 2, "");
+    orders.upstream().flush();
+    let process = orders.start_with(0, &outside.with(&[]));
+    let waiting = "SELECT count(*) FROM inbox.parked_event";
+    eventually_async(LIMIT, "three parked events", async || {
+        (orders.number(waiting).await == 3).then_some(())
+    })
+    .await;
+    outside.open("gate");
+    let held = "SELECT count(*) FROM inbox.parked_key
+                 WHERE held_by = 'hold' AND waiting = 2 AND last_error = 'its dedup_by panicked: as told'";
+    for _ in 0..2 {
+        eventually_async(LIMIT, "its key to be held", async || {
+            (orders.number(held).await == 1).then_some(())
+        })
+        .await;
+        assert_eq!((outside.calls(1).len(), outside.calls(2).len()), (0, 0), "{}", orders.log(0));
+        let release = "SELECT inbox.release_parked_key(scope, topic, key, 'once more') FROM inbox.parked_key";
+        orders.query(release, &[]).await;
+    }
     end(&process);
 }
 

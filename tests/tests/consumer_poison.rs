@@ -9,6 +9,7 @@ use outbox_tests::orders::{Asked, Effects, Orders, With};
 use outbox_tests::wait::eventually_async;
 
 use crate::consumer::{GOOD, end, failing, program};
+use crate::consumer_kinds::{self, Outside, send, settled};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -100,6 +101,80 @@ async fn a_parked_record_that_kills_the_process_is_found_and_no_other_is_blamed(
     assert_eq!(orders.number("SELECT count(*) FROM inbox.parked_key").await, 1);
     assert_eq!(orders.effects().await, Effects::once(400));
     end(&consumer.process);
+}
+
+/// C25: two parked records end the process, five times in all, each time while another event is about to run: it waits
+/// until nothing of the park runs, so it is never named when its process dies, and they are held in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parked_record_that_kills_the_process_is_not_laid_to_whoever_is_named() {
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("laid", &postgres, &kafka, consumer_kinds::program()).await;
+    let outside = Outside::prepare();
+    let with = consumer_kinds::kept_place(outside.with(&[]));
+    let (killers, innocent) = ([1, 2], 0);
+    let id = send(&orders, "Applied", "innocent", innocent, "wait");
+    killers
+        .iter()
+        .for_each(|number| _ = send(&orders, "Applied", &format!("killer-{number}"), *number, "aborts"));
+    orders.upstream().flush();
+    let called = |number: i64, process: &Process| {
+        outside.calls(number).iter().filter(|call| call.process == process.pid()).count()
+    };
+    let die = |process: &Process| {
+        outside.open("gate.abort");
+        process.wait(LIMIT);
+        std::fs::remove_file(outside.file("gate.abort")).expect("the gate");
+    };
+    let mut process = orders.start_with(0, &with);
+    eventually_async(LIMIT, "all three to run", async || {
+        let parked = killers.iter().all(|number| called(*number, &process) == 2);
+        (parked && called(innocent, &process) == 1).then_some(())
+    })
+    .await;
+    die(&process);
+    let (mut deaths, mut beside) = (1, 0);
+    let client = postgres.connect("laid").await;
+    let claim = format!("BEGIN; SELECT inbox.claim_group('laid', ARRAY['{id}']::uuid[])");
+    let held = "SELECT count(*) FROM inbox.parked_key WHERE held_by = 'hold' AND last_error LIKE '%the process died%'";
+    loop {
+        // What is claimed by another session asks nobody for a permit.
+        client.batch_execute(&claim).await.expect("a claim");
+        process = orders.start_with(deaths, &with);
+        let begun = eventually_async(LIMIT, "one of the park to run, or both to be held", async || {
+            let runs = killers.iter().any(|number| called(*number, &process) > 0);
+            if runs { Some(true) } else { (orders.number(held).await == 2).then_some(false) }
+        })
+        .await;
+        client.batch_execute("ROLLBACK").await.expect("no transaction");
+        if !begun {
+            break;
+        }
+        let convicted = "SELECT count(*) FROM inbox.parked_key WHERE key = 'innocent'";
+        eventually_async(LIMIT, "the other to be about to run", async || {
+            let open = orders.open_transactions(deaths).await;
+            (open >= 2 || orders.number(convicted).await > 0).then_some(())
+        })
+        .await;
+        // It has all the time it would need.
+        let runs = async {
+            while called(innocent, &process) == 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        beside += usize::from(tokio::time::timeout(Duration::from_secs(2), runs).await.is_ok());
+        die(&process);
+        deaths += 1;
+        assert!(deaths < 10, "{}", orders.log(deaths - 1));
+    }
+    outside.open("gate");
+    let log = orders.log(deaths);
+    let blamed = orders.lines(deaths, "while this record was the only one it ran");
+    assert_eq!(blamed, [""; 0], "after {deaths} deaths, {beside} of them beside it\n{log}");
+    settled(&orders, id, "done").await;
+    assert_eq!((deaths, beside), (5, 0), "deaths, and how often it ran beside one of the park\n{log}");
+    assert!((1..deaths).all(|instance| orders.said(instance, "isolated: ") == 1), "{log}");
+    assert_eq!(orders.number(held).await, 2);
+    end(&process);
 }
 
 /// C25: kills from outside while the database is away, with work in hand each time, are nobody's fault.

@@ -15,6 +15,7 @@
 //! | a claimant runs an event | another claimant | `inbox_park::the_first_event_fails_and_the_later_ones_of_its_key_wait_behind_it_in_order` |
 //! | a claimant runs an event | an operator holds the key; the event goes well, or fails | [`a_hold_outlives_an_attempt_that_goes_well`], [`a_hold_outlives_an_attempt_that_fails`] |
 //! | a claimant lost its transaction | another is through with the key; the first says when the next attempt is due | [`a_claimant_that_is_late_makes_no_marker`] |
+//! | a claimant takes an event off | a follower comes, and is first when the claimant has committed | [`a_follower_that_is_first_fails_from_its_own_time`] |
 //! | a claimant removes the marker | a follower comes, late or first | `inbox_park::a_follower_*` |
 //! | a claimant removes the marker | an owner parks a later event of the key; a tool replays one | [`a_park_waits_for_a_marker_that_goes_and_makes_another`], [`a_replay_waits_for_a_marker_that_goes_and_makes_another`] |
 //! | a tool replays | a second tool replays the same | `inbox_letters::a_replay_waits_in_the_order_of_its_key_and_runs_once` |
@@ -273,4 +274,57 @@ async fn a_live_event_runs_before_a_replay_or_queues_behind_it() {
     after.run("COMMIT").await;
     assert_eq!(behind(&inbox).await, "2: 1 3");
     assert_eq!(inbox.settlements().await, ["1 parked", "2 done", "3 parked"]);
+}
+
+/// The deadline of an event runs from its own first failure: not from that of the event it waited behind, nor from
+/// before somebody released its key or replayed it.
+#[tokio::test]
+async fn a_follower_that_is_first_fails_from_its_own_time() {
+    let inbox = Inbox::prepare("between_deadline").await;
+    let (claimant, worker) = (inbox.consumer().await, inbox.consumer().await);
+    let (long_ago, later) =
+        ("UPDATE inbox.parked_key SET first_failed_at = now() - interval '9 hours'", 3600.0);
+    let age = async || -> f64 {
+        let age =
+            "SELECT extract(epoch FROM clock_timestamp() - first_failed_at)::float8 FROM inbox.parked_key";
+        inbox.admin.one(age).await.parse().expect("a number")
+    };
+    let failed = of_key("delay", ", clock_timestamp(), 'out of stock'");
+    parked(&inbox, 1).await;
+    inbox.admin.run(long_ago).await;
+    claimant.run(&failed).await;
+    assert!(age().await > later, "its second failure is not its first");
+    claimant.run(&format!("BEGIN; {}; {}", resume(), unpark())).await;
+    worker.run(&format!("BEGIN; {}", inbox.claim(&[2]))).await;
+    assert_eq!(worker.one(&marked()).await, "1");
+    let waiting = worker.send(&queue(&inbox, "follow", 2));
+    inbox.blocked(&worker, &claimant).await;
+    claimant.run("COMMIT").await;
+    assert_eq!(answered(waiting).await, ["parked"]);
+    worker.run("COMMIT").await;
+    assert_eq!(behind(&inbox).await, "1: 2");
+    assert!(age().await < later, "it has not failed yet");
+
+    // However long it takes until somebody runs it.
+    inbox.admin.run(long_ago).await;
+    claimant.run(&failed).await;
+    assert!(age().await < later, "it fails for the first time");
+    inbox.admin.run(long_ago).await;
+    claimant.run(&failed).await;
+    assert!(age().await > later, "and for the second");
+
+    claimant.run(&of_key("hold_parked_key", ", 'wait for the team'")).await;
+    claimant.run(&of_key("release_parked_key", ", 'the team is there'")).await;
+    claimant.run(&failed).await;
+    assert!(age().await < later, "its ladder is from the beginning");
+
+    claimant.run(&format!("BEGIN; {}; {}", resume(), unpark())).await;
+    claimant
+        .run(&format!("{}; {}; COMMIT", of_key("lock_parked_key", ""), of_key("remove_parked_key", "")))
+        .await;
+    dead(&inbox, 3).await;
+    inbox.admin.run("UPDATE inbox.dead_letter SET first_failed_at = now() - interval '9 hours'").await;
+    assert_eq!(worker.one(&replay(&inbox, 3)).await, "parked");
+    claimant.run(&failed).await;
+    assert!(age().await < later, "so is that of a replay");
 }

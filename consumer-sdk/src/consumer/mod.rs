@@ -323,6 +323,12 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
             !needs || self.settings.database().is_some(),
             "DATABASE_URL is not set, and a handler with an inbox needs it: postgresql://user@host/database",
         );
+        let parks = self.handlers.values().any(|handler| handler.kind().parks());
+        expect(
+            self.ladder.exhausted() != Exhausted::Halt || self.ladder.rungs().is_empty() || !parks,
+            "Exhausted::Halt cannot stand behind rungs: an event that waits for one is parked, and its partition has gone \
+             on by then; leave then() out and raise in_place() and backoff(), or take Exhausted::Hold, which holds the key",
+        );
         if let Some(Err(wrong)) = self.settings.link() {
             mistakes.extend(wrong.iter().map(|sentence| format!("DATABASE_URL: {sentence}")));
         }
@@ -345,7 +351,7 @@ impl<D, S> std::fmt::Debug for Consumer<D, S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Event, Raw, done, idempotent};
+    use crate::{Event, Raw, Tx, at_most_once, done, external, idempotent, transactional};
 
     #[test]
     fn all_mistakes_are_told_at_once() {
@@ -366,6 +372,22 @@ mod tests {
         ] {
             assert!(mistakes.iter().any(|mistake| mistake.contains(part)), "{part}: {mistakes:?}");
         }
+    }
+
+    #[test]
+    fn nothing_halts_behind_rungs_that_has_left_its_partition_by_then() {
+        let alone = || async |_: Event<Raw>| done();
+        let halts = |handler: Handler<WithDatabase>, ladder: Ladder| {
+            let consumer = Consumer::from_lookup("audit", |_| None).on("A", handler);
+            let mistakes = consumer.retry(ladder.when_exhausted(Exhausted::Halt)).mistakes();
+            mistakes.iter().any(|mistake| mistake.contains("Exhausted::Halt cannot stand behind rungs"))
+        };
+        let rungs = || in_place(3).then([minutes(1)]);
+        assert!(halts(transactional(async |_: Event<Raw>, _: Tx| done()), rungs()));
+        assert!(halts(external(alone()), rungs()));
+        // These wait where they are, or not at all; and without rungs all do.
+        assert!(!halts(idempotent(alone()), rungs()) && !halts(at_most_once(alone()), rungs()));
+        assert!(!halts(external(alone()), in_place(3)));
     }
 
     #[test]

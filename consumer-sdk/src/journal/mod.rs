@@ -15,7 +15,9 @@
 //!
 //! The rules that keep the innocent from conviction:
 //!
-//! - While a named record runs nothing else does, so no neighbour's crash is counted for it.
+//! - While a named record runs nothing else does, so no neighbour's crash is counted for it. Nor does anything
+//!   [of the park](Journal::parked_starts), which has a count of its own: a handler from there that runs
+//!   already is waited for, and none begins meanwhile.
 //! - No handler starts before every partition's entry is acknowledged as it stands. Otherwise the next
 //!   record could kill while the broker still holds the name of one that has come back.
 //! - Whatever a living process hears of a named record, an infrastructure error first of all, takes its
@@ -119,6 +121,8 @@ pub struct Journal {
     lanes: AHashMap<Lane, State>,
     /// Handlers that run, also those of partitions that are gone.
     running: usize,
+    /// Handlers that run from the park.
+    parked: usize,
     claim: Option<Claim>,
     isolated: bool,
     /// Some partition's entry is not acknowledged as it stands.
@@ -134,6 +138,7 @@ impl Journal {
             convict_after: convict_after.max(2),
             lanes: AHashMap::new(),
             running: 0,
+            parked: 0,
             claim: None,
             isolated: false,
             behind: false,
@@ -183,7 +188,7 @@ impl Journal {
                 self.running += 1;
                 Permit::Start(Started { record, named: true })
             }
-            None if self.running > 0 => Permit::Wait,
+            None if self.running > 0 || self.parked > 0 => Permit::Wait,
             None => {
                 self.change(record.lane, |entry| entry.name(record.offset, record.id));
                 self.claim = Some(Claim { record, running: false });
@@ -215,6 +220,25 @@ impl Journal {
             });
             self.review();
         }
+    }
+
+    /// Whether a handler may start whose record is parked, and so is no partition's: not in isolation, nor
+    /// while the broker may still hold the name of a record that has come back. Where it may, its end is
+    /// [told](Journal::parked_ended).
+    pub fn parked_starts(&mut self) -> bool {
+        let may = self.parked_may_start();
+        self.parked += usize::from(may);
+        may
+    }
+
+    /// The same, and nothing is begun.
+    pub fn parked_may_start(&self) -> bool {
+        !self.isolated && !self.behind
+    }
+
+    /// A handler from the park has ended, and the process lives.
+    pub fn parked_ended(&mut self) {
+        self.parked = self.parked.saturating_sub(1);
     }
 
     /// A record was settled without its handler: convicted, skipped, undecodable.

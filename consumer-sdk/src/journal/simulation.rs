@@ -1,5 +1,5 @@
-//! A fleet of processes that die, a broker that keeps what was committed, records that kill, and a
-//! database outage during which somebody outside kills processes. All from one seed.
+//! A fleet of processes that die, a broker that keeps what was committed, records that kill, some of them
+//! from the park, and a database outage during which somebody outside kills processes. All from one seed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -29,6 +29,8 @@ struct World {
     processes: Vec<Option<Process>>,
     epochs: u32,
     database: bool,
+    /// Handlers from the park that are still to kill their process.
+    parked_killers: usize,
     /// Settled in the database: handled, or dead-lettered.
     done: BTreeSet<Place>,
     convicted: BTreeSet<Place>,
@@ -39,6 +41,8 @@ struct Process {
     journal: Journal,
     lanes: BTreeMap<usize, Reading>,
     running: Vec<(Started, usize)>,
+    /// Handlers from the park, and whether each kills.
+    parked: Vec<bool>,
     /// Commits on their way to the broker.
     commits: VecDeque<(usize, Lane, i64, String, Sent)>,
 }
@@ -65,8 +69,10 @@ impl World {
         });
         let log: Vec<BTreeMap<i64, bool>> = log.collect();
         let processes = (0..rng.random_range(1..=3)).map(|_| None).collect();
+        let parked_killers = rng.random_range(0..12);
         World {
             rng,
+            parked_killers,
             committed: vec![(0, String::new()); log.len()],
             owner: vec![None; log.len()],
             log,
@@ -92,7 +98,9 @@ impl World {
             30..55 => self.start_handler(p),
             55..70 => self.end_handler(p, trouble),
             70..85 => self.send(p),
-            85..98 => self.broker(p),
+            85..96 => self.broker(p),
+            96 => self.start_parked(p),
+            97 => self.end_parked(p),
             _ => self.drain(p),
         }
     }
@@ -102,6 +110,7 @@ impl World {
             journal: Journal::new(CONVICT_AFTER),
             lanes: BTreeMap::new(),
             running: Vec::new(),
+            parked: Vec::new(),
             commits: VecDeque::new(),
         });
         let Some(partition) = (0..self.owner.len()).find(|q| self.owner[*q].is_none()) else { return };
@@ -154,6 +163,7 @@ impl World {
                 let alone = process.running.is_empty() && process.journal.is_isolated();
                 assert_eq!(started.named, alone && started.named, "a named record has company");
                 assert!(!process.running.iter().any(|(other, _)| other.named), "company for a named record");
+                assert!(!started.named || process.parked.is_empty(), "company for a named record");
                 reading.waiting.retain(|o| *o != offset);
                 process.running.push((started, partition));
             }
@@ -204,6 +214,26 @@ impl World {
                 reading.waiting.push(record.offset);
             }
         }
+    }
+
+    fn start_parked(&mut self, p: usize) {
+        let Some(process) = self.processes[p].as_mut().filter(|_| self.database) else { return };
+        if process.parked.len() < WORKERS && process.journal.parked_starts() {
+            let named = process.running.iter().any(|(started, _)| started.named);
+            assert!(!named, "company for a named record");
+            process.parked.push(self.rng.random_bool(0.5));
+        }
+    }
+
+    fn end_parked(&mut self, p: usize) {
+        let Some(process) = &mut self.processes[p] else { return };
+        let Some(kills) = process.parked.pop() else { return };
+        if kills && self.parked_killers > 0 {
+            self.parked_killers -= 1;
+            // It is no record of a partition: whoever is named is another.
+            return self.die(p, Some((usize::MAX, 0)));
+        }
+        process.journal.parked_ended();
     }
 
     fn send(&mut self, p: usize) {

@@ -88,6 +88,29 @@ fn a_second_unclean_start_isolates_the_whole_process() {
 }
 
 #[test]
+fn whoever_is_named_and_the_park_wait_for_each_other() {
+    let mut journal = Journal::new(3);
+    journal.assigned(LANE, 7, suspicious());
+    assert!(journal.parked_starts() && journal.parked_starts(), "nothing of the partition has run");
+    assert_eq!(journal.about_to_start(record(LANE, 7)), Permit::Wait, "the park runs");
+    assert!(!journal.parked_starts(), "and no more of it begins");
+    commit(&mut journal);
+    journal.parked_ended();
+    assert_eq!(journal.about_to_start(record(LANE, 7)), Permit::Wait, "one is left");
+    assert_eq!(written(&mut journal, LANE).named, [], "nobody is named meanwhile");
+    journal.parked_ended();
+    let started = start(&mut journal, record(LANE, 7));
+    assert!(!journal.parked_starts(), "a suspect runs");
+    journal.ended(started, Ending::Settled);
+    journal.drained(LANE);
+    assert!(!journal.is_isolated() && !journal.parked_starts(), "its name is still committed");
+    commit(&mut journal);
+    assert!(journal.parked_may_start() && journal.parked_starts());
+    let beside = journal.about_to_start(record(LANE, 8));
+    assert!(matches!(beside, Permit::Start(_)), "without a suspect nobody waits for anybody");
+}
+
+#[test]
 fn a_suspect_is_counted_convicted_and_forgotten() {
     let mut entry = suspicious();
     for deaths in 0..3 {

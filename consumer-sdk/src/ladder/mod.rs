@@ -64,15 +64,19 @@ pub fn in_place(attempts: u32) -> Ladder {
     }
 }
 
-/// What happens to the key, or the partition, after the dead letter was written.
+/// What becomes of an event that has no attempt left, and of its key or its partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Exhausted {
-    /// Later events of the key go on.
+    /// It becomes a dead letter, and later events of the key go on.
     #[default]
     Skip,
-    /// Later events of the key wait behind it until somebody decides.
+    /// It waits until somebody decides, and later events of the key wait behind it.
     Hold,
-    /// The partition stops.
+    /// Nothing more of its partition is read. It is tried again every minute, and when it goes well its partition goes on.
+    ///
+    /// Not behind rungs, where a handler's events are parked: a parked event has left its partition, which goes on, and a
+    /// consumer that asks for both does not start. An event that somebody replays is in the park, too: when it fails there
+    /// it is held.
     Halt,
 }
 
@@ -183,7 +187,7 @@ impl Ladder {
         self
     }
 
-    /// What happens after the dead letter.
+    /// What becomes of an event after the last attempt.
     #[must_use]
     pub fn when_exhausted(mut self, exhausted: Exhausted) -> Ladder {
         self.exhausted = exhausted;

@@ -41,6 +41,7 @@ fn next(turn: &Turn, batch: bool, failed: bool) -> Next {
         _ if batch && failed => Next::Alone,
         Turn::Attempted(_)
         | Turn::Settled(_)
+        | Turn::GiveUp(..)
         | Turn::TooOld
         | Turn::Later
         | Turn::Again

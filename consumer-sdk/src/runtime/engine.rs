@@ -262,6 +262,16 @@ impl Engine {
         self.review();
     }
 
+    /// Whether a handler may start whose record is parked; then it has started.
+    pub(crate) fn parked_starts(&mut self) -> bool {
+        self.journal.parked_starts()
+    }
+
+    /// It has ended, and this process lives.
+    pub(crate) fn parked_ended(&mut self) {
+        self.journal.parked_ended();
+    }
+
     /// A record of the run is settled, durably: its offset need not come again. `at` counts what is left of the run.
     /// The record comes back to be dropped without the lock: it was made on another thread, which is dear.
     #[must_use]

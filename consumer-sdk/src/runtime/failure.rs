@@ -76,12 +76,9 @@ pub(super) async fn failed(shared: &Shared, work: &mut Work, failed: Failed) -> 
     }
 }
 
-/// The park is for those whose events have a row in the inbox.
+/// Where the park is, for those that may wait there.
 fn place_of(shared: &Shared, kind: Option<Kind>) -> Option<&Database> {
-    match kind {
-        Some(Kind::Idempotent | Kind::AtMostOnce) => None,
-        Some(Kind::Transactional | Kind::Batch(_) | Kind::External) | None => shared.database.as_ref(),
-    }
+    shared.database.as_ref().filter(|_| kind.is_none_or(Kind::parks))
 }
 
 fn name_of(work: &Work, name: Option<Name>) -> Name {

@@ -150,7 +150,8 @@ pub(super) const OWN: Duration = Duration::from_secs(30);
 const GROUP_WAITS: Duration = Duration::from_millis(200);
 const ONE_WAITS: Duration = Duration::from_millis(500);
 
-const CLAIM: &str = "SELECT verdicts, parked FROM inbox.claim_keys($1, $2::uuid[], $3::timestamptz[], $4::text[], $5::int[],
+const CLAIM: &str =
+    "SELECT verdicts, parked FROM inbox.claim_keys($1, $2::uuid[], $3::timestamptz[], $4::text[], $5::int[],
                                                     $6::bigint[], $7::text[], $8::text[], $9::bytea[], $10)";
 const MARKED: &str = "SELECT inbox.marked($1, $2::text[], $3::bytea[])";
 
@@ -190,18 +191,8 @@ async fn claim_now(
     let firsts: Vec<Event<'_>> = keys.iter().filter_map(|events| events.first().copied()).collect();
     let key_topics: Vec<&str> = firsts.iter().map(|event| event.record.topic.as_ref()).collect();
     let orders: Vec<&[u8]> = firsts.iter().map(|event| order_key(*event)).collect();
-    let claims: [&(dyn ToSql + Sync); 10] = [
-        &scope,
-        &ids,
-        &created,
-        &topics,
-        &partitions,
-        &offsets,
-        &named,
-        &key_topics,
-        &orders,
-        &waits,
-    ];
+    let claims: [&(dyn ToSql + Sync); 10] =
+        [&scope, &ids, &created, &topics, &partitions, &offsets, &named, &key_topics, &orders, &waits];
     // Sent in this order, whichever answer is looked at first.
     let ((), claimed) =
         tokio::try_join!(biased; lease.batch_execute(&begin), lease.query_one(&claim, &claims))

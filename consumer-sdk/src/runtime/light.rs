@@ -224,6 +224,13 @@ fn begin<'s>(
         match calls.call(&mut turns[at], cx) {
             Came::ToAnEnd => at += 1,
             Came::To(attempt) => waiting.push(Box::pin(follow(shared, turns.swap_remove(at), attempt))),
+            Came::Alone => {
+                let (mut work, running) = turns.swap_remove(at).into_running(shared);
+                drop(running);
+                work.first_mut().into_iter().for_each(|record| record.company = None);
+                end(shared, work, Some(&Fate::Again(Duration::ZERO)));
+                shared.work.notify_one();
+            }
             Came::Later(wait) => {
                 let (work, running) = turns.swap_remove(at).into_running(shared);
                 drop(running);
@@ -257,6 +264,8 @@ enum Came<'s> {
     To(Attempt),
     /// It waits.
     ToWait(&'s Bound, Called, Option<Told<'s>>),
+    /// It has no handler: it is given up by itself, so that nobody waits for its dead letter.
+    Alone,
     /// It may not begin yet.
     Later(Duration),
 }
@@ -273,17 +282,17 @@ struct Calls<'s> {
 
 impl<'s> Calls<'s> {
     fn call(&mut self, turn: &mut Turn, cx: &mut Context<'_>) -> Came<'s> {
-        let Some(record) = turn.work.first() else { return Came::Later(AGAIN) };
+        let Some(record) = turn.work.first() else { return Came::Alone };
         let registered = &self.shared.registered;
-        // Only records that have both are light.
+        // Only records that have both are light; of those some have no business key.
         let (Some(handler), Some(id)) = (registered.handlers.of(record), record.id) else {
-            return Came::Later(AGAIN);
+            return Came::Alone;
         };
         let id = match &handler.dedup {
             None => id,
             Some(_) => match plan(self.shared, record) {
                 Plan::Run(_, name) => name.id,
-                Plan::Skip | Plan::GiveUp(_) => return Came::Later(AGAIN),
+                Plan::Skip | Plan::GiveUp(..) => return Came::Alone,
             },
         };
         let told = match self.admitted(handler) {
@@ -463,7 +472,11 @@ async fn by_itself<'s>(shared: &'s Arc<Shared>, mut work: Work) -> Option<Turn> 
                 }
             }
         },
-        _ => Fate::Again(AGAIN),
+        // As in begin().
+        _ => {
+            work.first_mut().into_iter().for_each(|record| record.company = None);
+            Fate::Again(Duration::ZERO)
+        }
     };
     end(shared, work, Some(&fate));
     None

@@ -7,6 +7,7 @@
 //! | [`worker`] | tasks that take records, and the one place that acts on what became of them |
 //! | [`transaction`] | claim, effects and commit in one transaction: one event, a group, a batch |
 //! | [`outside`], [`light`] | handlers that run outside of any transaction: with a claim, or many at a time |
+//! | [`business_key`] | what `dedup_by` calls an event, or why it has no name |
 //! | [`company`] | with whom a record runs next that is not settled |
 //! | [`attempt`], [`permit`] | one call of a handler; the crash journal's word before it |
 //! | [`failure`], [`letters`] | what follows a failed attempt; dead letters |
@@ -15,6 +16,7 @@
 //! | [`parked`] | the task that runs parked keys when they are due |
 
 mod attempt;
+mod business_key;
 mod client;
 mod company;
 mod engine;

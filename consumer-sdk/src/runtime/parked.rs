@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::Shared;
 use super::attempt::sentence;
 use super::inbox::{self, InboxError};
+use super::permit::Parked;
 use crate::database::Database;
 use crate::metrics;
 use turn::{Taken, Turn};
@@ -90,14 +91,16 @@ impl Keeper {
     }
 
     async fn begin_next(&mut self) {
-        // One record is on trial, and whatever ran beside it could be the one that kills.
-        let isolated = self.shared.engine().is_isolated();
-        let taken = if isolated { Ok(None) } else { self.take().await };
-        match taken {
+        let Some(running) = Parked::begin(&self.shared) else {
+            self.dry = Some(Instant::now());
+            return;
+        };
+        match self.take().await {
             Ok(None) => self.dry = Some(Instant::now()),
-            Ok(Some(taken)) if taken.is_suspect() => self.run_alone(taken).await,
-            Ok(Some(taken)) => self.begin(taken),
+            Ok(Some(taken)) if taken.is_suspect() => self.run_alone(taken, running).await,
+            Ok(Some(taken)) => self.begin(taken, running),
             Err(error) => {
+                drop(running);
                 tracing::warn!(error = sentence(&error), "parked keys: waiting for the database");
                 self.shared.pause(TROUBLE).await;
             }
@@ -108,11 +111,11 @@ impl Keeper {
         inbox::bounded(turn::take(&self.database, &self.shared.registered.name), inbox::OWN).await
     }
 
-    fn begin(&mut self, taken: Taken) {
+    fn begin(&mut self, taken: Taken, running: Parked) {
         let (shared, database, longest) = (self.shared.clone(), self.database.clone(), self.longest);
         self.turns.spawn(async move {
             let turn = Turn::new(&shared, &database, taken.key);
-            match inbox::bounded(turn.run(taken.lease, &taken.last_error), longest).await {
+            match inbox::bounded(turn.run(taken.lease, &taken.last_error, running), longest).await {
                 Ok(more) => more,
                 Err(error) => {
                     tracing::warn!(error = sentence(&error), "parked keys: waiting for the database");
@@ -125,10 +128,11 @@ impl Keeper {
 
     /// An attempt of this key ended with its process, as did whatever ran beside it: so that no neighbour is blamed for
     /// the next death (C25), it runs when the others have ended, and they wait for it.
-    async fn run_alone(&mut self, taken: Taken) {
+    async fn run_alone(&mut self, taken: Taken, running: Parked) {
         if self.turns.is_empty() {
-            self.begin(taken);
+            self.begin(taken, running);
         } else {
+            drop(running);
             // It is found again, since it is due the longest of those that nobody runs.
             inbox::roll_back(taken.lease).await;
         }

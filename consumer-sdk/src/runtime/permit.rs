@@ -1,5 +1,7 @@
-//! Who has a word before a handler starts, and is told of its end: the retry budget, then the crash journal.
+//! Who has a word before a handler starts, and is told of its end: the retry budget, then the crash journal. What runs
+//! from the park has the journal's word first.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -56,6 +58,25 @@ impl<'s> Running<'s> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.end(Ending::Survived);
+    }
+}
+
+/// A handler that runs from the park: whoever is suspected of killing the process waits for its end. Dropped, also with
+/// a turn that took too long, it says that this process has survived it.
+pub(super) struct Parked(Arc<Shared>);
+
+impl Parked {
+    /// `None` where it may not start now: one record is on trial, and whatever ran beside it could be the one that kills.
+    pub(super) fn begin(shared: &Arc<Shared>) -> Option<Parked> {
+        let may = shared.engine().parked_starts();
+        may.then(|| Parked(shared.clone()))
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.0.engine().parked_ended();
+        self.0.permits_changed();
     }
 }
 

@@ -38,6 +38,8 @@ pub(super) enum Turn {
     Settled(Settled),
     /// The attempt came to this, and nothing of it is left in the database.
     Attempted(Attempt),
+    /// Its handler cannot be given it.
+    GiveUp(Reason, Option<Kind>),
     /// Older than what the inbox remembers.
     TooOld,
     /// It kills processes.
@@ -63,7 +65,7 @@ pub(super) enum Turn {
 impl Turn {
     /// Whether something has to be written before it is known what follows.
     pub(super) fn is_written_about(&self) -> bool {
-        matches!(self, Turn::Attempted(_) | Turn::TooOld | Turn::Convicted(_))
+        matches!(self, Turn::Attempted(_) | Turn::GiveUp(..) | Turn::TooOld | Turn::Convicted(_))
     }
 }
 

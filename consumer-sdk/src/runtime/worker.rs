@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use tokio::sync::watch;
 
 use super::attempt::{Attempt, NO_ID, NO_TYPE, Reason, UNREGISTERED};
+use super::business_key::business_key;
 use super::company::Parts;
 use super::engine::{After, Hands, Work};
 use super::failure::{Failed, failed, rejected, trouble};
@@ -134,8 +135,8 @@ async fn next(shared: &Shared, hands: Hands) -> Option<(Vec<Work>, Lost)> {
 pub(super) enum Plan<'r> {
     /// Nobody's concern.
     Skip,
-    /// No handler can be given it.
-    GiveUp(Reason),
+    /// No handler can be given it; the kind of the one that it is for, where there is one.
+    GiveUp(Reason, Option<Kind>),
     /// Its handler, and what it is known by.
     Run(&'r Bound, Name),
 }
@@ -143,22 +144,25 @@ pub(super) enum Plan<'r> {
 pub(super) fn plan<'r>(shared: &'r Shared, record: &Record) -> Plan<'r> {
     let registered = &shared.registered;
     let Some(event_type) = record.event_type() else {
-        return Plan::GiveUp(Reason::new(NO_TYPE, "the record has no header `type`"));
+        return Plan::GiveUp(Reason::new(NO_TYPE, "the record has no header `type`"), None);
     };
     let Some(handler) = registered.handlers.of(record) else {
         return match registered.unregistered {
             Unregistered::Skip => Plan::Skip,
             Unregistered::Fail => {
                 let said = format!("no handler is registered for the type {event_type}");
-                Plan::GiveUp(Reason::new(UNREGISTERED, said))
+                Plan::GiveUp(Reason::new(UNREGISTERED, said), None)
             }
         };
     };
     let Some(id) = record.id else {
-        return Plan::GiveUp(Reason::new(NO_ID, "the record has no header `id` that is a UUID"));
+        return Plan::GiveUp(Reason::new(NO_ID, "the record has no header `id` that is a UUID"), None);
     };
     let name = match &handler.dedup {
-        Some(dedup) => Name::of_key(dedup(&Facts::new(record, id))),
+        Some(dedup) => match business_key(&**dedup, &Facts::new(record, id)) {
+            Ok(key) => Name::of_key(key),
+            Err(reason) => return Plan::GiveUp(reason, Some(handler.kind)),
+        },
         None => Name::of_id(id, record),
     };
     Plan::Run(handler, name)
@@ -168,9 +172,8 @@ async fn run(shared: &Arc<Shared>, works: &mut [Work]) -> Ran {
     let first = works.first().and_then(Work::first).map(|record| plan(shared, record));
     let Some(first) = first else { return Ran::Together(Vec::new()) };
     let database = match &first {
-        Plan::Run(handler, _) if matches!(handler.kind, Kind::Transactional | Kind::Batch(_)) => {
-            &shared.database
-        }
+        Plan::Run(Bound { kind: Kind::Transactional | Kind::Batch(_), .. }, _)
+        | Plan::GiveUp(_, Some(Kind::Transactional | Kind::Batch(_))) => &shared.database,
         _ => &None,
     };
     if let Some(database) = database {
@@ -179,7 +182,7 @@ async fn run(shared: &Arc<Shared>, works: &mut [Work]) -> Ran {
     let Some(work) = works.first_mut() else { return Ran::Together(Vec::new()) };
     Ran::Alone(match (first, &shared.database) {
         (Plan::Skip, _) => Fate::Settled(Settled::Unregistered),
-        (Plan::GiveUp(reason), _) => give_up(shared, work, reason).await,
+        (Plan::GiveUp(reason, kind), _) => give_up(shared, work, reason, kind).await,
         (Plan::Run(handler, name), None) if handler.kind.needs_inbox() => {
             let id = name.id;
             shared.halt(format!("the handler of event {id} needs an inbox, and there is no database"));
@@ -200,8 +203,8 @@ async fn together(shared: &Shared, database: &Database, works: &[Work]) -> Vec<V
     let mut turns: Vec<Vec<Turn>> = Vec::with_capacity(works.len());
     let mut running = Vec::with_capacity(works.len());
     for (at, work) in works.iter().enumerate() {
-        let (entries, wait) = entries(shared, work);
-        turns.push(if entries.is_empty() { vec![Turn::Wait(wait)] } else { Vec::new() });
+        let (entries, otherwise) = entries(shared, work);
+        turns.push(if entries.is_empty() { vec![otherwise] } else { Vec::new() });
         if !entries.is_empty() {
             running.push((at, entries));
         }
@@ -217,23 +220,27 @@ async fn together(shared: &Shared, database: &Database, works: &[Work]) -> Vec<V
     turns
 }
 
-/// Those of a run that can be given to a handler now, from the first on; where there is none, how long to wait.
-fn entries<'w>(shared: &'w Shared, work: &'w Work) -> (Vec<Entry<'w>>, Duration) {
+/// Those of a run that can be given to a handler now, from the first on; where there is none, the turn of the first.
+fn entries<'w>(shared: &'w Shared, work: &'w Work) -> (Vec<Entry<'w>>, Turn) {
     let mut entries = Vec::new();
     for record in work.records() {
-        let Plan::Run(handler, name) = plan(shared, record) else { break };
+        let (handler, name) = match plan(shared, record) {
+            Plan::Run(handler, name) => (handler, name),
+            Plan::GiveUp(reason, kind) => return (entries, Turn::GiveUp(reason, kind)),
+            Plan::Skip => break,
+        };
         match Told::admitted(shared, handler) {
             Ok(told) => entries.push(Entry { record, lane: work.lane(), name, handler, told }),
-            Err(wait) => return (entries, wait),
+            Err(wait) => return (entries, Turn::Wait(wait)),
         }
     }
-    (entries, AGAIN)
+    (entries, Turn::Wait(AGAIN))
 }
 
 /// A record that no handler can be given.
-async fn give_up(shared: &Shared, work: &mut Work, reason: Reason) -> Fate {
+async fn give_up(shared: &Shared, work: &mut Work, reason: Reason, kind: Option<Kind>) -> Fate {
     let name = work.first().and_then(|record| Some(Name::of_id(record.id?, record)));
-    failed(shared, work, Failed { failure: Failure::Permanent, reason, kind: None, name, token: None }).await
+    failed(shared, work, Failed { failure: Failure::Permanent, reason, kind, name, token: None }).await
 }
 
 /// After a transaction: what is settled frees its key at once; the rest is decided about, one by one.
@@ -306,6 +313,7 @@ async fn conclude(shared: &Arc<Shared>, work: &mut Work, turn: Turn) -> Fate {
             let failure = attempt.failure().unwrap_or_else(|| transient("lost", "it came to nothing"));
             failed(shared, work, fail(failure, name)).await
         }
+        Turn::GiveUp(reason, kind) => give_up(shared, work, reason, kind).await,
         Turn::TooOld => failed(shared, work, fail(older_than_dedup(), name)).await,
         Turn::Convicted(deaths) => failed(shared, work, fail(convicted(deaths), name)).await,
         Turn::Later => Fate::Again(AGAIN / 5),

@@ -69,7 +69,7 @@ COMMENT ON COLUMN inbox.parked_key.bytes IS
 COMMENT ON COLUMN inbox.parked_key.parked_at IS
     'When the key was parked.';
 COMMENT ON COLUMN inbox.parked_key.first_failed_at IS
-    'When its present first event failed first.';
+    'When its present first event failed first, since it was released or replayed; before that, when it became the first.';
 COMMENT ON COLUMN inbox.parked_key.last_failed_at IS
     'When it failed last.';
 COMMENT ON COLUMN inbox.parked_key.last_error IS

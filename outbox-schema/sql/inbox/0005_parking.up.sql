@@ -213,6 +213,8 @@ COMMENT ON FUNCTION inbox.resume(text, text, bytea, integer, interval) IS
 -- The first event failed again: its key waits until due. Its claim is given back before, by settle_group() or renew().
 -- held_by: it is exhausted, and the policy of its topic holds the key. What an operator holds stays held. An attempt is
 -- counted before it begins, in a transaction of its own, since it may end the process; its failure then counts no more.
+-- The deadline of an event runs from the first attempt that counts: not from when the event before it failed, nor from
+-- before somebody released its key or replayed it.
 CREATE FUNCTION inbox.delay(
     scope text, topic text, key bytea, due timestamptz, error text, rung integer DEFAULT NULL, held_by text DEFAULT NULL,
     counts boolean DEFAULT true
@@ -226,6 +228,7 @@ BEGIN
        SET attempts = p.attempts + CASE WHEN counts THEN 1 ELSE 0 END, rung = coalesce(delay.rung, p.rung), due = delay.due,
            state = CASE WHEN delay.held_by IS NULL AND p.state = 'waiting' THEN 'waiting' ELSE 'held' END,
            held_by = coalesce(p.held_by, delay.held_by),
+           first_failed_at = CASE WHEN counts AND p.attempts = 0 THEN clock_timestamp() ELSE p.first_failed_at END,
            last_failed_at = clock_timestamp(),
            last_error = left(coalesce(nullif(delay.error, ''), 'no reason was given'), 2000)
      WHERE p.scope = delay.scope AND p.topic = delay.topic AND p.key = inbox.order_key(delay.key);
@@ -262,6 +265,7 @@ BEGIN
            attempts = CASE WHEN t.events > 0 THEN 0 ELSE p.attempts END,
            rung = CASE WHEN t.events > 0 THEN 0 ELSE p.rung END,
            due = CASE WHEN t.events > 0 THEN clock_timestamp() ELSE p.due END,
+           first_failed_at = CASE WHEN t.events > 0 THEN clock_timestamp() ELSE p.first_failed_at END,
            last_error = CASE WHEN t.events > 0 THEN 'it waited behind an event that is settled' ELSE p.last_error END
       FROM total AS t
      WHERE p.scope = unpark.scope AND p.topic = unpark.topic AND p.key = the_key

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use outbox_consumer::ladder::{Exhausted, in_place, seconds};
 use outbox_consumer::{
-    Consumer, Event, Facts, Handled, Outcome, State, Tx, at_most_once, completed, done, external,
+    Consumer, Event, Facts, Handled, Outcome, State, Tx, at_most_once, completed, done, external, idempotent,
     transactional,
 };
 use serde::Deserialize;
@@ -18,7 +18,8 @@ use serde::Deserialize;
 struct Asked {
     number: i64,
     /// `wait`: the handler waits for the gate. `closed`: it fails until the gate is open; `closed later`: another gate.
-    /// `fails` and `hangs`, whatever gate is open.
+    /// `fails` and `hangs`, whatever gate is open. `aborts`: its first attempt fails, and the others end the process when
+    /// the gate `abort` is open.
     #[serde(default)]
     does: Option<String>,
 }
@@ -43,7 +44,7 @@ impl Outside {
         File::options().create(true).append(true).open(&self.calls)?.write_all(line.as_bytes())
     }
 
-    async fn come_to(&self, asked: &Asked) -> Result<(), Closed> {
+    async fn come_to(&self, asked: &Event<Asked>) -> Result<(), Closed> {
         match asked.does.as_deref() {
             Some("closed") if !self.gate.exists() => Err(Closed),
             Some("closed later") if !self.gate.with_extension("later").exists() => Err(Closed),
@@ -53,7 +54,13 @@ impl Outside {
                 }
                 Ok(())
             }
-            Some("fails") => Err(Closed),
+            Some("aborts") if asked.facts().attempt() > 1 => {
+                while !self.gate.with_extension("abort").exists() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                std::process::abort()
+            }
+            Some("fails" | "aborts") => Err(Closed),
             Some("hangs") => std::future::pending().await,
             Some(_) | None => Ok(()),
         }
@@ -88,6 +95,19 @@ fn order(facts: &Facts) -> String {
     format!("idem:{order}:{}", facts.event_type())
 }
 
+/// The event's own id; but for ids that the tests make by hand it is no key, in one way or another.
+fn named(facts: &Facts) -> String {
+    let id = facts.id();
+    match id.as_u128() {
+        by_hand @ 0..256 => match by_hand % 4 {
+            1 => panic!("as told"),
+            2 => String::new(),
+            _ => "no\0text".to_owned(),
+        },
+        _ => id.to_string(),
+    }
+}
+
 fn setting(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|text| !text.is_empty())
 }
@@ -117,6 +137,9 @@ async fn main() -> anyhow::Result<()> {
         .on("Charged", external(call).timeout(seconds(5)).dedup_by(order))
         .on("Talked", external(talk).timeout(seconds(5)))
         .on("Once", at_most_once(call).timeout(seconds(5)))
+        .on("Named", transactional(apply).timeout(seconds(5)).dedup_by(named))
+        .on("NamedCall", external(call).timeout(seconds(5)).dedup_by(named))
+        .on("NamedLight", idempotent(call).timeout(seconds(5)).dedup_by(named))
         .kafka_option("session.timeout.ms", "6000")
         .kafka_option("heartbeat.interval.ms", "1000")
         .retry(in_place(1).then(rungs).when_exhausted(exhausted));

@@ -27,9 +27,10 @@ use crate::runtime::Shared;
 use crate::runtime::attempt::{
     Attempt, KILLS, NOT_COMMITTED, Reason, TRANSIENT, UNREGISTERED, attempt, sentence,
 };
+use crate::runtime::business_key::business_key;
 use crate::runtime::inbox::{self, Committed, InboxError, Name};
 use crate::runtime::letters::Failing;
-use crate::runtime::permit::Told;
+use crate::runtime::permit::{Parked, Told};
 use crate::tx::Tx;
 
 /// What a lease has beyond the time-out of a handler that runs outside of the transaction.
@@ -148,8 +149,14 @@ impl<'s> Turn<'s> {
         Turn { shared, database, scope: &shared.registered.name, key }
     }
 
-    /// Looks at the first event of the key in the transaction that has locked it, and runs it in the next one.
-    pub(super) async fn run(mut self, lease: Lease, last_error: &str) -> Result<bool, InboxError> {
+    /// Looks at the first event of the key in the transaction that has locked it, and runs it in the next one. `running`
+    /// is the crash journal's word that a handler may run.
+    pub(super) async fn run(
+        mut self,
+        lease: Lease,
+        last_error: &str,
+        running: Parked,
+    ) -> Result<bool, InboxError> {
         lease.batch_execute("SAVEPOINT claim").await?;
         let (verdict, first) = match self.resume(&lease, None).await? {
             Some(found) => found,
@@ -179,6 +186,9 @@ impl<'s> Turn<'s> {
             let reason = Reason::new(UNREGISTERED, "no handler is registered for its type any more");
             return self.exhausted(lease, &first, &reason, Exhausted::Hold).await;
         };
+        if let Some(reason) = self.unnamed(handler, &first) {
+            return self.after(lease, &first, Failure::Permanent, reason, false).await;
+        }
         let told = match Told::admitted(self.shared, handler) {
             Ok(told) => told,
             // It makes room for keys of other handlers, which are due as well.
@@ -188,6 +198,10 @@ impl<'s> Turn<'s> {
             }
         };
         let counts = last_error != begun;
+        if self.key.attempts == 0 {
+            // Its ladder, and with it its deadline, begins with this attempt.
+            self.key.failing_for = Duration::ZERO;
+        }
         self.key.attempts += u32::from(counts);
         let outside = !matches!(handler.kind, Kind::Transactional | Kind::Batch(_));
         // The lock of the second transaction keeps others away from then on; outside of it time has to.
@@ -198,9 +212,9 @@ impl<'s> Turn<'s> {
         match self.resume_again(&lease, outside.then(|| handler.timeout + MARGIN)).await? {
             Some((verdict, again)) if verdict == "run" && again.seq == first.seq => {
                 if outside {
-                    self.run_outside(lease, handler, again, told).await
+                    self.run_outside(lease, handler, again, (told, running)).await
                 } else {
-                    self.run_inside(lease, handler, again, told).await
+                    self.run_inside(lease, handler, again, (told, running)).await
                 }
             }
             // Somebody decided between the two transactions; what stands shows at the next turn.
@@ -209,6 +223,12 @@ impl<'s> Turn<'s> {
                 Ok(false)
             }
         }
+    }
+
+    /// Why the event still has no business key: it was parked without one, as what its own id says it is.
+    fn unnamed(&self, handler: &Bound, first: &First) -> Option<Reason> {
+        let dedup = handler.dedup.as_deref().filter(|_| first.event_id() == first.name.id)?;
+        business_key(dedup, &Facts::new(&first.record, first.name.id)).err()
     }
 
     /// Claims the first event of the key; with a lease for a handler outside of the transaction.
@@ -251,7 +271,7 @@ impl<'s> Turn<'s> {
         lease: Lease,
         handler: &Bound,
         first: First,
-        mut told: Told<'_>,
+        (mut told, running): (Told<'_>, Parked),
     ) -> Result<bool, InboxError> {
         let shared = self.shared;
         let limit = handler.timeout.as_millis().max(1);
@@ -261,6 +281,7 @@ impl<'s> Turn<'s> {
         let given = tx.clone();
         let begin = || handler.one(facts, Some(given));
         let (came_to, took) = attempt(shared, &first.record, first.name.id, begin, handler.timeout).await;
+        drop(running);
         told.end(success(&came_to));
         let Some(closed) = tx.close().await else { return Ok(true) };
         let lease = closed.lease;
@@ -331,7 +352,7 @@ impl<'s> Turn<'s> {
         lease: Lease,
         handler: &Bound,
         first: First,
-        mut told: Told<'_>,
+        (mut told, running): (Told<'_>, Parked),
     ) -> Result<bool, InboxError> {
         let (shared, name) = (self.shared, &first.name);
         let Some(token) = first.token else {
@@ -344,6 +365,7 @@ impl<'s> Turn<'s> {
         let facts = Facts::new(&first.record, first.event_id());
         let begin = || handler.one(facts, None);
         let (came_to, took) = attempt(shared, &first.record, name.id, begin, handler.timeout).await;
+        drop(running);
         told.end(success(&came_to));
         shared.registered.metrics.attempted(&first.record, came_to.ended(), took);
         let how = match &came_to {
