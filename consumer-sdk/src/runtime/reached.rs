@@ -234,6 +234,8 @@ impl Keeper {
             }
             Finding::Accepted => {
                 self.settle(lane);
+                // The word forgets all of the group.
+                self.seen.values_mut().for_each(|seen| seen.written = -1);
                 tracing::warn!(
                     topic,
                     partition,

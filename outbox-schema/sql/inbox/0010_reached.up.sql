@@ -70,6 +70,9 @@ DECLARE
     forgotten integer;
     said      text;
 BEGIN
+    IF coalesce(accept_reset.reason, '') = '' THEN
+        RAISE EXCEPTION 'inbox: accept_reset() needs a reason' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     WITH gone AS (
         DELETE FROM inbox.reached AS r
          WHERE r.scope = accept_reset.scope AND r.consumer_group = accept_reset.consumer_group
