@@ -26,7 +26,7 @@ struct Arguments {
     #[arg(long, value_name = "TEXT")]
     replay: Option<Schedule>,
     /// A mistake that is made on purpose
-    #[arg(long)]
+    #[arg(long, value_parser = Mutant::named)]
     mutant: Option<Mutant>,
     /// The result as JSON
     #[arg(long)]

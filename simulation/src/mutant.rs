@@ -1,24 +1,14 @@
 //! Mistakes that are made on purpose: each has to be seen, or the simulation shows nothing.
 
+use clap::ValueEnum;
 use outbox_consumer::simulation;
 
-/// A mistake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+/// A mistake: one of the engine, which has the list of its own, or of what stands around it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mutant {
-    /// The highest settled offset is committed, not the lowest unsettled one (C27).
-    HighestCommitted,
-    /// What was read is committed, whether it is settled or not (C27).
-    CommitPastInFlight,
-    /// A handler starts before its start is committed (C25).
-    StartNotCounted,
-    /// In isolation records run beside each other (C25).
-    IsolationIgnored,
-    /// A lost partition is let go as if it had been revoked (C30).
-    LostIsRevoked,
-    /// Records of a new assignment are taken for the first one's (C28).
-    OldEpoch,
-    /// What was read of a partition that is about to leave, and not taken in, counts as a gap (C27).
-    PassesUnread,
+    /// The engine's.
+    #[value(skip)]
+    Engine(simulation::Mutant),
     /// The settlement is written behind the transaction with the effect (C1).
     DedupOutside,
     /// A dead or rejected event is settled without its row (C10).
@@ -46,28 +36,41 @@ pub enum Mutant {
 }
 
 impl Mutant {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Mutant> {
+        let engine = simulation::Mutant::ALL.iter().copied().map(Mutant::Engine);
+        engine.chain(Mutant::value_variants().iter().copied())
+    }
+
     /// The engine's part of it.
     pub fn of_engine(self) -> Option<simulation::Mutant> {
         match self {
-            Mutant::HighestCommitted => Some(simulation::Mutant::HighestCommitted),
-            Mutant::CommitPastInFlight => Some(simulation::Mutant::CommitPastInFlight),
-            Mutant::StartNotCounted => Some(simulation::Mutant::StartNotCounted),
-            Mutant::IsolationIgnored => Some(simulation::Mutant::IsolationIgnored),
-            Mutant::LostIsRevoked => Some(simulation::Mutant::LostIsRevoked),
-            Mutant::OldEpoch => Some(simulation::Mutant::OldEpoch),
-            Mutant::PassesUnread => Some(simulation::Mutant::PassesUnread),
-            Mutant::DedupOutside
-            | Mutant::SettledWithoutRow
-            | Mutant::FollowerRuns
-            | Mutant::UnparkWrongOrder
-            | Mutant::MarkerUnlocked
-            | Mutant::LookBeforeClaim
-            | Mutant::ClaimStays
-            | Mutant::LaterRuns
-            | Mutant::UnansweredIsDone
-            | Mutant::AskBeforeClaim
-            | Mutant::AnotherFirst
-            | Mutant::AnswerOfAnother => None,
+            Mutant::Engine(mutant) => Some(mutant),
+            _ => None,
         }
+    }
+
+    /// Its name on the command line, `like-this`.
+    pub fn name(self) -> String {
+        let name = self.of_engine().map_or_else(|| format!("{self:?}"), |mutant| format!("{mutant:?}"));
+        let mut spelled = String::new();
+        for letter in name.chars() {
+            if letter.is_uppercase() && !spelled.is_empty() {
+                spelled.push('-');
+            }
+            spelled.extend(letter.to_lowercase());
+        }
+        spelled
+    }
+
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// There is none of this name; with those that there are.
+    pub fn named(name: &str) -> Result<Mutant, String> {
+        Mutant::all().find(|mutant| mutant.name() == name).ok_or_else(|| {
+            let names: Vec<String> = Mutant::all().map(Mutant::name).collect();
+            format!("there are {}", names.join(", "))
+        })
     }
 }

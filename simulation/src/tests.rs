@@ -1,4 +1,4 @@
-use clap::ValueEnum;
+use outbox_consumer::simulation;
 
 use crate::Mutant;
 use crate::explore::explore;
@@ -38,25 +38,25 @@ fn every_mistake_is_seen() {
     println!("| mistake | seed | steps until then | shortest schedule | what does not hold |");
     println!("|---|---|---|---|---|");
     let mut unseen = Vec::new();
-    for mutant in Mutant::value_variants() {
-        let explored = explore(seed, BUDGET, Some(*mutant), |_| {});
+    for mutant in Mutant::all() {
+        let explored = explore(seed, BUDGET, Some(mutant), |_| {});
         let Some((of, schedule, violation)) = explored.failed else {
-            unseen.push(mutant);
+            unseen.push(mutant.name());
             continue;
         };
         // To make a schedule short takes longer than to find it.
-        let short = if proving() { shrink(&schedule, Some(*mutant)) } else { None };
+        let short = if proving() { shrink(&schedule, Some(mutant)) } else { None };
         let length = short.as_ref().map_or("–".into(), |short| short.schedule.steps.len().to_string());
         let said = short.map_or(violation, |short| short.violation);
         let said: String = said.chars().take(120).collect();
-        println!("| {mutant:?} | {of} | {} | {length} | {said} |", explored.steps);
+        println!("| {} | {of} | {} | {length} | {said} |", mutant.name(), explored.steps);
     }
     assert!(unseen.is_empty(), "not seen within {BUDGET} steps: {unseen:?}");
 }
 
 #[test]
 fn a_failing_schedule_becomes_short_and_can_be_read() {
-    let mutant = Some(Mutant::CommitPastInFlight);
+    let mutant = Some(Mutant::Engine(simulation::Mutant::CommitPastInFlight));
     let (_, schedule, _) = explore(1, BUDGET, mutant, |_| {}).failed.unwrap();
     let short = shrink(&schedule, mutant).unwrap();
     assert!(short.schedule.steps.len() <= 12, "{}", short.schedule);

@@ -89,12 +89,14 @@ async fn a_consumer_may_read_and_call_and_nothing_else(postgres: &Postgres, owne
             "BEGIN; SELECT inbox.claim_group('s', '{{{id}}}'); SELECT inbox.settle_group('s', '{{{id}}}', '{{retry}}'); COMMIT"
         ),
         "SELECT inbox.claim('s', inbox.key_id('idem:1:Paid'))",
-        "SELECT * FROM inbox.settlement, inbox.parked_key, inbox.parked_event, inbox.dead_letters, inbox.audit, inbox.scope",
+        "SELECT * FROM inbox.settlement, inbox.parked_key, inbox.parked_event, inbox.dead_letters, inbox.audit, inbox.scope, inbox.reached",
         "SELECT inbox.marked('s', '{t}', '{k}')",
         "SELECT inbox.take_parked_key('s')",
         "SELECT inbox.upkeep()",
         "SELECT inbox.declare_scope('s', '1 day', '1 hour', '1 day')",
         "SELECT inbox.contract_version()",
+        "SELECT inbox.reach('s', 'g', '{t,t}', '{1,0}', '{5,7}')",
+        "SELECT inbox.accept_reset('s', 'g', 'as told')",
     ] {
         consumer.run(allowed).await;
     }
@@ -106,6 +108,8 @@ async fn a_consumer_may_read_and_call_and_nothing_else(postgres: &Postgres, owne
         "DELETE FROM inbox.settlement_begin",
         "UPDATE inbox.store SET oldest = newest",
         "UPDATE inbox.scope SET kept = '1 second'",
+        "UPDATE inbox.reached SET record_offset = 0",
+        "DELETE FROM inbox.reached",
         "INSERT INTO inbox.parked_key SELECT * FROM inbox.parked_key",
         "DELETE FROM inbox.parked_event",
         "DELETE FROM inbox.dead_letter",

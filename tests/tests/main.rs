@@ -13,6 +13,7 @@ mod consumer_kinds;
 mod consumer_light;
 mod consumer_order;
 mod consumer_poison;
+mod consumer_reset;
 mod contract;
 mod crash;
 mod decoder_differential;

@@ -5,7 +5,7 @@ use rdkafka::config::ClientConfig;
 use super::Consumer;
 
 /// Options that are the consumer's own, and why.
-const REFUSED: [(&str, &str); 6] = [
+const REFUSED: [(&str, &str); 7] = [
     ("bootstrap.servers", "it is KAFKA_BROKERS"),
     ("group.id", "it is KAFKA_GROUP"),
     (
@@ -15,6 +15,10 @@ const REFUSED: [(&str, &str); 6] = [
     (
         "enable.auto.offset.store",
         "an offset is committed when everything below it is settled, and not when it was read",
+    ),
+    (
+        "auto.offset.reset",
+        "a consumer goes on where its group has committed, or begins with everything; what is gone is said and not skipped",
     ),
     ("isolation.level", "records of transactions that were never committed would be handled"),
     ("enable.partition.eof", "it is no error here"),
@@ -34,8 +38,6 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
             .set("group.id", self.group())
             .set("client.id", format!("outbox-consumer {}", self.name))
             .set("partition.assignment.strategy", "cooperative-sticky")
-            // A new consumer begins with everything (C35).
-            .set("auto.offset.reset", "earliest")
             .set("allow.auto.create.topics", "false")
             // By default a consumer whose queue was full rests for a second.
             .set("fetch.queue.backoff.ms", "5")
@@ -45,6 +47,9 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
             config.set(name, value);
         }
         config
+            // Where to begin is our decision: a new consumer begins with everything (C35), and a position that the log does
+            // not have is told instead of moved (C49).
+            .set("auto.offset.reset", "error")
             // Only the frontier is committed, and by us (C27).
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false");

@@ -310,6 +310,18 @@ const PARTITIONS: &[Family] = &[
         |s, emit| emit(float(s.totals.standstills), &[]),
     ),
     counter(
+        "outbox_consumer_offset_jumps_total",
+        &["why"],
+        "Partitions that did not begin where this consumer had left them: back (the committed offset was reset), forgotten \
+         (it expired or was deleted), deleted (the log begins beyond it: events were never read), replaced (the log ends \
+         before it: the topic was made anew or its log was cut). Each is worth an alert, and the log says what to do.",
+        |s, emit| {
+            for (why, count) in &s.totals.offset_jumps {
+                emit(float(*count), &[("why", why)]);
+            }
+        },
+    ),
+    counter(
         "outbox_consumer_commits_total",
         &["result"],
         "Commits of a partition's offset, done or failed; a failed one is made again while the partition is here.",

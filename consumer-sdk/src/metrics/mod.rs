@@ -84,6 +84,7 @@ struct Inner {
     revoked: AtomicU64,
     lost: AtomicU64,
     standstills: AtomicU64,
+    jumps: [AtomicU64; Jump::ALL.len()],
     engine: Ask<EngineLook>,
     pool: Ask<PoolLook>,
     told: Mutex<Told>,
@@ -111,6 +112,34 @@ pub(crate) enum Left {
     Lost,
 }
 
+/// Why a partition does not begin where this consumer had left it (C49).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Jump {
+    /// Its committed offset lies behind what was reached.
+    Back,
+    /// Nothing is committed, although something was reached.
+    Forgotten,
+    /// Its log begins beyond the committed offset: records were deleted before they were read.
+    Deleted,
+    /// Its log ends before the committed offset: it is another log.
+    Replaced,
+}
+
+impl Jump {
+    /// All of them, in the order of their numbers.
+    pub(crate) const ALL: [Jump; 4] = [Jump::Back, Jump::Forgotten, Jump::Deleted, Jump::Replaced];
+
+    /// As labels have it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Jump::Back => "back",
+            Jump::Forgotten => "forgotten",
+            Jump::Deleted => "deleted",
+            Jump::Replaced => "replaced",
+        }
+    }
+}
+
 /// Set-up.
 impl Metrics {
     /// Nothing was seen yet. `topics` are those that are read, `types` those that have a handler: the labels there
@@ -127,6 +156,7 @@ impl Metrics {
             revoked: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             standstills: AtomicU64::new(0),
+            jumps: Default::default(),
             engine: OnceLock::new(),
             pool: OnceLock::new(),
             told: Mutex::default(),
@@ -196,6 +226,11 @@ impl Metrics {
     /// The client did not read a partition that it was to read.
     pub(crate) fn stood_still(&self) {
         self.0.standstills.fetch_add(1, Relaxed);
+    }
+
+    /// A partition does not begin where this consumer had left it.
+    pub(crate) fn jumped(&self, jump: Jump) {
+        self.0.jumps[jump as usize].fetch_add(1, Relaxed);
     }
 
     /// A partition's offset was committed, or was not.
@@ -447,6 +482,7 @@ impl Inner {
             partitions_revoked: self.revoked.load(Relaxed),
             partitions_lost: self.lost.load(Relaxed),
             standstills: self.standstills.load(Relaxed),
+            offset_jumps: Jump::ALL.map(|jump| (jump.name(), self.jumps[jump as usize].load(Relaxed))).into(),
             read: self.partitions.lock().counted(),
             events: self.counts.used().map(events).collect(),
         }

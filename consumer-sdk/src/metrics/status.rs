@@ -106,6 +106,8 @@ pub(crate) struct Totals {
     pub(crate) partitions_lost: u64,
     /// Partitions that the client did not read although it was to, and that were taken on again.
     pub(crate) standstills: u64,
+    /// Partitions that did not begin where they were left, by why.
+    pub(crate) offset_jumps: BTreeMap<&'static str, u64>,
     pub(crate) read: Vec<Read>,
     pub(crate) events: Vec<Events>,
 }

@@ -159,7 +159,7 @@ mod tests {
             |parts: &mut Parts| -> Vec<Company> { (0..500).filter_map(|_| parts.part(company())).collect() };
         let (one, other) = (numbers(&mut one), numbers(&mut other));
         assert_eq!((one.len(), other.len()), (500, 500));
-        assert!(one.iter().all(|company| !other.contains(company) && company.number != company().number));
+        assert!(one.iter().all(|one| !other.contains(one) && one.number != company().number));
         assert!(one.iter().all(|company| company.most() == 63));
     }
 

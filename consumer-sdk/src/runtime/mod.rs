@@ -14,6 +14,7 @@
 //! | [`retention`] | how long settlements are kept |
 //! | [`inbox`] | what all of them ask of the database |
 //! | [`parked`] | the task that runs parked keys when they are due |
+//! | [`reached`] | the task that remembers how far each partition has come, and notices when its offset was moved back |
 
 mod attempt;
 mod business_key;
@@ -27,6 +28,7 @@ mod light;
 mod outside;
 mod parked;
 mod permit;
+mod reached;
 mod retention;
 mod transaction;
 mod worker;
@@ -51,6 +53,7 @@ use engine::Engine;
 #[cfg(feature = "simulation")]
 pub use engine::simulation;
 use letters::Letters;
+use reached::Reached;
 
 /// Most records in hand, and their bytes, unless told otherwise.
 pub(crate) const MOST: Held = Held { count: 20_000, bytes: 64 << 20 };
@@ -84,6 +87,8 @@ pub(crate) struct Shared {
     stopped: Notify,
     /// The next number of a part of a group that came to nothing.
     parts: AtomicU32,
+    /// What was reached before, and which partitions read it again.
+    reached: Reached,
     /// Why the consumer cannot go on.
     halt: Mutex<Option<String>>,
     begun: Instant,
@@ -194,6 +199,7 @@ pub(crate) async fn run(
         stopping: AtomicBool::new(false),
         stopped: Notify::new(),
         parts: AtomicU32::new(0),
+        reached: Reached::default(),
         halt: Mutex::default(),
         begun: Instant::now(),
         run: Uuid::from_u128(rand::random()),
@@ -213,6 +219,7 @@ pub(crate) async fn run(
     }
     if shared.database.is_some() {
         tasks.spawn(parked::keep(shared.clone()));
+        tasks.spawn(reached::keep(shared.clone()));
     }
     let halted = async {
         while !shared.is_stopping() {

@@ -142,7 +142,7 @@ COMMENT ON COLUMN inbox.audit.at IS
 COMMENT ON COLUMN inbox.audit.who IS
     'The role that logged in.';
 COMMENT ON COLUMN inbox.audit.action IS
-    'discard, restore, replay, hold, release, floor.';
+    'discard, restore, replay, hold, release, floor, reset.';
 COMMENT ON COLUMN inbox.audit.scope IS
     'The consumer it is about.';
 COMMENT ON COLUMN inbox.audit.letter IS

@@ -38,6 +38,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!(7, 1, "decide", "inbox/0007_decide"),
     migration!(8, 1, "upkeep", "inbox/0008_upkeep"),
     migration!(9, 1, "roles", "inbox/0009_roles"),
+    migration!(10, 1, "reached", "inbox/0010_reached"),
 ];
 
 /// Everything that installs the inbox: the statements of one transaction, without BEGIN and COMMIT.

@@ -8,12 +8,16 @@
 //! |---|---|
 //! | [`context`] | what the callbacks tell |
 //! | [`partitions`] | partitions that come and go |
+//! | [`logs`] | where a partition begins, and what that says of its log |
+//! | [`slow`] | how much of what is repeated by accident is read |
 //! | [`standstill`] | which of them the client does not read although it should |
 //! | [`commits`] | commits of offsets |
 
 mod commits;
 mod context;
+mod logs;
 mod partitions;
+mod slow;
 mod standstill;
 
 use std::collections::HashMap;
@@ -26,6 +30,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::consumer::base_consumer::BaseConsumer;
 use rdkafka::error::KafkaResult;
 use rdkafka::message::Message;
+use rdkafka::types::RDKafkaErrorCode;
 
 use super::Shared;
 use super::engine::{Commit, Room};
@@ -36,6 +41,7 @@ use crate::record::{Left as Memory, Record};
 use commits::{LAST_COMMIT, Lists, Pending, committer};
 use context::{Context, Signal};
 use partitions::{DRAIN, Leaving, YOUNG};
+use slow::Slow;
 use standstill::{Look, Standstill};
 
 /// Longest wait for a record before the rest of the thread's work is looked at.
@@ -67,6 +73,9 @@ pub(super) struct Client {
     young: Vec<(Lane, Instant)>,
     leaving: Vec<Leaving>,
     standstill: Standstill,
+    slow: Slow,
+    /// Some partition's position is not in its log: when to look which.
+    astray: Option<Instant>,
     full: Option<Full>,
     pending: Option<Pending>,
     /// How many were sent.
@@ -109,6 +118,8 @@ impl Client {
             young: Vec::new(),
             leaving: Vec::new(),
             standstill: Standstill::default(),
+            slow: Slow::default(),
+            astray: None,
             full: None,
             pending: None,
             commits: 0,
@@ -131,15 +142,18 @@ impl Client {
             self.hear();
             self.let_go(false);
             self.take_on();
+            self.look_for_strays();
             self.carry_out_orders();
+            self.read_slowly();
             self.commit_when_due();
         }
         self.stop();
     }
 
-    /// What was taken on a moment ago cannot be paused yet: where too much is held, nothing is read meanwhile.
+    /// What was taken on a moment ago cannot be paused yet: where too much is held, or was repeated, nothing is read
+    /// meanwhile.
     fn may_read(&self) -> bool {
-        self.young.is_empty() || !self.shared.engine().is_full()
+        self.young.is_empty() || !(self.slow.is_used_up(Instant::now()) || self.shared.engine().is_full())
     }
 
     /// Takes in what has come.
@@ -164,6 +178,9 @@ impl Client {
                     wait = Duration::ZERO;
                 }
                 Some(Err(error)) => {
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
+                        self.astray = Some(Instant::now());
+                    }
                     tracing::warn!(%error, "reading");
                     break;
                 }
@@ -175,6 +192,7 @@ impl Client {
             return;
         }
         self.shared.registered.metrics.read(records.iter().map(|(_, record)| record));
+        self.count_repeated(&records);
         let ready = {
             let mut records = records.into_iter().peekable();
             let mut ready = 0;
@@ -210,7 +228,8 @@ impl Client {
             self.young.retain(|(_, since)| since.elapsed() < YOUNG);
             let mut engine = self.shared.engine();
             let young = |lane| self.young.iter().any(|(young, _)| *young == lane);
-            (engine.orders(|lane| !young(lane)), engine.assignment())
+            let may = |lane| !young(lane) && !self.slow.is_paused(lane);
+            (engine.orders(may), engine.assignment())
         };
         if let Some(full) = self.full.take() {
             let (gone, still): (Vec<Lane>, Vec<Lane>) =
@@ -235,6 +254,49 @@ impl Client {
         }
     }
 
+    /// Counts what partitions read again that were moved back.
+    fn count_repeated(&mut self, records: &[(u32, Record)]) {
+        let behind = self.shared.reached.behind();
+        if behind.is_empty() {
+            return;
+        }
+        let lanes: HashMap<(u32, i32), (Lane, i64)> =
+            behind.into_iter().map(|(lane, until)| (lane.place(), (lane, until))).collect();
+        let mut repeated = 0;
+        for (topic, record) in records {
+            if let Some((lane, until)) = lanes.get(&(*topic, record.partition)) {
+                self.slow.came(*lane);
+                repeated += usize::from(record.offset < *until);
+            }
+        }
+        self.slow.repeated(Instant::now(), repeated);
+    }
+
+    /// Lets partitions that were moved back wait, or go on.
+    fn read_slowly(&mut self) {
+        let behind = self.shared.reached.behind();
+        if behind.is_empty() && self.slow.is_at_rest() {
+            return;
+        }
+        let engine = self.shared.engine();
+        let (present, read) = (engine.assignment(), engine.read());
+        drop(engine);
+        let young = |lane| self.young.iter().any(|(young, _)| *young == lane);
+        let may = |lane| !young(lane) && read.iter().any(|(read, ..)| *read == lane);
+        let orders = self.slow.orders(Instant::now(), |lane| behind.contains_key(&lane), &present, may);
+        for (lanes, pause) in [(orders.pause, true), (orders.resume, false)] {
+            let list = self.list(&lanes);
+            let result = match (lanes.is_empty(), pause) {
+                (true, _) => continue,
+                (_, true) => self.consumer.pause(&list),
+                (_, false) => self.consumer.resume(&list),
+            };
+            if let Err(error) = result {
+                tracing::warn!(%error, "pausing or resuming what is repeated");
+            }
+        }
+    }
+
     /// Pauses at once what was to be paused if room did not come.
     fn pause_what_is_full(&mut self) {
         let Some(Full { lanes, .. }) = self.full.take() else { return };
@@ -250,17 +312,22 @@ impl Client {
         lanes: &[Lane],
         order: impl Fn(&BaseConsumer<Context>, &TopicPartitionList) -> KafkaResult<()>,
     ) {
+        if let Err(error) = order(&self.consumer, &self.list(lanes)) {
+            tracing::warn!(%error, "pausing or resuming; trying again");
+            let mut engine = self.shared.engine();
+            lanes.iter().for_each(|lane| engine.order_failed(*lane));
+        }
+    }
+
+    /// Lanes as the client knows them.
+    fn list(&self, lanes: &[Lane]) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         for lane in lanes {
             if let Some(topic) = self.named(*lane) {
                 list.add_partition(topic, lane.partition);
             }
         }
-        if let Err(error) = order(&self.consumer, &list) {
-            tracing::warn!(%error, "pausing or resuming; trying again");
-            let mut engine = self.shared.engine();
-            lanes.iter().for_each(|lane| engine.order_failed(*lane));
-        }
+        list
     }
 
     /// Lets every partition go in order, and leaves the group.

@@ -1,28 +1,24 @@
 //! Partitions that come and go.
 
 use std::collections::HashMap;
-use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{Consumer, RebalanceProtocol};
-use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::logs::Beginning;
 use super::{Client, Commit, Look};
 use crate::lane::Lane;
 use crate::metadata;
 use crate::metrics::Left;
+use crate::runtime::AGAIN;
+use crate::runtime::reached::TakenOn;
 
-/// Limit of one question to the cluster.
-const ASK: Duration = Duration::from_secs(5);
 /// How long handlers of a partition that is revoked may go on.
 pub(super) const DRAIN: Duration = Duration::from_secs(10);
 /// How long a partition that was taken on is not paused. The client begins to read it on a thread of its own, some time
 /// after the assignment, and an order that crosses that one may undo it for ever (see [`super::standstill`]).
 pub(super) const YOUNG: Duration = Duration::from_millis(500);
-
-/// Topic, partition, offset, and the text beside the committed offset.
-type Beginning = (String, i32, i64, Vec<u8>);
 
 /// A revocation that waits for handlers.
 pub(super) struct Leaving {
@@ -67,6 +63,7 @@ impl Client {
         let read = self.shared.engine().read();
         let looks: Vec<Look> = read
             .into_iter()
+            .filter(|(lane, ..)| !self.slow.is_paused(*lane))
             .filter_map(|(lane, topic, position)| {
                 let end = *ends.get(&(topic.to_string(), lane.partition))?;
                 Some(Look { lane, position, end })
@@ -84,6 +81,35 @@ impl Client {
             partitions.add_partition(&topic, lane.partition);
             // Of its own, so that a rebalance of one leaves the others alone.
             self.begin_to_leave(partitions, true);
+        }
+    }
+
+    /// Gives back and takes on again what the client does not read because its position is not in its log: records were
+    /// deleted before they were read, or the log is another. Where it begins then is looked at as with any other.
+    pub(super) fn look_for_strays(&mut self) {
+        let due = self.astray.is_some_and(|due| Instant::now() >= due);
+        if !due || !self.waiting.is_empty() || !self.leaving.is_empty() {
+            return;
+        }
+        let strays = match self.strays() {
+            Ok(strays) => strays,
+            Err(error) => {
+                tracing::warn!(%error, "asking where the logs begin and end");
+                self.astray = Some(Instant::now() + AGAIN);
+                return;
+            }
+        };
+        self.astray = None;
+        if strays.count() == 0 {
+            tracing::warn!(
+                "no position is outside of its log by now; what is not read is taken on again in a while"
+            );
+        } else {
+            tracing::warn!(
+                partitions = strays.count(),
+                "taking partitions on again that are outside of their logs"
+            );
+            self.begin_to_leave(strays, true);
         }
     }
 
@@ -172,33 +198,13 @@ impl Client {
         }
     }
 
-    /// Where each partition begins, and the text beside its committed offset.
-    fn beginnings(&self, partitions: &TopicPartitionList) -> KafkaResult<Vec<Beginning>> {
-        let committed = self.consumer.committed_offsets(partitions.clone(), ASK)?;
-        let mut beginnings = Vec::new();
-        for element in committed.elements() {
-            element.error()?;
-            let (topic, partition) = (element.topic().to_owned(), element.partition());
-            let (offset, text) = match element.offset() {
-                // The client panics on text that is no UTF-8, which another may have written.
-                Offset::Offset(offset) => {
-                    let text =
-                        panic::catch_unwind(AssertUnwindSafe(|| element.metadata().as_bytes().to_vec()));
-                    (offset, text.unwrap_or_default())
-                }
-                // Nothing was ever committed: a new consumer begins with what the topic still has (C35).
-                _ => (self.consumer.fetch_watermarks(&topic, partition, ASK)?.0, Vec::new()),
-            };
-            beginnings.push((topic, partition, offset, text));
-        }
-        Ok(beginnings)
-    }
-
     fn assign(&mut self, beginnings: &[Beginning]) {
         let (mut list, mut lanes) = (TopicPartitionList::new(), Vec::new());
         let mut engine = self.shared.engine();
-        for (topic, partition, offset, text) in beginnings {
+        for beginning in beginnings {
+            let Beginning { topic, partition, offset, text, .. } = beginning;
             let Some((name, number)) = self.topics.get(topic) else { continue };
+            self.say_what_is_gone(beginning);
             let said = metadata::parse(*offset, text).unwrap_or_else(|foreign| {
                 tracing::warn!(topic, partition, "{foreign}: going on without it");
                 metadata::Metadata::default()
@@ -206,6 +212,11 @@ impl Client {
             self.shared.registered.metrics.assigned(name, *partition, *offset, said.journal.starts);
             let lane = engine.assigned(name.clone(), *number, *partition, *offset, said);
             lanes.push(lane);
+            if self.shared.database.is_some() {
+                let (committed, log, replaced) =
+                    (beginning.committed, beginning.log.clone(), beginning.is_of_another_log());
+                self.shared.reached.taken_on(TakenOn { lane, committed, log, replaced });
+            }
             // Read no further back than what is settled already.
             if let Err(error) = list.add_partition_offset(topic, *partition, Offset::Offset(*offset)) {
                 tracing::error!(%error, topic, partition, "an assignment");

@@ -17,23 +17,40 @@ use crate::metadata::{self, Metadata};
 use crate::packed::Packed;
 use crate::record::{Body, Company, Record};
 
-/// A mistake that the engine makes on purpose, so that the simulation can show that it would be seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mutant {
-    /// The highest settled offset is committed, not the lowest unsettled one (C27).
-    HighestCommitted,
-    /// What was read is committed, whether it is settled or not (C27).
-    CommitPastInFlight,
-    /// A handler starts before its start is committed (C25).
-    StartNotCounted,
-    /// In isolation records run beside each other (C25).
-    IsolationIgnored,
-    /// A lost partition is let go as if it had been revoked (C30).
-    LostIsRevoked,
-    /// Records of a new assignment are taken for the first one's (C28).
-    OldEpoch,
-    /// What was read of a partition that is about to leave, and not taken in, counts as a gap (C27).
-    PassesUnread,
+/// Makes an enum and the list of its members, so that none is missing there.
+macro_rules! listed {
+    ($(#[$about:meta])* $name:ident { $($(#[$says:meta])* $member:ident,)* }) => {
+        $(#[$about])*
+        pub enum $name {
+            $($(#[$says])* $member,)*
+        }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: &[$name] = &[$($name::$member,)*];
+        }
+    };
+}
+
+listed! {
+    /// A mistake that the engine makes on purpose, so that the simulation can show that it would be seen.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    Mutant {
+        /// The highest settled offset is committed, not the lowest unsettled one (C27).
+        HighestCommitted,
+        /// What was read is committed, whether it is settled or not (C27).
+        CommitPastInFlight,
+        /// A handler starts before its start is committed (C25).
+        StartNotCounted,
+        /// In isolation records run beside each other (C25).
+        IsolationIgnored,
+        /// A lost partition is let go as if it had been revoked (C30).
+        LostIsRevoked,
+        /// Records of a new assignment are taken for the first one's (C28).
+        OldEpoch,
+        /// What was read of a partition that is about to leave, and not taken in, counts as a gap (C27).
+        PassesUnread,
+    }
 }
 
 /// A record that was read.
