@@ -109,13 +109,13 @@ impl Record {
         message: &BorrowedMessage<'_>,
         topic: &Arc<str>,
         scope: &Arc<str>,
-        left: &mut Left,
+        memory: &mut Memory,
     ) -> Record {
         let mut headers: SmallVec<[Header<'_>; 8]> = SmallVec::new();
         if let Some(found) = message.headers() {
             headers.extend(found.iter().map(|header| (header.key, header.value)));
         }
-        let mut body = left.take().unwrap_or_else(|| Arc::new(Body::empty(topic, scope)));
+        let mut body = memory.take().unwrap_or_else(|| Arc::new(Body::empty(topic, scope)));
         if let Some(body) = Arc::get_mut(&mut body) {
             if !Arc::ptr_eq(&body.topic, topic) {
                 body.topic = topic.clone();
@@ -146,9 +146,9 @@ impl Deref for Record {
 /// Memory of records that are settled, for those that come: the client's thread makes and frees hundreds of thousands
 /// a second. Of one consumer.
 #[derive(Debug, Default)]
-pub(crate) struct Left(Vec<Arc<Body>>);
+pub(crate) struct Memory(Vec<Arc<Body>>);
 
-impl Left {
+impl Memory {
     /// Most that are kept.
     const MOST: usize = 2048;
     /// Bytes of the largest that is.
@@ -157,8 +157,8 @@ impl Left {
     /// Keeps a record's memory, unless somebody looks at it still.
     pub(crate) fn keep(&mut self, record: Record) {
         let Record { mut body, .. } = record;
-        if self.0.len() < Left::MOST
-            && Arc::get_mut(&mut body).is_some_and(|body| body.packed.capacity() <= Left::LARGEST)
+        if self.0.len() < Memory::MOST
+            && Arc::get_mut(&mut body).is_some_and(|body| body.packed.capacity() <= Memory::LARGEST)
         {
             self.0.push(body);
         }

@@ -278,10 +278,8 @@ impl Metrics {
     pub(crate) fn settled(&self, record: &Record, how: Settled) {
         let series = self.0.counts.of_record(record);
         series.settled[how.number()].fetch_add(1, Relaxed);
-        if how == Settled::Done {
-            if self.is_heard() && record.timestamp > 0 {
-                self.aged(record, series, today());
-            }
+        if how == Settled::Done && self.is_heard() && record.timestamp > 0 {
+            self.aged(record, series, today());
         }
     }
 

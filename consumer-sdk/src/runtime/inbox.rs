@@ -164,7 +164,7 @@ pub(super) async fn claim(
     keys: &[Vec<Event<'_>>],
     limit: Duration,
 ) -> Result<Claimed, InboxError> {
-    bounded(claim_now(database, scope, keys, limit), limit + OWN).await
+    bounded(Box::pin(claim_now(database, scope, keys, limit)), limit + OWN).await
 }
 
 async fn claim_now(

@@ -87,6 +87,8 @@ pub(super) async fn run(shared: &Arc<Shared>, works: Vec<Work>, hands: &mut Hand
     let mut waiting: FuturesUnordered<Waiting<'_>> = FuturesUnordered::new();
     let mut turns: Vec<Turn> = works.into_iter().map(Turn::of).collect();
     loop {
+        // Those that wait have their turn between the others.
+        those_that_end(&mut waiting, &mut turns, false).await;
         // Where some are waited for others may take what is ready.
         let more = waiting.is_empty() && !shared.is_stopping();
         if let Some(work) = look(shared, &mut turns, more.then_some(*hands)) {
@@ -101,16 +103,16 @@ pub(super) async fn run(shared: &Arc<Shared>, works: Vec<Work>, hands: &mut Hand
             if waiting.is_empty() {
                 return;
             }
-            some_end(&mut waiting, &mut turns).await;
+            those_that_end(&mut waiting, &mut turns, true).await;
         }
         // It may be that nothing was waited for: others have their turn.
         tokio::task::consume_budget().await;
     }
 }
 
-/// Waits until one has ended, and takes in all that have.
-async fn some_end<'s>(waiting: &mut FuturesUnordered<Waiting<'s>>, turns: &mut Vec<Turn>) {
-    let mut any = false;
+/// Takes in all that have ended; where it is to wait, at least one.
+async fn those_that_end(waiting: &mut FuturesUnordered<Waiting<'_>>, turns: &mut Vec<Turn>, wait: bool) {
+    let mut any = !wait;
     poll_fn(|cx| {
         loop {
             match waiting.poll_next_unpin(cx) {
@@ -458,7 +460,7 @@ fn wait_by_itself<'s>(shared: &'s Arc<Shared>, work: Work, waiting: &mut Futures
     }
 }
 
-async fn by_itself<'s>(shared: &'s Arc<Shared>, mut work: Work) -> Option<Turn> {
+async fn by_itself(shared: &Arc<Shared>, mut work: Work) -> Option<Turn> {
     let planned = work.first().map(|record| plan(shared, record));
     let fate = match planned {
         Some(Plan::Run(handler, name)) => match Told::admitted(shared, handler) {

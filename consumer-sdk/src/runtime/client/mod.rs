@@ -37,7 +37,7 @@ use super::engine::{Commit, Room};
 use crate::intake::Orders;
 use crate::lane::Lane;
 use crate::metrics::{Left, ends};
-use crate::record::{Left as Memory, Record};
+use crate::record::{Memory, Record};
 use commits::{LAST_COMMIT, Lists, Pending, committer};
 use context::{Context, Signal};
 use partitions::{DRAIN, Leaving, YOUNG};
