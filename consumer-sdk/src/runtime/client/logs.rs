@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
 
-use rdkafka::consumer::{Consumer, RebalanceProtocol};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -29,12 +29,29 @@ pub(super) struct Beginning {
     pub(super) committed: Option<i64>,
     /// Where its log begins and ends, where that was answered.
     pub(super) log: Option<Range<i64>>,
+    /// The log was seen to be another than the one that was committed in.
+    another: bool,
+}
+
+/// A partition whose position is not in its log.
+#[derive(Debug)]
+pub(super) struct Stray {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) jump: Jump,
+    /// Records in hand that are not settled.
+    pub(super) unsettled: usize,
 }
 
 impl Beginning {
+    /// Why it does not begin where it was left, where that is so.
+    fn jump(&self) -> Option<Jump> {
+        if self.another { Some(Jump::Replaced) } else { jump(self.committed, self.log.as_ref()) }
+    }
+
     /// Whether it begins anew, because its log ends before what was committed.
     pub(super) fn is_of_another_log(&self) -> bool {
-        jump(self.committed, self.log.as_ref()) == Some(Jump::Replaced)
+        self.jump() == Some(Jump::Replaced)
     }
 }
 
@@ -51,8 +68,12 @@ fn jump(committed: Option<i64>, log: Option<&Range<i64>>) -> Option<Jump> {
 }
 
 impl Client {
-    /// Where each partition begins.
-    pub(super) fn beginnings(&self, partitions: &TopicPartitionList) -> KafkaResult<Vec<Beginning>> {
+    /// Where each partition begins; those whose log is known to be another begin with what there is of it.
+    pub(super) fn beginnings(
+        &self,
+        partitions: &TopicPartitionList,
+        replaced: &[(String, i32)],
+    ) -> KafkaResult<Vec<Beginning>> {
         let committed = self.consumer.committed_offsets(partitions.clone(), ASK)?;
         // Whoever does not answer has no part in where to begin, as long as something is committed.
         let logs = self.logs(partitions, ASK_BESIDE).unwrap_or_else(|error| {
@@ -73,21 +94,24 @@ impl Client {
                 _ => (None, Vec::new()),
             };
             let mut log = logs.get(&(topic.clone(), partition)).cloned();
-            let jumped = jump(committed, log.as_ref()).is_some();
+            let another = replaced.iter().any(|(name, number)| *name == topic && *number == partition);
+            let jumped = another || jump(committed, log.as_ref()).is_some();
             // What would undo the committed offset is asked once more.
             if jumped || committed.is_none() && log.is_none() {
                 let (start, end) = self.consumer.fetch_watermarks(&topic, partition, ASK)?;
                 log = Some(start..end);
             }
             let offset = match (committed, &log) {
-                (Some(committed), log) if jump(Some(committed), log.as_ref()).is_none() => committed,
+                (Some(committed), log) if !another && jump(Some(committed), log.as_ref()).is_none() => {
+                    committed
+                }
                 // With what there is: where nothing was ever committed (C35), and where that is not in the log.
                 (committed, log) => {
                     text.clear();
                     log.as_ref().map_or(committed.unwrap_or_default(), |log| log.start)
                 }
             };
-            beginnings.push(Beginning { topic, partition, offset, text, committed, log });
+            beginnings.push(Beginning { topic, partition, offset, text, committed, log, another });
         }
         Ok(beginnings)
     }
@@ -95,7 +119,7 @@ impl Client {
     /// Tells that a partition does not begin where it was left because its log has not got that any more.
     pub(super) fn say_what_is_gone(&self, beginning: &Beginning) {
         let Beginning { topic, partition, offset, committed, log, .. } = beginning;
-        let Some(jump) = jump(*committed, log.as_ref()) else { return };
+        let Some(jump) = beginning.jump() else { return };
         let committed = committed.unwrap_or_default();
         self.shared.registered.metrics.jumped(jump);
         if jump == Jump::Deleted {
@@ -120,35 +144,30 @@ impl Client {
         }
     }
 
-    /// The partitions whose position is not in their log. Where not all can be given back by themselves, all of them, if
-    /// there is one.
-    pub(super) fn strays(&self) -> KafkaResult<TopicPartitionList> {
+    /// The partitions whose position is not in their log.
+    pub(super) fn strays(&self) -> KafkaResult<Vec<Stray>> {
         let assigned = self.consumer.assignment()?;
+        if assigned.count() == 0 {
+            return Ok(Vec::new());
+        }
         let logs = self.logs(&assigned, ASK_BESIDE)?;
         let positions = self.consumer.position()?;
         let looks = self.shared.engine().look().partitions;
-        let mut strays = TopicPartitionList::new();
+        let mut strays = Vec::new();
         for element in positions.elements() {
-            let (topic, partition) = (element.topic(), element.partition());
-            // Nothing was read yet of one without a position.
-            let begun = || {
-                looks
-                    .iter()
-                    .find(|look| *look.topic == *topic && look.partition == partition)
-                    .map(|l| l.committed)
-            };
+            let (topic, partition) = (element.topic().to_owned(), element.partition());
+            let look = looks.iter().find(|look| *look.topic == *topic && look.partition == partition);
             let position = match element.offset() {
                 Offset::Offset(position) => Some(position),
-                _ => begun(),
+                // Nothing was read yet of one without a position.
+                _ => look.map(|look| look.committed),
             };
-            if jump(position, logs.get(&(topic.to_owned(), partition))).is_some() {
-                strays.add_partition(topic, partition);
+            let unsettled = look.map_or(0, |look| look.unsettled);
+            if let Some(jump) = jump(position, logs.get(&(topic.clone(), partition))) {
+                strays.push(Stray { topic, partition, jump, unsettled });
             }
         }
-        match self.consumer.rebalance_protocol() {
-            RebalanceProtocol::Eager | RebalanceProtocol::None if strays.count() > 0 => Ok(assigned),
-            _ => Ok(strays),
-        }
+        Ok(strays)
     }
 
     /// Where the logs of partitions begin and end, for whoever reads committed records; one question to each broker for

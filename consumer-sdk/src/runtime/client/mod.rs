@@ -56,6 +56,15 @@ const FULL: Duration = Duration::from_millis(500);
 /// How often room is looked for meanwhile.
 const LOOK: Duration = Duration::from_millis(1);
 
+/// How it is known that a position is outside of its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// The client has said so.
+    ByTheClient,
+    /// A position stands still beyond where the log ends.
+    Seen,
+}
+
 /// Partitions that are to be paused, if room does not come before.
 struct Full {
     lanes: Vec<Lane>,
@@ -75,7 +84,7 @@ pub(super) struct Client {
     standstill: Standstill,
     slow: Slow,
     /// Some partition's position is not in its log: when to look which.
-    astray: Option<Instant>,
+    astray: Option<(Instant, Told)>,
     full: Option<Full>,
     pending: Option<Pending>,
     /// How many were sent.
@@ -179,7 +188,7 @@ impl Client {
                 }
                 Some(Err(error)) => {
                     if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
-                        self.astray = Some(Instant::now());
+                        self.astray = Some((Instant::now(), Told::ByTheClient));
                     }
                     tracing::warn!(%error, "reading");
                     break;

@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{Consumer, RebalanceProtocol};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::logs::Beginning;
-use super::{Client, Commit, Look};
+use super::logs::{Beginning, Stray};
+use super::{Client, Commit, Look, Told};
 use crate::lane::Lane;
 use crate::metadata;
-use crate::metrics::Left;
-use crate::runtime::AGAIN;
+use crate::metrics::{Jump, Left};
 use crate::runtime::reached::TakenOn;
 
 /// How long handlers of a partition that is revoked may go on.
@@ -20,6 +19,9 @@ pub(super) const DRAIN: Duration = Duration::from_secs(10);
 /// after the assignment, and an order that crosses that one may undo it for ever (see [`super::standstill`]).
 pub(super) const YOUNG: Duration = Duration::from_millis(500);
 
+/// When partitions that are outside of their logs are looked for again.
+const STRAY: Duration = Duration::from_secs(5);
+
 /// A revocation that waits for handlers.
 pub(super) struct Leaving {
     partitions: TopicPartitionList,
@@ -27,6 +29,8 @@ pub(super) struct Leaving {
     until: Instant,
     /// Nobody else wants them: they are taken on again at once.
     again: bool,
+    /// Those of them whose log is another than the one that was read.
+    replaced: Vec<(String, i32)>,
 }
 
 impl Client {
@@ -42,24 +46,19 @@ impl Client {
         let gone = |list: &TopicPartitionList| without(list, &partitions);
         self.waiting = self.waiting.iter().map(gone).filter(|list| list.count() > 0).collect();
         self.leaving.retain(|leaving| !leaving.again || gone(&leaving.partitions).count() > 0);
-        if lost { self.lose(&partitions) } else { self.begin_to_leave(partitions, false) }
+        if lost { self.lose(&partitions) } else { self.begin_to_leave(partitions, false, Vec::new()) }
     }
 
-    fn begin_to_leave(&mut self, partitions: TopicPartitionList, again: bool) {
+    fn begin_to_leave(&mut self, partitions: TopicPartitionList, again: bool, replaced: Vec<(String, i32)>) {
         let lanes = self.lanes(&partitions);
         let mut engine = self.shared.engine();
         lanes.iter().for_each(|lane| engine.leave(*lane));
         drop(engine);
-        self.leaving.push(Leaving { partitions, lanes, until: Instant::now() + DRAIN, again });
+        self.leaving.push(Leaving { partitions, lanes, until: Instant::now() + DRAIN, again, replaced });
     }
 
     /// Gives back and takes on again what the client does not read although it is to.
     pub(super) fn look_for_standstill(&mut self, ends: &HashMap<(String, i32), i64>) {
-        // An assignment that is under way may be all that is needed.
-        let busy = !self.waiting.is_empty() || !self.leaving.is_empty() || self.full.is_some();
-        if busy || !matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative) {
-            return;
-        }
         let read = self.shared.engine().read();
         let looks: Vec<Look> = read
             .into_iter()
@@ -69,6 +68,15 @@ impl Client {
                 Some(Look { lane, position, end })
             })
             .collect();
+        // The client has told that it is outside of the log, or has forgotten to.
+        if self.standstill.is_beyond(&looks) && self.astray.is_none() {
+            self.astray = Some((Instant::now(), Told::Seen));
+        }
+        // An assignment that is under way may be all that is needed.
+        let busy = !self.waiting.is_empty() || !self.leaving.is_empty() || self.full.is_some();
+        if busy || !matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative) {
+            return;
+        }
         for lane in self.standstill.look(Instant::now(), &looks) {
             let Some(topic) = self.named(lane).map(str::to_owned) else { continue };
             tracing::warn!(
@@ -80,36 +88,59 @@ impl Client {
             let mut partitions = TopicPartitionList::new();
             partitions.add_partition(&topic, lane.partition);
             // Of its own, so that a rebalance of one leaves the others alone.
-            self.begin_to_leave(partitions, true);
+            self.begin_to_leave(partitions, true, Vec::new());
         }
     }
 
     /// Gives back and takes on again what the client does not read because its position is not in its log: records were
-    /// deleted before they were read, or the log is another. Where it begins then is looked at as with any other.
+    /// deleted before they were read, or the log is another. Where it begins then is looked at as with any other. What
+    /// was read of records that are deleted by now is handled first, for nobody can read it again.
     pub(super) fn look_for_strays(&mut self) {
-        let due = self.astray.is_some_and(|due| Instant::now() >= due);
-        if !due || !self.waiting.is_empty() || !self.leaving.is_empty() {
+        let Some((due, told)) = self.astray else { return };
+        if Instant::now() < due || !self.waiting.is_empty() || !self.leaving.is_empty() {
             return;
         }
         let strays = match self.strays() {
             Ok(strays) => strays,
             Err(error) => {
                 tracing::warn!(%error, "asking where the logs begin and end");
-                self.astray = Some(Instant::now() + AGAIN);
+                self.astray = Some((Instant::now() + STRAY, told));
                 return;
             }
         };
-        self.astray = None;
-        if strays.count() == 0 {
-            tracing::warn!(
-                "no position is outside of its log by now; what is not read is taken on again in a while"
+        let eager = !matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        let (wait, ready): (Vec<Stray>, Vec<Stray>) =
+            strays.into_iter().partition(|stray| stray.jump == Jump::Deleted && stray.unsettled > 0);
+        self.astray = (!wait.is_empty()).then(|| (Instant::now() + STRAY, told));
+        if wait.is_empty() && ready.is_empty() && told == Told::ByTheClient {
+            tracing::error!(
+                "a position was outside of its log and is not any more: where a topic was made anew meanwhile, what was \
+                 written to it before it had grown to that position is not read"
             );
-        } else {
-            tracing::warn!(
-                partitions = strays.count(),
-                "taking partitions on again that are outside of their logs"
-            );
-            self.begin_to_leave(strays, true);
+        }
+        let replaced = |strays: &[Stray]| -> Vec<(String, i32)> {
+            let others = strays.iter().filter(|stray| stray.jump == Jump::Replaced);
+            others.map(|stray| (stray.topic.clone(), stray.partition)).collect()
+        };
+        if eager {
+            // There they are given back and taken on all at once.
+            let none = wait.is_empty() && ready.is_empty() && told == Told::ByTheClient;
+            if let Ok(assigned) = self.consumer.assignment()
+                && wait.is_empty()
+                && (none || !ready.is_empty())
+            {
+                self.begin_to_leave(assigned, true, replaced(&ready));
+            }
+            return;
+        }
+        for stray in ready {
+            let Stray { topic, partition, .. } = &stray;
+            tracing::warn!(topic, partition, "taking a partition on again that is outside of its log");
+            let mut partitions = TopicPartitionList::new();
+            partitions.add_partition(topic, *partition);
+            // Of its own, as above.
+            let replaced = replaced(std::slice::from_ref(&stray));
+            self.begin_to_leave(partitions, true, replaced);
         }
     }
 
@@ -135,14 +166,27 @@ impl Client {
                 now >= leaving.until || leaving.lanes.iter().all(|lane| engine.running(*lane) == 0)
             });
         self.leaving = leaving;
-        for Leaving { partitions, lanes, again, .. } in ready {
+        for Leaving { partitions, lanes, again, replaced, .. } in ready {
+            let of_another = |lane: &Lane| {
+                let at = |(topic, partition): &(String, i32)| {
+                    *partition == lane.partition && self.named(*lane) == Some(topic)
+                };
+                replaced.iter().any(at)
+            };
             let mut engine = self.shared.engine();
-            let commits: Vec<Commit> =
-                lanes.iter().filter_map(|lane| engine.left(*lane, stopping, self.room)).collect();
+            let mut commits: Vec<Commit> = Vec::new();
+            for lane in &lanes {
+                if of_another(lane) {
+                    // Nothing that was reached in the former log says anything of this one.
+                    engine.lost(*lane);
+                } else {
+                    commits.extend(engine.left(*lane, stopping, self.room));
+                }
+            }
             drop(engine);
             self.commit_at_last(commits);
             if again {
-                self.take_on_again(partitions);
+                self.take_on_again(partitions, replaced);
             } else {
                 self.unassign(&partitions, Left::Revoked);
             }
@@ -150,8 +194,8 @@ impl Client {
     }
 
     /// Nothing is heard between giving back and taking on, so that the group's own orders find what they expect.
-    fn take_on_again(&mut self, partitions: TopicPartitionList) {
-        match self.beginnings(&partitions) {
+    fn take_on_again(&mut self, partitions: TopicPartitionList, replaced: Vec<(String, i32)>) {
+        match self.beginnings(&partitions, &replaced) {
             Ok(beginnings) => {
                 self.unassign(&partitions, Left::Revoked);
                 self.assign(&beginnings);
@@ -159,7 +203,7 @@ impl Client {
             Err(error) => {
                 tracing::warn!(%error, "waiting for the committed offsets");
                 let (lanes, until) = (Vec::new(), Instant::now());
-                self.leaving.push(Leaving { partitions, lanes, until, again: true });
+                self.leaving.push(Leaving { partitions, lanes, until, again: true, replaced });
             }
         }
     }
@@ -186,7 +230,7 @@ impl Client {
             return;
         }
         let partitions = self.waiting.remove(0);
-        match self.beginnings(&partitions) {
+        match self.beginnings(&partitions, &[]) {
             Ok(beginnings) => {
                 self.shared.registered.metrics.kafka_answered();
                 self.assign(&beginnings);

@@ -35,9 +35,19 @@ pub(super) struct Standstill {
     /// How often a partition was found so without having moved between.
     found: BTreeMap<(u32, i32), u32>,
     looked_at: Option<Instant>,
+    /// Positions beyond the end of the log.
+    beyond: BTreeMap<Lane, i64>,
 }
 
 impl Standstill {
+    /// Whether a position stands still beyond the end of its log: one that moves may just be newer than the end that is known.
+    pub(super) fn is_beyond(&mut self, looks: &[Look]) -> bool {
+        let beyond =
+            looks.iter().filter(|look| look.position > look.end).map(|look| (look.lane, look.position));
+        let before = std::mem::replace(&mut self.beyond, beyond.collect());
+        self.beyond.iter().any(|(lane, position)| before.get(lane) == Some(position))
+    }
+
     /// Takes in what is to be read at this moment; what is paused or leaves is not to be among it. Returns what has
     /// stood still for too long.
     pub(super) fn look(&mut self, now: Instant, looks: &[Look]) -> Vec<Lane> {
@@ -97,6 +107,15 @@ mod tests {
         let moving: Vec<Option<i64>> = (0..20).map(|number| Some(number / 2)).collect();
         assert_eq!(found(&mut Standstill::default(), Instant::now(), 100, &moving), NOTHING);
         assert_eq!(found(&mut Standstill::default(), Instant::now(), 5, &[Some(5); 20]), NOTHING);
+    }
+
+    #[test]
+    fn a_position_that_stands_still_beyond_the_end_is_seen_at_the_second_look() {
+        let mut standstill = Standstill::default();
+        let mut is_beyond = |position, end| standstill.is_beyond(&[Look { lane: LANE, position, end }]);
+        assert!(!is_beyond(10, 10) && !is_beyond(12, 11) && !is_beyond(14, 13), "it reads on");
+        assert!(is_beyond(14, 13) && is_beyond(14, 13));
+        assert!(!is_beyond(14, 14));
     }
 
     #[test]
