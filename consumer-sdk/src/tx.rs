@@ -267,18 +267,25 @@ const CONTROL: [&str; 9] =
 /// The words of transaction control that a statement begins with. The server takes one statement at a time
 /// here, so that nothing can follow behind a semicolon.
 fn control(statement: &str) -> Option<String> {
-    let text = behind_comments(statement);
-    let mut words = text.split(|c: char| c.is_ascii_whitespace() || c == ';').filter(|word| !word.is_empty());
-    let first = words.next()?.to_ascii_uppercase();
-    let two = format!("{first} {}", words.next().unwrap_or_default().to_ascii_uppercase());
+    let (first, rest) = word(statement);
+    let two = format!("{first} {}", word(rest).0);
     CONTROL.into_iter().find(|word| *word == first || *word == two).map(str::to_owned)
+}
+
+/// The word that a text begins with, in capitals, and what is behind it. Whatever is no letter ends a word: a comment may
+/// stand at its end without a blank.
+fn word(text: &str) -> (String, &str) {
+    let text = behind_comments(text);
+    let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(text.len());
+    (text[..end].to_ascii_uppercase(), &text[end..])
 }
 
 /// A statement without blanks and comments before it. PostgreSQL's block comments nest.
 fn behind_comments(statement: &str) -> &str {
     let mut text = statement;
     loop {
-        text = text.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == ';');
+        // PostgreSQL takes a vertical tab for a blank since version 16.
+        text = text.trim_start_matches(|c: char| c.is_ascii_whitespace() || matches!(c, ';' | '\u{b}'));
         if let Some(rest) = text.strip_prefix("--") {
             text = rest.split_once('\n').map_or("", |(_, rest)| rest);
         } else if text.starts_with("/*") {
@@ -323,6 +330,11 @@ mod tests {
             "abort",
             "prepare transaction 'x'",
             "/**/COMMIT AND CHAIN",
+            "COMMIT/* tag */",
+            "COMMIT--tag",
+            "prepare /* x */ transaction 'x'",
+            "PREPARE--x\nTRANSACTION 'x'",
+            "\u{b}COMMIT",
         ] {
             assert!(control(statement).is_some(), "{statement}");
         }
@@ -332,6 +344,7 @@ mod tests {
             "-- COMMIT",
             "SELECT 'COMMIT'",
             "PREPARE p AS SELECT 1",
+            "commit_all()",
             "",
             "/* open",
             "WITH x AS (SELECT 1) SELECT * FROM x",
