@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 
 use crate::ladder::Failure;
 
@@ -128,14 +128,7 @@ impl HandlerError {
 
     /// The error and what it came from, in one sentence.
     pub fn sentence(&self) -> String {
-        let mut sentence = self.source.to_string();
-        let mut source = self.source.source();
-        while let Some(cause) = source {
-            sentence.push_str(": ");
-            sentence.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        sentence
+        sentence(self.source.as_ref())
     }
 
     /// How the attempt counts: a serialization failure or a deadlock is nobody's fault (C44), and neither is a database
@@ -152,6 +145,31 @@ impl HandlerError {
             link = error.source();
         }
         Failure::Transient { after: Duration::ZERO }
+    }
+}
+
+/// An error and what it came from, in one sentence. Of what PostgreSQL says its detail and hint are left out: they quote
+/// rows and keys, and this goes to logs, spans and dead letters.
+pub(crate) fn sentence(error: &(dyn StdError + 'static)) -> String {
+    let mut said = one(error);
+    let mut source = error.source();
+    while let Some(cause) = source {
+        said.push_str(": ");
+        said.push_str(&one(cause));
+        source = cause.source();
+    }
+    said
+}
+
+fn one(error: &(dyn StdError + 'static)) -> String {
+    match error.downcast_ref::<DbError>() {
+        Some(refused) => {
+            let (severity, message, code) = (refused.severity(), refused.message(), refused.code().code());
+            let constraint =
+                refused.constraint().map(|name| format!(", constraint {name}")).unwrap_or_default();
+            format!("{severity}: {message} (SQLSTATE {code}{constraint})")
+        }
+        None => error.to_string(),
     }
 }
 

@@ -14,6 +14,7 @@ use super::Shared;
 use crate::handler::Answer;
 use crate::ladder::Failure;
 use crate::metrics::counts::{Cause, Ended, Named};
+pub(super) use crate::outcome::sentence;
 use crate::outcome::{Handled, HandlerError, Outcome};
 use crate::record::Record;
 use crate::trace;
@@ -288,16 +289,4 @@ fn panicked(panic: &(dyn Any + Send)) -> Attempt {
     let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
     let said = said.map_or("the handler panicked".into(), |said| format!("the handler panicked: {said}"));
     Attempt::Failed(TRANSIENT, Reason::new(PANIC, said))
-}
-
-/// An error and what it came from, in one sentence.
-pub(super) fn sentence(error: &dyn std::error::Error) -> String {
-    let mut said = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        said.push_str(": ");
-        said.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    said
 }
