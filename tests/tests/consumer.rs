@@ -96,6 +96,24 @@ async fn a_deadlock_counts_no_attempt() {
     end(&process);
 }
 
+/// C44, in the park: an attempt is counted there before it begins, and taken back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadlock_in_the_park_counts_no_attempt() {
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("parked_deadlocks", &postgres, &kafka, program()).await;
+    orders.upstream().order("key", failing("deadlock parked"));
+    orders.upstream().flush();
+    let process = orders.start(0);
+    eventually_async(Duration::from_secs(60), "six deadlocks in the park", async || {
+        (orders.said(0, "a parked event failed again: ") >= 6).then_some(())
+    })
+    .await;
+    orders.warehouse(true).await;
+    assert_eq!(orders.happened(1, Duration::from_secs(60), &[0]).await, Effects::once(1));
+    assert_eq!(orders.number("SELECT attempt::bigint FROM effects").await, 4, "{}", orders.log(0));
+    end(&process);
+}
+
 /// C8: the inbox is the consumer's and not the group's, so a group that begins anew runs nothing again.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_group_of_the_same_name_repeats_nothing() {

@@ -19,7 +19,7 @@ use turn::{Taken, Turn};
 /// How often keys that are due are looked for.
 const LOOK: Duration = Duration::from_millis(500);
 /// How often the inbox is kept up.
-const UPKEEP: Duration = Duration::from_secs(3600);
+const UPKEEP: Duration = Duration::from_secs(300);
 /// What one turn may take beside its handler: a dead letter that waits for Kafka, and a database that answers late.
 const TURN: Duration = Duration::from_secs(120);
 /// The pause while the database is away.
@@ -39,12 +39,12 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     while !keeper.shared.is_stopping() {
         if kept_up.is_none_or(|at| at.elapsed() > UPKEEP) {
             kept_up = Some(Instant::now());
-            if let Err(error) = upkeep(&keeper.database).await {
-                tracing::warn!(error = sentence(&error), "upkeep of the inbox; trying again in an hour");
+            if let Err(error) = inbox::bounded(upkeep(&keeper.database), UPKEEP).await {
+                tracing::warn!(error = sentence(&error), "upkeep of the inbox; trying again in some minutes");
             }
         }
         if keeper.shared.registered.metrics.parked_is_due()
-            && let Err(error) = look(&keeper.shared, &keeper.database).await
+            && let Err(error) = inbox::bounded(look(&keeper.shared, &keeper.database), inbox::OWN).await
         {
             tracing::debug!(error = sentence(&error), "looking at the parked keys");
         }

@@ -217,7 +217,7 @@ COMMENT ON FUNCTION inbox.resume(text, text, bytea, integer, interval) IS
 -- before somebody released its key or replayed it.
 CREATE FUNCTION inbox.delay(
     scope text, topic text, key bytea, due timestamptz, error text, rung integer DEFAULT NULL, held_by text DEFAULT NULL,
-    counts boolean DEFAULT true
+    counts integer DEFAULT 1
 ) RETURNS boolean
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -225,10 +225,10 @@ AS $function$
 #variable_conflict use_column
 BEGIN
     UPDATE inbox.parked_key AS p
-       SET attempts = p.attempts + CASE WHEN counts THEN 1 ELSE 0 END, rung = coalesce(delay.rung, p.rung), due = delay.due,
+       SET attempts = greatest(p.attempts + counts, 0), rung = coalesce(delay.rung, p.rung), due = delay.due,
            state = CASE WHEN delay.held_by IS NULL AND p.state = 'waiting' THEN 'waiting' ELSE 'held' END,
            held_by = coalesce(p.held_by, delay.held_by),
-           first_failed_at = CASE WHEN counts AND p.attempts = 0 THEN clock_timestamp() ELSE p.first_failed_at END,
+           first_failed_at = CASE WHEN counts > 0 AND p.attempts = 0 THEN clock_timestamp() ELSE p.first_failed_at END,
            last_failed_at = clock_timestamp(),
            last_error = left(coalesce(nullif(delay.error, ''), 'no reason was given'), 2000)
      WHERE p.scope = delay.scope AND p.topic = delay.topic AND p.key = inbox.order_key(delay.key);
@@ -236,8 +236,8 @@ BEGIN
 END
 $function$;
 
-COMMENT ON FUNCTION inbox.delay(text, text, bytea, timestamptz, text, integer, text, boolean) IS
-    'Counts a failed attempt of a parked key and says when the next is due, or that the key is held.';
+COMMENT ON FUNCTION inbox.delay(text, text, bytea, timestamptz, text, integer, text, integer) IS
+    'Counts a failed attempt of a parked key (counts 1), none (0), or takes one back that was nobody''s fault (-1), and says when the next is due, or that the key is held.';
 
 -- Takes settled events off a parked key, and answers how many are left. Those whose settlement still is parked or
 -- claimed stay, whatever is asked. The next event begins its own ladder, now.

@@ -29,7 +29,7 @@ GRANT EXECUTE ON FUNCTION
     inbox.follow(text, text, bytea, uuid[], integer[], bigint[], timestamptz[], bytea[], bytea[], json[], timestamptz[], integer, integer, bigint),
     inbox.take_parked_key(text),
     inbox.resume(text, text, bytea, integer, interval),
-    inbox.delay(text, text, bytea, timestamptz, text, integer, text, boolean),
+    inbox.delay(text, text, bytea, timestamptz, text, integer, text, integer),
     inbox.unpark(text, text, bytea, bigint[]),
     inbox.lock_parked_key(text, text, bytea),
     inbox.remove_parked_key(text, text, bytea),

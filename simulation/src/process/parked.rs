@@ -60,6 +60,8 @@ pub struct Keeper {
     key: KeyId,
     /// The event whose attempt is counted.
     counted: Option<EventId>,
+    /// What the key said when this turn began.
+    found: Said,
     attempts: u32,
     first_failed: u64,
     /// It looks again then.
@@ -69,7 +71,16 @@ pub struct Keeper {
 impl Keeper {
     /// A task that has nothing in hand.
     pub fn idle() -> Keeper {
-        Keeper { at: At::Look, tx: None, key: 0, counted: None, attempts: 0, first_failed: 0, pauses: 0 }
+        Keeper {
+            at: At::Look,
+            tx: None,
+            key: 0,
+            counted: None,
+            found: Said::default(),
+            attempts: 0,
+            first_failed: 0,
+            pauses: 0,
+        }
     }
 
     /// Whether it has nothing in hand.
@@ -181,6 +192,7 @@ impl Keeper {
         around.db.unlock(tx, Lock::Claim(scope, event));
         let said = around.db.markers.get(&(scope, self.key)).map(|marker| marker.said).unwrap_or_default();
         let run = core.who.1;
+        self.found = said;
         if said.begun_by.is_some_and(|by| by != run) {
             let deaths = said.deaths + 1;
             around.tell(|| format!("{:?}: parked event {event} ended {deaths} processes", core.who));
@@ -286,7 +298,11 @@ impl Keeper {
             Step::Park { due, .. } => delay(now + millis(due).saturating_sub(failing_for), false),
             Step::Exhausted(Exhausted::Hold | Exhausted::Halt) => delay(now, true),
             // Its dead letter cannot be written.
-            Step::Exhausted(Exhausted::Skip) if around.fault(10) => delay(now + NOWHERE, false),
+            // An attempt that was begun elsewhere stays begun.
+            Step::Exhausted(Exhausted::Skip) if around.fault(10) => {
+                let said = if deaths > 0 { self.found } else { said };
+                Written::Delay(Delay { due: now + NOWHERE, attempts: 0, held: false, said, now })
+            }
             Step::Exhausted(Exhausted::Skip) => {
                 if !around.db.lock(tx, Lock::Claim(core.scope, event)) {
                     return self.trouble(around);

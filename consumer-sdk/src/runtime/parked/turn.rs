@@ -132,7 +132,7 @@ struct Delay<'d> {
     /// It waits for somebody.
     held: bool,
     /// An attempt is counted.
-    counts: bool,
+    counts: i32,
     said: &'d str,
 }
 
@@ -142,11 +142,13 @@ pub(super) struct Turn<'s> {
     database: &'s Database,
     scope: &'s str,
     key: Key,
+    /// What the key goes on to say of an attempt that is not to be made again, if its dead letter cannot be written.
+    begun: Option<String>,
 }
 
 impl<'s> Turn<'s> {
     pub(super) fn new(shared: &'s Shared, database: &'s Database, key: Key) -> Turn<'s> {
-        Turn { shared, database, scope: &shared.registered.name, key }
+        Turn { shared, database, scope: &shared.registered.name, key, begun: None }
     }
 
     /// Looks at the first event of the key in the transaction that has locked it, and runs it in the next one. `running`
@@ -167,9 +169,10 @@ impl<'s> Turn<'s> {
         }
         lease.batch_execute("ROLLBACK TO SAVEPOINT claim").await?;
         let handler = first.record.event_type().and_then(|name| self.shared.registered.handlers.get(name));
+        self.begun = last_error.starts_with(BEGUN).then(|| last_error.to_owned());
         if last_error.starts_with(BEGUN) && handler.is_some_and(|handler| handler.kind == Kind::AtMostOnce) {
             let reason = Reason::new(KILLS, "an attempt was begun and not settled: it is never made again");
-            return self.exhausted(lease, &first, &reason, Exhausted::Skip).await;
+            return self.exhausted(lease, &first, (Failure::Permanent, &reason), Exhausted::Skip).await;
         }
         let deaths = deaths(last_error);
         let begun = format!("{BEGUN}{}{DEATHS}{deaths}", self.shared.run);
@@ -184,7 +187,7 @@ impl<'s> Turn<'s> {
         let Some(handler) = handler else {
             // Of a version of this consumer that knew its type.
             let reason = Reason::new(UNREGISTERED, "no handler is registered for its type any more");
-            return self.exhausted(lease, &first, &reason, Exhausted::Hold).await;
+            return self.exhausted(lease, &first, (Failure::Permanent, &reason), Exhausted::Hold).await;
         };
         if let Some(reason) = self.unnamed(handler, &first) {
             return self.after(lease, &first, Failure::Permanent, reason, false).await;
@@ -197,12 +200,14 @@ impl<'s> Turn<'s> {
                 return self.delay(lease, Delay { due, said: last_error, ..Delay::default() }).await;
             }
         };
-        let counts = last_error != begun;
+        // One that is never made again stays begun whatever comes.
+        self.begun = (handler.kind == Kind::AtMostOnce).then(|| begun.clone());
+        let counts = i32::from(last_error != begun);
         if self.key.attempts == 0 {
             // Its ladder, and with it its deadline, begins with this attempt.
             self.key.failing_for = Duration::ZERO;
         }
-        self.key.attempts += u32::from(counts);
+        self.key.attempts += u32::from(counts > 0);
         let outside = !matches!(handler.kind, Kind::Transactional | Kind::Batch(_));
         // The lock of the second transaction keeps others away from then on; outside of it time has to.
         let due = if outside { handler.timeout + MARGIN } else { BETWEEN };
@@ -384,7 +389,7 @@ impl<'s> Turn<'s> {
             None => self.unpark(lease, first.seq).await,
             // It may have had its effect: never again.
             Some((_, reason)) if handler.kind == Kind::AtMostOnce => {
-                self.exhausted(lease, &first, &reason, Exhausted::Skip).await
+                self.exhausted(lease, &first, (Failure::Permanent, &reason), Exhausted::Skip).await
             }
             Some((failure, reason)) => self.after(lease, &first, failure, reason, false).await,
         }
@@ -406,20 +411,22 @@ impl<'s> Turn<'s> {
             // The claim goes, and the event is parked again.
             inbox::settle(&lease, self.scope, &[&first.name], "retry", &reason.said).await?;
         }
-        let (due, rung) = match step {
+        let (due, rung, counts) = match step {
             Step::RetryIn(delay) => {
                 registered.metrics.retried(&first.record, Retry::InPlace);
-                (delay, 0)
+                // Nobody's fault, which takes no rung: the attempt was counted before it began (C44).
+                let uncounted = failure == Failure::Uncounted;
+                (delay, (!uncounted).then_some(0), -i32::from(uncounted))
             }
             Step::Park { rung, due } => {
                 registered.metrics.retried(&first.record, Retry::Rung(rung));
-                (due.saturating_sub(key.failing_for), rung)
+                (due.saturating_sub(key.failing_for), Some(rung), 0)
             }
-            Step::Exhausted(how) => return self.exhausted(lease, first, &reason, how).await,
+            Step::Exhausted(how) => return self.exhausted(lease, first, (failure, &reason), how).await,
         };
         let said = &reason.said;
-        tracing::warn!(id = %first.name.id, topic = key.topic, rung, due_in = ?due, "a parked event failed again: {said}");
-        self.delay(lease, Delay { due, rung: Some(rung), said, ..Delay::default() }).await
+        tracing::warn!(id = %first.name.id, topic = key.topic, ?rung, due_in = ?due, "a parked event failed again: {said}");
+        self.delay(lease, Delay { due, rung, counts, said, ..Delay::default() }).await
     }
 
     /// No attempt is left: a dead letter, and the key goes on; or the key is held.
@@ -427,7 +434,7 @@ impl<'s> Turn<'s> {
         &self,
         lease: Lease,
         first: &First,
-        reason: &Reason,
+        (failure, reason): (Failure, &Reason),
         how: Exhausted,
     ) -> Result<bool, InboxError> {
         let (registered, key) = (&self.shared.registered, &self.key);
@@ -448,11 +455,13 @@ impl<'s> Turn<'s> {
         };
         match self.shared.letters.send(registered, failing).await {
             Ok(placed) => {
-                registered.metrics.dead_letter(&first.record, reason.counted(TRANSIENT));
+                registered.metrics.dead_letter(&first.record, reason.counted(failure));
                 tracing::error!(%id, letter = %placed, "a dead letter: {said}");
             }
             Err(error) => {
                 tracing::error!(%id, again_in = ?NOWHERE, error = sentence(&error), "its dead letter is not written");
+                // An attempt that was begun elsewhere stays begun: what it comes to is found once more, and nothing runs.
+                let said = self.begun.as_deref().unwrap_or(said);
                 return self.delay(lease, Delay { due: NOWHERE, said, ..Delay::default() }).await;
             }
         }
