@@ -234,7 +234,7 @@ impl<'w, 's> Group<'w, 's> {
         }
         let limit = handler.timeout.as_millis().max(1);
         let release = if self.savepoint { "RELEASE SAVEPOINT event; " } else { "" };
-        // Its time-out stands inside the savepoint: the statement is cancelled, and the group goes on (C51).
+        // Each has its own time-out, set anew: the statement is cancelled, and the group goes on (C51).
         let prelude =
             (!alone).then(|| format!("{release}SET LOCAL statement_timeout = {limit}; SAVEPOINT event"));
         let tx = Tx::new(lease, prelude);

@@ -19,6 +19,7 @@ pub async fn drain(ground: &mut Ground, topic: &str, work: Work, events: u64, wa
             (last.cpu_nanos - warm.cpu_nanos) as f64 / 1e3 / (last.handled - warm.handled) as f64,
         ),
         peak_rss_kib: Some(last.peak_rss_kib),
+        early_rss_kib: Some(warm.peak_rss_kib),
         once: None,
     };
     instance.end();
@@ -73,5 +74,5 @@ pub async fn bursts(
     instance.end();
     let events = burst * bursts;
     let cpu_micros = Some(cpu as f64 / 1e3 / events as f64);
-    Run { events, seconds, cpu_micros, peak_rss_kib: Some(peak), once: None }
+    Run { events, seconds, cpu_micros, peak_rss_kib: Some(peak), early_rss_kib: None, once: None }
 }

@@ -58,7 +58,14 @@ pub async fn run(ground: &Ground, seconds: u64) -> Run {
     let effects = ground.number("SELECT -sum(free)::bigint FROM stock").await;
     let settled = "SELECT count(*) FROM inbox.settlement WHERE scope = 'pgbench' AND state = 'done'";
     let once = effects == ground.number(settled).await && u64::try_from(effects) == Ok(events);
-    Run { events, seconds: events as f64 / rate, cpu_micros: None, peak_rss_kib: None, once: Some(once) }
+    Run {
+        events,
+        seconds: events as f64 / rate,
+        cpu_micros: None,
+        peak_rss_kib: None,
+        early_rss_kib: None,
+        once: Some(once),
+    }
 }
 
 /// Transactions, and transactions a second without the time to connect.

@@ -190,6 +190,8 @@ stopped (SIGSTOP) and handled when it goes on, {bursts} times by one process, th
 processor time. The keys are drawn from {few} and from {many}.
 
 **Memory** is the most that the process has ever held (`VmHWM`): what librdkafka has fetched, what the SDK holds, code.
+Flat means that it does not grow with what is read: of the long backlog, up to its end and up to its first {warm_up}
+events.
 ",
             cores = self.machine.cores,
             warm_up = counts.warm_up,

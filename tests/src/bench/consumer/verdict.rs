@@ -19,11 +19,14 @@ const OF_ONE: f64 = 3.0;
 const GROUPED: f64 = 25_000.0;
 /// Most that an event may cost with a long backlog or many keys, of what it costs without.
 const COST: f64 = 1.15;
+/// Most memory with a long backlog or many keys, of what it takes without.
+const MEMORY: f64 = 1.15;
 
 /// Every requirement; one that was not measured is not met.
 pub fn verdicts(results: &Results) -> Vec<Verdict> {
     let ratio = |case, to| spread(results, move |pair| ratio(pair, case, to));
     let cost = |case, to| spread(results, move |pair| cost(pair, case, to));
+    let memory = |case, to| spread(results, move |pair| memory(pair, case, to));
     let least = |requirement: &str, least: f64, found: Option<Spread>| {
         verdict(results, &format!("{requirement} ≥ {least}"), found, 2, |spread| spread.median >= least)
     };
@@ -41,6 +44,8 @@ pub fn verdicts(results: &Results) -> Vec<Verdict> {
         }),
         most("cost of an event, long ÷ short backlog", COST, cost(Case::NothingUniform, Case::Bursts)),
         most("cost of an event, many ÷ few keys", COST, cost(Case::ManyKeys, Case::FewKeys)),
+        most("most memory, a long backlog ÷ its first events", MEMORY, spread(results, grown)),
+        most("most memory, many ÷ few keys", MEMORY, memory(Case::ManyKeys, Case::FewKeys)),
         once(results),
         latency(results),
     ]
@@ -54,6 +59,17 @@ pub fn ratio(pair: &Pair, case: Case, to: Case) -> Option<f64> {
 /// How many times as much processor time an event took.
 pub fn cost(pair: &Pair, case: Case, to: Case) -> Option<f64> {
     Some(pair.runs.get(&case)?.cpu_micros? / pair.runs.get(&to)?.cpu_micros?)
+}
+
+/// How many times as much memory it took at most.
+fn memory(pair: &Pair, case: Case, to: Case) -> Option<f64> {
+    Some(pair.runs.get(&case)?.peak_rss_kib? as f64 / pair.runs.get(&to)?.peak_rss_kib? as f64)
+}
+
+/// How many times as much memory a long backlog took as its first events.
+fn grown(pair: &Pair) -> Option<f64> {
+    let run = pair.runs.get(&Case::NothingUniform)?;
+    Some(run.peak_rss_kib? as f64 / run.early_rss_kib? as f64)
 }
 
 /// A figure of each pair.
@@ -127,7 +143,8 @@ mod tests {
             events: 1_000,
             seconds: 1_000.0 / rate,
             cpu_micros: Some(rate),
-            peak_rss_kib: None,
+            peak_rss_kib: Some(rate as u64),
+            early_rss_kib: Some(100),
             once: None,
         };
         let pair = Pair { runs: rates.iter().map(|(case, rate)| (*case, run(*rate))).collect() };
@@ -154,5 +171,13 @@ mod tests {
     fn an_event_may_cost_a_little_more_with_many_keys() {
         let met = |many| verdicts(&results(&[(Case::FewKeys, 2.0), (Case::ManyKeys, many)], 7))[6].met;
         assert!(met(2.2) && !met(2.4));
+    }
+
+    #[test]
+    fn memory_is_to_be_flat() {
+        let met = |end| verdicts(&results(&[(Case::NothingUniform, end)], 7))[7].met;
+        assert!(met(110.0) && !met(120.0));
+        let met = |many| verdicts(&results(&[(Case::FewKeys, 100.0), (Case::ManyKeys, many)], 7))[8].met;
+        assert!(met(110.0) && !met(120.0));
     }
 }
