@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use outbox_tests::cluster::{Kafka, Postgres};
-use outbox_tests::orders::{Effects, Orders, PARTITIONS, With};
+use outbox_tests::orders::{Asked, Effects, Orders, PARTITIONS, With};
 use outbox_tests::wait::eventually_async;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -215,6 +215,36 @@ async fn records_that_were_deleted_unread_are_said_and_the_rest_happens() {
     orders.committed_to_the_end("deleted", LIMIT).await;
     let effects = orders.effects().await;
     assert_eq!((effects.doubled, effects.reordered, effects.unsent), (0, 0, 0), "{effects:?}");
+    end(&consumer.process);
+}
+
+/// What was read before its records were deleted is handled before its partition is given back: nobody can read it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_hand_is_handled_although_its_records_are_deleted() {
+    const SLOW: usize = 240;
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("in_hand", &postgres, &kafka, program()).await;
+    for number in 0..SLOW {
+        orders.upstream().order(&format!("key-{}", number % 30), Asked { millis: 1_000, ..GOOD });
+    }
+    orders.upstream().flush();
+    let consumer = Watched::start(&orders, 0, With::default());
+    eventually_async(LIMIT, "all to be read", async || (read(&consumer)? == SLOW as u64).then_some(())).await;
+    consumer.process.pause();
+    for _ in 0..5 {
+        send(&orders, 120);
+    }
+    delete_records(&kafka, "in_hand").await;
+    send(&orders, 120);
+    let done = orders.effects().await.happened;
+    consumer.process.resume();
+    assert!(done < SLOW / 2, "{done} of {SLOW} are done: too late to show anything");
+    let last = format!("SELECT count(DISTINCT number) FROM effects WHERE number >= {}", SLOW + 600);
+    eventually_async(LIMIT, "what came last", async || (orders.number(&last).await == 120).then_some(()))
+        .await;
+    assert!(orders.said(0, DELETED) > 0, "{}", orders.log(0));
+    let slow = format!("SELECT count(DISTINCT number) FROM effects WHERE number < {SLOW}");
+    assert_eq!(orders.number(&slow).await, SLOW as i64, "{}", orders.log(0));
     end(&consumer.process);
 }
 

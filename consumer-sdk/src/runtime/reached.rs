@@ -25,6 +25,8 @@ use crate::metrics::engine::PartitionLook;
 
 /// How often what was reached is written down.
 const EVERY: Duration = Duration::from_secs(2);
+/// How long the last time may take: nobody stops later because of it.
+const LAST: Duration = Duration::from_secs(2);
 
 /// How a partition was taken on.
 #[derive(Debug, Clone)]
@@ -122,7 +124,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     loop {
         // What was acknowledged until the end is written down, too.
         let last = keeper.shared.is_stopping();
-        let looked = inbox::bounded(keeper.look(), inbox::OWN).await;
+        let looked = inbox::bounded(keeper.look(), if last { LAST } else { inbox::OWN }).await;
         keeper.say(looked);
         if last {
             return;
