@@ -10,16 +10,16 @@ use outbox_tests::relay::{Relay, RelayConfig};
 use outbox_tests::scene::{LIMIT, Scene};
 use tempfile::TempDir;
 
-/// Servers that speak TLS under the name `localhost` and no other, for all tests of this file.
-struct Secured {
+/// Servers that speak TLS under the name `localhost` and no other, for all tests of this file and of `consumer_tls`.
+pub(crate) struct Secured {
     authority: Authority,
     other: Authority,
     directory: TempDir,
     postgres: Postgres,
-    kafka: Kafka,
+    pub(crate) kafka: Kafka,
 }
 
-fn secured() -> &'static Secured {
+pub(crate) fn secured() -> &'static Secured {
     static SECURED: OnceLock<Secured> = OnceLock::new();
     SECURED.get_or_init(|| {
         let (authority, other) = (Authority::new("the authority"), Authority::new("another authority"));
@@ -39,7 +39,7 @@ impl Secured {
     }
 
     /// A file of the directory, as it stands in a configuration.
-    fn file(&self, name: &str) -> String {
+    pub(crate) fn file(&self, name: &str) -> String {
         self.path().join(name).display().to_string()
     }
 

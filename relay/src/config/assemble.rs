@@ -4,20 +4,19 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use outbox_admin_port::may_be_on;
+use outbox_kafka_link::protocol::{PROTOCOL, protocol};
 use outbox_postgres_link::url::ParsedUrl;
 use outbox_postgres_link::{password, tls};
 use secrecy::SecretString;
 
 use super::given::{AllGiven, Form};
-use super::kafka_security::PROTOCOL;
 use super::keys::{self, AnyKey, Fallback, HEADERS, KAFKA_OPTIONS, Key, QUARANTINE_TOPICS, TOPIC_OPTIONS};
 use super::kinds::{AnyTemplate, HIDDEN, Kind};
 use super::mistakes::{Mistake, Mistakes, Origin};
 use super::rules::{Rewrite, Rules, Template, TopicRule};
 use super::{
     AdminSettings, ColumnNames, Existing, KafkaSettings, LogSettings, OutboxSettings, QuarantineSettings,
-    RuleColumns, Settings, SourceSettings, StateSettings, TopicSettings, kafka_options, kafka_security,
-    topic_options,
+    RuleColumns, Settings, SourceSettings, StateSettings, TopicSettings, kafka_options, topic_options,
 };
 
 /// Reads every key. `None` where there is a mistake, which then stands in `mistakes`.
@@ -193,7 +192,7 @@ impl Reader<'_> {
     }
 
     fn kafka_protocol(&mut self, brokers: &str, options: &[(String, String)]) -> Option<String> {
-        let problem = match kafka_security::protocol(brokers, options) {
+        let problem = match protocol(brokers, options) {
             Ok(protocol) => return Some(protocol),
             Err(problem) => problem,
         };

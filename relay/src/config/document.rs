@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
+use outbox_kafka_link::protocol::{PROTOCOL, protocol};
+
 use super::assemble::show_option;
 use super::given::AllGiven;
 use super::kafka_options::REFUSED;
-use super::kafka_security::{self, PROTOCOL};
 use super::keys::{
     AnyKey, Fallback, HEADERS, KAFKA_BROKERS, KAFKA_OPTIONS, QUARANTINE_TOPICS, TABLE, TOPIC_OPTIONS,
 };
@@ -229,7 +230,7 @@ fn implied_protocol(given: &AllGiven) -> Option<String> {
     let options = given
         .iter()
         .filter_map(|(path, value)| Some((path.strip_prefix(KAFKA_OPTIONS)?.to_owned(), value.text.clone())));
-    kafka_security::protocol(&brokers.text, &options.collect::<Vec<_>>()).ok()
+    protocol(&brokers.text, &options.collect::<Vec<_>>()).ok()
 }
 
 #[cfg(test)]

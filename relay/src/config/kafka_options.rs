@@ -1,10 +1,8 @@
 //! librdkafka's own options, passed through: all but those that would break what the relay promises.
 
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::KafkaError;
-use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
-use rdkafka::types::RDKafkaConfRes;
-use rdkafka::{ClientConfig, ClientContext};
+use outbox_kafka_link::options::{self, Silent, is_known, is_secret};
+use rdkafka::ClientConfig;
+use rdkafka::producer::BaseProducer;
 
 const ACKS: &str = "a record is published when every in-sync replica has it (acks=all)";
 const IDEMPOTENCE: &str = "idempotence keeps repeated requests from doubling or reordering records";
@@ -105,25 +103,11 @@ pub const REFUSED: &[(&str, &str)] = &[
     ("transactional.id", TRANSACTION),
 ];
 
-/// Whether an option's value must never be printed.
-pub fn is_secret(name: &str) -> bool {
-    const PARTS: [&str; 7] =
-        ["password", "passphrase", "secret", "sasl.oauthbearer.config", "key.pem", "jaas", "token"];
-    let name = name.to_ascii_lowercase();
-    PARTS.iter().any(|part| name.contains(part)) && !name.ends_with(".url") && !name.ends_with(".location")
-}
-
 /// Whether an option's value may be printed: of a name that librdkafka does not know it may not, since it
 /// may be a misspelled secret.
 pub fn may_show(name: &str) -> bool {
     let ours = REFUSED.iter().any(|(refused, _)| *refused == name);
-    let known =
-        !ClientConfig::new().set(name, "").create_native_config().is_err_and(|error| is_unknown(&error));
-    !is_secret(name) && (ours || known)
-}
-
-fn is_unknown(error: &KafkaError) -> bool {
-    matches!(error, KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..))
+    !is_secret(name) && (ours || is_known(name))
 }
 
 /// Checks what options say together, and the files that they name: makes a producer like the relay's, which
@@ -147,28 +131,7 @@ pub fn check_together(options: &[(String, String)]) -> Result<(), String> {
         .set("transactional.id", "outbox-relay-check")
         .set("transaction.timeout.ms", "60000")
         .set("message.timeout.ms", "50000");
-    match config.create_with_context::<_, BaseProducer<Silent>>(Silent) {
-        Ok(_) => Ok(()),
-        Err(KafkaError::ClientCreation(said)) => {
-            Err(format!("librdkafka does not take these options: {said}"))
-        }
-        Err(error) => Err(format!("librdkafka does not take these options: {error}")),
-    }
-}
-
-/// What a client without brokers has to say is no news.
-struct Silent;
-
-impl ClientContext for Silent {
-    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
-    fn error(&self, _: KafkaError, _: &str) {}
-}
-
-impl ProducerContext for Silent {
-    type DeliveryOpaque = ();
-
-    /// Nothing is sent.
-    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+    options::check_together::<BaseProducer<Silent>>(&config)
 }
 
 /// Checks one option: that it breaks no promise, that librdkafka knows it and takes the value.
@@ -180,16 +143,7 @@ pub fn check(name: &str, value: &str) -> Result<(), String> {
     if let Some((_, reason)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
         return Err(format!("this option is the relay's own: {reason}"));
     }
-    match ClientConfig::new().set(name, value).create_native_config() {
-        Ok(_) => Ok(()),
-        Err(error) if is_unknown(&error) => Err("librdkafka has no such option".into()),
-        Err(_) if is_secret(name) => Err("librdkafka does not take this value".into()),
-        // What librdkafka says holds the value and what it expected; neither is a secret here.
-        Err(KafkaError::ClientConfig(_, said, ..)) => {
-            Err(format!("librdkafka does not take this value: {said}"))
-        }
-        Err(_) => Err("librdkafka does not take this option".into()),
-    }
+    options::check(name, value)
 }
 
 #[cfg(test)]
@@ -208,8 +162,7 @@ mod tests {
     #[test]
     fn the_list_names_options_that_librdkafka_has() {
         for (name, _) in REFUSED {
-            let known = ClientConfig::new().set(*name, "").create_native_config();
-            assert!(!known.is_err_and(|error| is_unknown(&error)), "{name}");
+            assert!(is_known(name), "{name}");
         }
         let mut names: Vec<&str> = REFUSED.iter().map(|(name, _)| *name).collect();
         names.sort_unstable();
@@ -266,33 +219,6 @@ mod tests {
         ] {
             let refused = together(options).unwrap_err();
             assert!(refused.contains(word), "{refused}");
-        }
-    }
-
-    #[test]
-    fn librdkafka_is_asked_about_the_rest() {
-        assert_eq!(check("socket.keepalive.enable", "true"), Ok(()));
-        assert_eq!(check("security.protocol", "sasl_ssl"), Ok(()));
-        assert_eq!(check("sasl.password", "hunter2"), Ok(()));
-        assert_eq!(check("socket.kepalive.enable", "true"), Err("librdkafka has no such option".into()));
-        assert!(check("socket.timeout.ms", "soon").unwrap_err().contains("does not take this value"));
-    }
-
-    #[test]
-    fn secrets_are_known_by_their_names() {
-        for name in [
-            "sasl.password",
-            "ssl.key.password",
-            "ssl.keystore.password",
-            "ssl.key.pem",
-            "sasl.oauthbearer.client.secret",
-            "sasl.oauthbearer.assertion.private.key.passphrase",
-            "sasl.oauthbearer.config",
-        ] {
-            assert!(is_secret(name), "{name}");
-        }
-        for name in ["sasl.username", "ssl.key.location", "sasl.oauthbearer.token.endpoint.url", "debug"] {
-            assert!(!is_secret(name), "{name}");
         }
     }
 }

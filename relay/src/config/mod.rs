@@ -8,7 +8,6 @@
 //! | `assemble` | from there to [`Settings`], and what has to fit together |
 //! | [`mistakes`] | everything that is wrong, told in one run |
 //! | [`kafka_options`], [`topic_options`] | librdkafka's own options, and Kafka's for topics |
-//! | [`kafka_security`] | whether librdkafka speaks TLS |
 //! | [`rules`] | templates of topics, keys and headers |
 //! | [`document`] | the reference document and the settings in force |
 
@@ -16,7 +15,6 @@ mod assemble;
 pub mod document;
 mod given;
 pub mod kafka_options;
-pub mod kafka_security;
 pub mod keys;
 pub mod kinds;
 mod known;

@@ -45,7 +45,7 @@ fn name(tls: bool, login: bool) -> &'static str {
 }
 
 /// Options that mean a login, by name.
-fn is_login(name: &str) -> bool {
+pub(crate) fn is_login(name: &str) -> bool {
     const OWN: [&str; 4] = ["sasl.mechanism", "sasl.mechanisms", "sasl.username", "sasl.password"];
     OWN.contains(&name) || name.starts_with("sasl.oauthbearer.")
 }
