@@ -2,7 +2,6 @@
 //! configured, so that an unavailable topic of one stalls no other.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -37,14 +36,13 @@ pub async fn run(
     shutdown: watch::Receiver<bool>,
     no_wait: bool,
 ) -> Outcome {
-    let streamed = Arc::new(AtomicBool::new(false));
     let context = Context {
         settings,
         lane: 0,
         observed,
         shutdown,
         no_wait,
-        streamed,
+        outstanding: Arc::default(),
         owned: Arc::default(),
         refusals: Arc::default(),
     };
@@ -75,9 +73,8 @@ pub async fn run(
 
 /// Told to stop while nothing streams: after a drain, before the first session streamed, or between two.
 fn stopped(context: &Context) -> Outcome {
-    if context.streamed.load(SeqCst) {
-        let sentence =
-            "not drained: told to stop after a session had been lost; what it had in flight is not confirmed";
+    if context.outstanding.is_any() {
+        let sentence = "not drained: told to stop after a session had been lost, before all that it had in flight was seen confirmed";
         context.observed.error(sentence.into());
         return Outcome::Undrained(sentence.into());
     }

@@ -34,6 +34,9 @@ pub mod quarantine;
 pub mod reader;
 pub mod router;
 pub mod session;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation;
 pub mod state;
 pub mod wire;
 

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use outbox_kafka_link::protocol::PROTOCOL;
+use outbox_kafka_link::trouble;
+use outbox_postgres_link::Program;
 use parking_lot::Mutex;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
-use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, ClientContext};
 
 use super::Flow;
 use super::delivery::Delivery;
-use super::trouble::{sentence, sentence_of_log};
 use crate::config::KafkaSettings;
-use crate::config::kafka_security::PROTOCOL;
 use crate::observe::Observed;
 
 /// What every client of the relay is made with: brokers, the user's own options, quick reconnects.
@@ -106,13 +106,13 @@ const SAYS: Duration = Duration::from_millis(20);
 impl ClientContext for Contact {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(level, facility, message);
-        if let Some(sentence) = sentence_of_log(message).filter(|_| facility == "FAIL") {
+        if let Some(sentence) = trouble::of_log(Program::Relay, facility, message) {
             self.hear(sentence);
         }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if let Some(sentence) = trouble(&error, reason) {
+        if let Some(sentence) = trouble::of_error(Program::Relay, &error, reason) {
             self.hear(sentence);
         }
     }
@@ -138,16 +138,6 @@ pub fn batch_bytes(kafka: &KafkaSettings, limit: Option<usize>) -> usize {
 /// How long records wait for company while the relay is far behind, at least. At some hundred thousand records a
 /// second and a dozen partitions it makes batches of about a hundred.
 const COMPANY: Duration = Duration::from_millis(8);
-
-/// An error of librdkafka in a sentence; `None` where another has said more: that all brokers are down follows
-/// what made each of them unreachable.
-pub(super) fn trouble(error: &KafkaError, reason: &str) -> Option<String> {
-    // The end of a partition is what readers of the state record wait for.
-    let echo = [RDKafkaErrorCode::AllBrokersDown, RDKafkaErrorCode::PartitionEOF]
-        .map(Some)
-        .contains(&error.rdkafka_error_code());
-    (!echo).then(|| sentence(reason))
-}
 
 /// The producer of events. Every line that keeps a promise says which.
 pub(super) fn data_producer(

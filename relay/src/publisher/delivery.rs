@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use outbox_kafka_link::trouble;
+use outbox_postgres_link::Program;
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -12,11 +14,11 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::{DeliveryResult, NoCustomPartitioner, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::Flow;
 use super::window::{Charge, Load, Window};
+use super::{Flow, Refusals};
 use crate::ledger::Settler;
 use crate::observe::Observed;
-use crate::session::{Refused, of_kafka};
+use crate::session::{End, Refused, of_kafka};
 
 /// A record that will never be taken as it is: where it was going and why it was refused.
 #[derive(Debug, Clone)]
@@ -45,7 +47,7 @@ impl fmt::Display for Refusal {
 }
 
 /// The producer's context. Runs on the poller's thread.
-pub(super) struct Delivery {
+pub(crate) struct Delivery {
     settler: Settler,
     window: Arc<Window>,
     observed: Arc<Observed>,
@@ -58,7 +60,7 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
-    pub(super) fn new(
+    pub(crate) fn new(
         settler: Settler,
         window: Arc<Window>,
         observed: Arc<Observed>,
@@ -71,7 +73,7 @@ impl Delivery {
     }
 
     /// Tells of all reports there were.
-    pub(super) fn settle_up(&self) {
+    pub(crate) fn settle_up(&self) {
         self.tell(&mut self.tally.lock());
     }
 
@@ -84,40 +86,76 @@ impl Delivery {
         }
     }
 
-    pub(super) fn refusal(&self) -> Option<Refusal> {
-        self.refusal.lock().clone()
+    /// The end of the session where a record was refused. One that was sent alone is asked for by whoever sent it.
+    pub(crate) fn refused(&self, flow: Flow, refusals: &Refusals, batch_bytes: usize) -> Option<End> {
+        let refusal = self.refusal.lock().clone().filter(|_| flow != Flow::OneAtATime)?;
+        Some(End::refused(&refusal, refusals, batch_bytes))
     }
 
-    pub(super) fn take_refusal(&self) -> Option<Refusal> {
+    /// The end of the session where a record was dropped, and nobody says why: its row would never settle, and the
+    /// position stand still without a word.
+    pub(crate) fn dropped(&self, flow: Flow) -> Option<End> {
+        let dropped = self.has_failed() && flow != Flow::OneAtATime;
+        dropped.then(|| End::Reconnect("librdkafka dropped a record without a reason".into()))
+    }
+
+    /// The broker has a record.
+    pub(crate) fn taken(&self, word: usize, bytes: usize) {
+        let (opaque, charge) = Charge::apart(word);
+        self.settler.settle(opaque);
+        self.count(charge, Some(bytes));
+    }
+
+    /// A record was not taken: why, where that says something of the record.
+    pub(crate) fn not_taken(&self, word: usize, refusal: Option<Refusal>) {
+        let (_, charge) = Charge::apart(word);
+        if let Some(refusal) = refusal {
+            self.refusal.lock().get_or_insert(refusal);
+        }
+        self.failed.store(true, SeqCst);
+        self.count(charge, None);
+    }
+
+    fn count(&self, charge: Charge, published: Option<usize>) {
+        let mut tally = self.tally.lock();
+        tally.room = tally.room.and(charge);
+        if let Some(bytes) = published {
+            tally.published += 1;
+            tally.bytes += bytes as u64;
+        }
+        if tally.room.records() >= self.tally_at {
+            self.tell(&mut tally);
+        }
+    }
+
+    pub(crate) fn take_refusal(&self) -> Option<Refusal> {
         self.failed.store(false, SeqCst);
         self.refusal.lock().take()
     }
 
-    pub(super) fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(SeqCst)
     }
+}
 
-    fn refused(&self, error: &KafkaError, message: &BorrowedMessage<'_>, bytes: usize) {
-        let Some(code) = error.rdkafka_error_code() else { return };
-        // What a dead producer drops after the refusal, and what a session drops at its end, says
-        // nothing about the record itself.
-        if matches!(
-            code,
-            RDKafkaErrorCode::PurgeQueue
-                | RDKafkaErrorCode::PurgeInflight
-                | RDKafkaErrorCode::Fatal
-                | RDKafkaErrorCode::GaplessGuarantee
-        ) {
-            return;
-        }
-        self.refusal.lock().get_or_insert_with(|| Refusal {
-            topic: message.topic().to_owned(),
-            partition: message.partition(),
-            code,
-            message: error.to_string(),
-            bytes,
-        });
-    }
+/// What an error says of the record itself. What a dead producer drops after the refusal, and what a session drops at
+/// its end, says nothing.
+fn refusal(error: &KafkaError, message: &BorrowedMessage<'_>, bytes: usize) -> Option<Refusal> {
+    let code = error.rdkafka_error_code()?;
+    let echo = matches!(
+        code,
+        RDKafkaErrorCode::PurgeQueue
+            | RDKafkaErrorCode::PurgeInflight
+            | RDKafkaErrorCode::Fatal
+            | RDKafkaErrorCode::GaplessGuarantee
+    );
+    (!echo).then(|| Refusal {
+        topic: message.topic().to_owned(),
+        partition: message.partition(),
+        code,
+        message: error.to_string(),
+        bytes,
+    })
 }
 
 impl ClientContext for Delivery {
@@ -127,7 +165,7 @@ impl ClientContext for Delivery {
 
     fn error(&self, error: KafkaError, reason: &str) {
         // Broker trouble: librdkafka goes on by itself; said so that a person can see why it waits.
-        match super::client::trouble(&error, reason) {
+        match trouble::of_error(Program::Relay, &error, reason) {
             Some(sentence) => {
                 tracing::warn!("waiting for the broker: {sentence}");
                 self.observed.error(sentence);
@@ -141,24 +179,11 @@ impl ProducerContext<NoCustomPartitioner> for Delivery {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, word: usize) {
-        let (opaque, charge) = Charge::apart(word);
         let (Ok(message) | Err((_, message))) = result;
         let bytes = message.key_len() + message.payload_len();
         match result {
-            Ok(_) => self.settler.settle(opaque),
-            Err((error, message)) => {
-                self.refused(error, message, bytes);
-                self.failed.store(true, SeqCst);
-            }
-        }
-        let mut tally = self.tally.lock();
-        tally.room = tally.room.and(charge);
-        if result.is_ok() {
-            tally.published += 1;
-            tally.bytes += bytes as u64;
-        }
-        if tally.room.records() >= self.tally_at {
-            self.tell(&mut tally);
+            Ok(_) => self.taken(word, bytes),
+            Err((error, message)) => self.not_taken(word, refusal(error, message, bytes)),
         }
     }
 }

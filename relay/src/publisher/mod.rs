@@ -5,14 +5,15 @@
 //! session ends is published again by the next one, under the same ids.
 
 mod client;
-mod delivery;
+pub(crate) mod delivery;
+mod firsts;
 mod poller;
 mod refusals;
-mod trouble;
 mod window;
 
 pub use client::{Contact, base_config, batch_bytes, metadata_config};
 pub use delivery::Refusal;
+pub use firsts::Firsts;
 pub use poller::{Confirmations, Poller};
 pub use refusals::{Reach, Refusals};
 pub use window::{Charge, Load, Window};
@@ -224,24 +225,24 @@ impl Publisher {
         let _asked = self.producer.client().fetch_metadata(Some(topic), LEARN);
     }
 
-    /// The first record that the broker or librdkafka refused for good, if any.
-    pub fn refusal(&self) -> Option<Refusal> {
-        self.producer.context().refusal()
+    /// What was reported.
+    fn delivery(&self) -> &Delivery {
+        self.producer.context()
     }
 
     /// Whether any record was not delivered: its row will not settle, so nobody may wait for it.
     pub fn has_failed(&self) -> bool {
-        self.producer.context().has_failed()
+        self.delivery().has_failed()
     }
 
     /// The refusal of the record that was sent alone, if it was refused; asked once.
     pub fn take_refusal(&self) -> Option<Refusal> {
-        self.producer.context().take_refusal()
+        self.delivery().take_refusal()
     }
 
     fn poll(&self, wait: Duration) {
         self.producer.poll(wait);
-        self.producer.context().settle_up();
+        self.delivery().settle_up();
     }
 
     /// The fatal error of a dead producer.

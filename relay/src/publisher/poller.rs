@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{Flow, Publishers};
+use super::{Publisher, Publishers};
 use crate::ledger::{Confirmed, Head};
 use crate::lsn::Lsn;
 use crate::observe::Observed;
@@ -101,22 +101,23 @@ fn poll(
         show(observed, &confirmed);
         *confirmations.newest.lock() = confirmed;
         confirmations.rounds.fetch_add(1, SeqCst);
-        // A record that was sent alone is asked for by whoever sent it.
-        let refusal = || publisher.refusal().filter(|_| publisher.flow() != Flow::OneAtATime);
-        if let Some(refusal) = refusal() {
-            ending.end(End::refused(&refusal, publishers));
+        if let Some(end) = refused(&publisher, publishers) {
+            ending.end(end);
         } else if let Some((code, reason)) = publisher.fatal() {
             // The report of the record that was refused may be one round behind the error it led to.
             publisher.poll(ROUND);
-            if let Some(refusal) = refusal() {
-                ending.end(End::refused(&refusal, publishers));
+            if let Some(end) = refused(&publisher, publishers) {
+                ending.end(end);
             }
             ending.end(End::Reconnect(format!("the Kafka producer gave up ({code}): {reason}")));
-        } else if publisher.has_failed() && publisher.flow() != Flow::OneAtATime {
-            // Its row would never settle, and the position stand still without a word.
-            ending.end(End::Reconnect("librdkafka dropped a record without a reason".into()));
+        } else if let Some(end) = publisher.delivery().dropped(publisher.flow()) {
+            ending.end(end);
         }
     }
+}
+
+fn refused(publisher: &Publisher, publishers: &Publishers) -> Option<End> {
+    publisher.delivery().refused(publisher.flow(), publishers.refusals(), publishers.batch_bytes())
 }
 
 fn show(observed: &Observed, confirmed: &Confirmed) {

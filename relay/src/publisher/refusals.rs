@@ -7,7 +7,9 @@
 
 use parking_lot::Mutex;
 
+use super::Flow;
 use crate::lsn::Lsn;
+use crate::state::StateRecord;
 
 /// A batch this small holds a record or two, however they are set up.
 const SMALLEST_BATCH: usize = 256;
@@ -51,6 +53,11 @@ impl Refusals {
         *self.handed.lock() = reach;
     }
 
+    /// How far records were handed over by the newest session.
+    pub fn handed(&self) -> Reach {
+        *self.handed.lock()
+    }
+
     /// The broker has refused something: up to what was handed over, records go one at a time.
     pub fn refused(&self) -> Reach {
         let handed = *self.handed.lock();
@@ -90,6 +97,23 @@ impl Refusals {
     /// How far records go one at a time.
     pub fn until(&self) -> Option<Reach> {
         *self.until.lock()
+    }
+
+    /// Whether what is handed over next lies behind all that a refused producer had been given.
+    pub fn has_passed(&self, reach: Reach) -> bool {
+        self.until().is_none_or(|until| reach > until)
+    }
+
+    /// A session begins with this record: how its first producer is used. Where a refusal is not passed yet, records go
+    /// one at a time, and the record remembers how far, so that a crash does not make the next session find out anew.
+    pub fn flow(&self, record: &mut StateRecord) -> Flow {
+        self.begin();
+        if let Some(handed) = record.highest_handed.filter(|handed| *handed >= record.position) {
+            self.resume(Reach::whole(handed));
+        }
+        let Some(until) = self.until() else { return Flow::Full };
+        record.highest_handed = Some(until.commit_lsn);
+        Flow::OneAtATime
     }
 
     /// A session before this one, or another process, was refused when it had handed over so much.

@@ -9,6 +9,7 @@
 //! | [`keeper`] | carries it out on the session's SQL connection, and settles |
 //! | [`table`] | the statements |
 //! | [`recall`] | what a session begins with |
+//! | `model` | the table over a map, for what simulates it |
 //!
 //! A hold is a state of the *stream*: it begins where the row stands and ends where the relay reads the
 //! decision, a transactional logical message that the SQL transaction of the decision wrote. There the
@@ -27,6 +28,8 @@ pub mod desk;
 pub mod entry;
 pub mod holds;
 pub mod keeper;
+#[cfg(any(test, feature = "simulation"))]
+pub mod model;
 pub mod recall;
 pub mod table;
 

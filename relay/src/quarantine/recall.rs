@@ -64,15 +64,20 @@ pub async fn recall(
     Ok(holds(record, &found))
 }
 
-/// Entries whose row the position has passed do not come again by themselves. One that is gone went with
-/// transactions that PostgreSQL lost (R39).
-async fn lost(sql: &Sql, whose: &Whose, record: &StateRecord) -> Result<Option<String>, End> {
-    let passed: Vec<(EntryId, &ListedEntry)> = record
+/// Entries that no record of the stream brings again: the position has passed their rows, and not yet them.
+pub(crate) fn must_be_there(record: &StateRecord) -> Vec<(EntryId, &ListedEntry)> {
+    record
         .quarantined
         .iter()
         .filter_map(|entry| Some((parse_position(&entry.position)?, entry)))
         .filter(|((_, lsn, _), entry)| *lsn < record.position && entry.entry_lsn > record.position)
-        .collect();
+        .collect()
+}
+
+/// Entries whose row the position has passed do not come again by themselves. One that is gone went with
+/// transactions that PostgreSQL lost (R39).
+async fn lost(sql: &Sql, whose: &Whose, record: &StateRecord) -> Result<Option<String>, End> {
+    let passed = must_be_there(record);
     let ids: Vec<EntryId> = passed.iter().map(|(id, _)| *id).collect();
     let present = table::present(sql, whose, &ids).await.map_err(|error| error.end())?;
     let present: HashSet<EntryId> = present.into_iter().collect();
@@ -93,7 +98,7 @@ async fn lost(sql: &Sql, whose: &Whose, record: &StateRecord) -> Result<Option<S
 
 /// Of entries beyond the list it is only known that the server wrote them. Where it has lost log since, or
 /// came on another timeline before the position had passed them, any of them may be gone (R39).
-fn uncertain(record: &StateRecord, log_end: Lsn) -> Option<String> {
+pub(crate) fn uncertain(record: &StateRecord, log_end: Lsn) -> Option<String> {
     let unlisted = record.unlisted?;
     (unlisted.timeline != record.timeline || log_end < unlisted.up_to).then(|| {
         format!(
@@ -108,7 +113,7 @@ fn uncertain(record: &StateRecord, log_end: Lsn) -> Option<String> {
 
 /// Lists what is in the table and may come again in the stream, so that meeting it settles its row. What
 /// is listed and comes again is put in again.
-pub(super) fn list(record: &mut StateRecord, found: &[Recalled], entry_lsn: Lsn) {
+pub(crate) fn list(record: &mut StateRecord, found: &[Recalled], entry_lsn: Lsn) {
     record.quarantined.retain(|entry| {
         let lsn = parse_position(&entry.position).map_or(Lsn::ZERO, |(_, lsn, _)| lsn);
         lsn < record.position
@@ -136,7 +141,7 @@ fn comes_again(record: &StateRecord, entry: &Recalled) -> bool {
 }
 
 /// The holds that stand where the record's position is, and what comes again from there.
-pub(super) fn holds(record: &StateRecord, found: &[Recalled]) -> Holds {
+pub(crate) fn holds(record: &StateRecord, found: &[Recalled]) -> Holds {
     let open = found.iter().filter(|entry| entry.open);
     let decided: HashSet<_> =
         found.iter().filter(|entry| entry.decided.is_some()).map(|entry| &entry.queue).collect();

@@ -11,7 +11,7 @@ const AT_LEAST: Duration = Duration::from_millis(100);
 /// Decides when feedback is sent: at its own pace whatever the sink does, and earlier when the recorded
 /// position has moved or the server asks.
 #[derive(Debug)]
-pub(super) struct FeedbackClock {
+pub(crate) struct FeedbackClock {
     every: Duration,
     sent: Option<Instant>,
     asked_server: Option<Instant>,
@@ -21,23 +21,23 @@ pub(super) struct FeedbackClock {
 
 /// Feedback is to be sent now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Due {
+pub(crate) struct Due {
     /// The server is asked for a sign of life.
-    pub(super) ask: bool,
+    pub(crate) ask: bool,
 }
 
 impl FeedbackClock {
-    pub(super) fn new(every: Duration) -> Self {
+    pub(crate) fn new(every: Duration) -> Self {
         FeedbackClock { every, sent: None, asked_server: None, carried: Lsn::ZERO, server_asks: false }
     }
 
     /// The server wants an answer.
-    pub(super) fn server_asks(&mut self) {
+    pub(crate) fn server_asks(&mut self) {
         self.server_asks = true;
     }
 
     /// Whether feedback that carries `recorded` is due at `now`; if so, it counts as sent.
-    pub(super) fn due(&mut self, now: Instant, recorded: Lsn) -> Option<Due> {
+    pub(crate) fn due(&mut self, now: Instant, recorded: Lsn) -> Option<Due> {
         let passed =
             |since: Option<Instant>, time| since.is_none_or(|since| now.duration_since(since) >= time);
         let ask = passed(self.asked_server, self.every);

@@ -22,7 +22,7 @@ mod allowance;
 mod assembler;
 pub mod chunk;
 pub mod end;
-mod feedback;
+pub(crate) mod feedback;
 mod pace;
 pub mod positions;
 mod segments;

@@ -21,6 +21,7 @@
 //! | [`outlet`] | a record on its way out: within the window, counted, handed over |
 //! | [`aside`] | a row on its way into the quarantine |
 //! | [`release`] | what was decided of the quarantine, carried out where the stream says so |
+//! | [`course`] | where the stream stands: what is published already, and whether that is believed; pure |
 //! | [`thread`] | the thread that walks the stream |
 //!
 //! Rows become records without I/O, without waiting and without allocation; what comes behind `pins` in this
@@ -32,6 +33,7 @@ pub mod binary;
 pub mod bytea;
 mod column;
 pub mod command;
+pub mod course;
 pub mod created_at;
 pub mod headers;
 pub mod outlet;

@@ -2,7 +2,7 @@
 //! over to the producer.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::types::RDKafkaErrorCode;
 
@@ -12,7 +12,7 @@ use crate::config::{KafkaSettings, OutboxSettings, QuarantineSettings, Settings}
 use crate::ledger::{Settler, Writer};
 use crate::observe::Observed;
 use crate::pgoutput::DecodeError;
-use crate::publisher::{Charge, Flow, HandOver, Load, Publisher, Publishers, Reach, Window};
+use crate::publisher::{Charge, Firsts, Flow, HandOver, Load, Publisher, Publishers, Reach, Window};
 use crate::quarantine::{Cause, Desk, Holds};
 use crate::session::compare::HaltReason;
 use crate::session::{End, Ending, Refused, of_kafka};
@@ -165,6 +165,10 @@ pub struct Outlet {
     publishers: Arc<Publishers>,
     /// The one of them in use.
     pub(super) publisher: Arc<Publisher>,
+    /// Where the broker knows it.
+    firsts: Firsts,
+    /// When the transaction at hand began to be handed over.
+    now: Instant,
     /// The bound on what is in flight.
     pub window: Arc<Window>,
     pub(super) holds: Holds,
@@ -213,6 +217,8 @@ impl Outlet {
             ledger,
             settler,
             publisher: publishers.current(),
+            firsts: Firsts::default(),
+            now: Instant::now(),
             publishers,
             window,
             holds,
@@ -268,15 +274,15 @@ impl Outlet {
     /// # Errors
     /// librdkafka refuses the configuration.
     pub fn reach(&mut self, reach: Reach) -> Result<(), RouteError> {
+        self.now = Instant::now();
+        // Looked at while nothing is in flight anyway, so that nobody has to wait for that later.
+        if self.window.records() == 0 && !self.publisher.has_failed() {
+            self.firsts.all_taken();
+        }
         self.publishers.refusals().hand(reach);
-        if self.publisher.flow() == Flow::OneAtATime
-            && self.publishers.refusals().until().is_none_or(|until| reach > until)
-        {
+        if self.publisher.flow() == Flow::OneAtATime && self.publishers.refusals().has_passed(reach) {
             self.publishers.refusals().passed();
-            self.publisher = self
-                .publishers
-                .switch(Flow::Full)
-                .map_err(|error| RouteError::Producer(error.to_string()))?;
+            self.switch(Flow::Full)?;
             self.observed.waiting_for(None);
             tracing::info!("past the refused records: sending in full flow again");
         }
@@ -293,20 +299,44 @@ impl Outlet {
         if flow == self.publisher.flow() {
             return Ok(());
         }
-        while self.window.records() > 0 {
+        if self.all_taken() {
+            tracing::debug!(?flow, ?lag, "another flow");
+            self.switch(flow)?;
+        }
+        Ok(())
+    }
+
+    fn switch(&mut self, flow: Flow) -> Result<(), RouteError> {
+        self.publisher =
+            self.publishers.switch(flow).map_err(|error| RouteError::Producer(error.to_string()))?;
+        self.firsts.forget();
+        Ok(())
+    }
+
+    /// Waits until the broker has taken everything that was handed over; false when the session is over. What is not in
+    /// flight any more may have been refused: then the session ends, and nothing may pass it.
+    pub(super) fn all_taken(&self) -> bool {
+        while self.window.records() > 0 || self.publisher.has_failed() {
             if self.ending.is_over() {
-                return Ok(());
+                return false;
             }
             self.ending.pause(SETTLED);
         }
-        // What is not in flight any more may have been refused: the session ends, and nothing may pass it.
-        if self.publisher.has_failed() {
-            return Ok(());
+        !self.ending.is_over()
+    }
+
+    /// Waits until the record may go to its partition; false when the session is over.
+    fn may_go(&mut self, topic: &str, partition: i32) -> bool {
+        // What is sent alone is waited for anyway.
+        if self.publisher.flow() == Flow::OneAtATime || self.firsts.may_go(topic, partition, self.now) {
+            return true;
         }
-        tracing::debug!(?flow, ?lag, "another flow");
-        self.publisher =
-            self.publishers.switch(flow).map_err(|error| RouteError::Producer(error.to_string()))?;
-        Ok(())
+        if !self.all_taken() {
+            return false;
+        }
+        self.now = Instant::now();
+        self.firsts.all_taken();
+        self.firsts.may_go(topic, partition, self.now)
     }
 
     /// Hands one record over. One that is sent alone is waited for.
@@ -326,6 +356,9 @@ impl Outlet {
         self.fit_batches()?;
         // A record without a key has no order to keep; its id spreads such records.
         let partition = partition(record.key.unwrap_or(record.id), count);
+        if !self.may_go(record.topic, partition) {
+            return Ok(Sent::Gone);
+        }
         let charge = record.charge();
         let mut opaque = None;
         let mut forbidden = false;
@@ -361,7 +394,7 @@ impl Outlet {
     }
 
     fn hand_over(
-        &self,
+        &mut self,
         record: &Record<'_>,
         partition: i32,
         (opaque, charge): (usize, Charge),
@@ -387,6 +420,7 @@ impl Outlet {
                 // The session is over or about to be: the poller says why.
                 HandOver::Full | HandOver::Dead => return Ok(Answer::Sent(Sent::Gone)),
                 HandOver::Refused(error) => {
+                    self.firsts.unsent(record.topic, partition);
                     self.window.give_back(Load::default().and(charge));
                     return self.refused(opaque, at, error.rdkafka_error_code(), &error);
                 }

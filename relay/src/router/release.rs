@@ -1,8 +1,6 @@
 //! What was decided of an entry of the quarantine, carried out where the stream says so: the entry, then
 //! everything that queued up behind it, in the order in which it was read, then the hold is lifted (R46).
 
-use std::time::Duration;
-
 use super::outlet::{Outlet, RouteError, Sent};
 use super::{Plan, RowPosition, Scratch, Unpublishable};
 use crate::quarantine::Cause;
@@ -10,9 +8,6 @@ use crate::quarantine::carry::{Went, carry_out};
 use crate::quarantine::desk::{Answer, EntryId, Outcome, Question, Stored, Stuck};
 use crate::quarantine::entry::position_text;
 use crate::session::chain;
-
-/// How long one wait for acknowledgements lasts before the session's end is looked at.
-const LOOK: Duration = Duration::from_millis(1);
 
 impl Outlet {
     /// Carries out what the transaction `xid` decided of an entry. Returns when everything that was published by it is
@@ -80,18 +75,6 @@ impl Outlet {
                 stuck(cause, reason)
             }
         }
-    }
-
-    /// Waits until the broker has taken everything that was handed over; false where it has not, and the session is
-    /// over or about to be.
-    pub(super) fn all_taken(&self) -> bool {
-        while self.window.records() > 0 {
-            if self.ending.is_over() {
-                return false;
-            }
-            self.ending.pause(LOOK);
-        }
-        !self.ending.is_over() && !self.publisher.has_failed()
     }
 
     fn write_down(&mut self, outcome: Outcome) {

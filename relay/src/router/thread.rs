@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::command::{Command, Do};
+use super::course::{Astray, Begun, Course};
 use super::outlet::{Outlet, RouteError};
 use super::{ColumnInfo, Plan, RelationShape, RowPosition, Scratch, Value, binary};
 use crate::config::Settings;
@@ -18,7 +19,7 @@ use crate::publisher::Reach;
 use crate::quarantine::entry::parse_position;
 use crate::reader::{Chunks, Frame, Next};
 use crate::session::Ending;
-use crate::session::compare::{Meeting, MustMeet, Skipped};
+use crate::session::compare::MustMeet;
 use crate::state::Recorder;
 
 /// How long the router waits for a chunk or for room before it looks whether the session is over.
@@ -63,37 +64,19 @@ pub struct RouterParts {
 pub fn spawn(parts: RouterParts, chunks: Chunks) -> std::io::Result<JoinHandle<()>> {
     thread::Builder::new().name("router".into()).spawn(move || {
         let ending = parts.ending.clone();
-        let believed = parts.must_meet.is_none_or(|must_meet| must_meet.is_met());
+        let course = Course::new(parts.epoch, parts.position, parts.must_meet);
         let mut router = Router {
             parts,
             relations: HashMap::new(),
             domains: HashMap::new(),
             scratch: Scratch::default(),
-            transaction: Stage::Between,
-            believed,
+            course,
         };
         if let Err(error) = router.run(&chunks) {
             router.settle();
             ending.end(error.end());
         }
     })
-}
-
-/// Where the stream stands.
-enum Stage {
-    Between,
-    /// In a transaction that is published already.
-    Skipping {
-        xid: u32,
-        rows: u64,
-    },
-    /// In a transaction whose rows are handed over.
-    Publishing {
-        xid: u32,
-        commit_lsn: Lsn,
-        commit_millis: i64,
-        ordinal: u64,
-    },
 }
 
 enum Relation {
@@ -107,16 +90,14 @@ struct Router {
     /// Built-in types under the OIDs of the domains that are made from them.
     domains: HashMap<u32, u32>,
     scratch: Scratch,
-    transaction: Stage,
-    /// Whether what is skipped is known to be what was published.
-    believed: bool,
+    course: Course,
 }
 
 impl Router {
     fn run(&mut self, chunks: &Chunks) -> Result<(), RouteError> {
         while !self.parts.ending.is_over() {
             let draining = self.parts.draining.load(SeqCst);
-            if draining && matches!(self.transaction, Stage::Between) {
+            if draining && self.course.is_between() {
                 return Ok(());
             }
             match chunks.next(LOOK) {
@@ -155,8 +136,7 @@ impl Router {
 
     /// Between two frames: whether to stop here. A drain stops at the end of a transaction.
     fn leaves_off(&self) -> bool {
-        self.parts.ending.is_over()
-            || matches!(self.transaction, Stage::Between) && self.parts.draining.load(SeqCst)
+        self.parts.ending.is_over() || self.course.is_between() && self.parts.draining.load(SeqCst)
     }
 
     fn frame(&mut self, frame: &Frame<'_>) -> Result<(), RouteError> {
@@ -171,7 +151,7 @@ impl Router {
     /// Too large a change is somebody's concern only where it would have to be published.
     fn oversize(&mut self, frame: &Frame<'_>, kept: &[u8]) -> Result<(), RouteError> {
         let limit = self.parts.settings.source.max_row_bytes;
-        let Router { parts, relations, transaction, .. } = self;
+        let Router { parts, relations, course, .. } = self;
         // The kind, the relation's id and the first columns stand in what was kept (R37).
         let cut = pgoutput::cut_insert(kept);
         let relation =
@@ -180,7 +160,7 @@ impl Router {
             parts.observed.foreign_changes.add(1);
             return Ok(());
         };
-        let Some(at) = place_of_row(parts, transaction)? else { return Ok(()) };
+        let Some(at) = place_of_row(parts, course)? else { return Ok(()) };
         let row: Vec<Value<'_>> = columns.iter().copied().map(value).collect();
         parts.outlet.put_cut_aside(plan, &row, &at, frame.full_len, limit)
     }
@@ -217,16 +197,16 @@ impl Router {
         let RouterParts { settings, lane, .. } = &self.parts;
         let told = Command::read(message.prefix, message.content, &settings.name, *lane);
         let told = told.filter(|_| message.transactional);
-        let (Some(told), &Stage::Publishing { xid, ordinal, .. }) = (told, &self.transaction) else {
+        let (Some(told), Some((transaction, rows))) = (told, self.course.publishing()) else {
             return Ok(());
         };
         match told {
             Do::Release { position } | Do::Discard { position } => {
                 let Some(id) = parse_position(&position) else { return Ok(()) };
-                self.parts.outlet.carry_out(id, xid, &mut self.scratch)
+                self.parts.outlet.carry_out(id, transaction.xid, &mut self.scratch)
             }
             // What stands before it in its own transaction would come again on other partitions.
-            Do::Switch { topic, .. } if ordinal > 0 => {
+            Do::Switch { topic, .. } if rows > 0 => {
                 let why = format!(
                     "topic {topic} was to be switched within a transaction that has events before it"
                 );
@@ -253,11 +233,9 @@ impl Router {
 
     /// In band: what is outstanding stays before it (R5, R7).
     fn keepalive(&mut self, wal_end: Lsn) -> Result<(), RouteError> {
-        if !matches!(self.transaction, Stage::Between) {
-            return Ok(());
-        }
-        self.meet(|must_meet| must_meet.passed(wal_end))?;
-        if self.believed {
+        let enters = self.course.keepalive(wal_end)?;
+        self.heed_belief();
+        if enters {
             // A full ledger will confirm what comes before; the next keepalive is not far.
             let _full = self.parts.outlet.ledger.keepalive(wal_end);
         }
@@ -271,67 +249,40 @@ impl Router {
         xid: u32,
         lag: Duration,
     ) -> Result<(), RouteError> {
-        if !matches!(self.transaction, Stage::Between) {
-            return Err(RouteError::OutOfPlace("Begin"));
-        }
-        // PostgreSQL's own rule: a transaction is behind a position when its commit record begins before it.
-        if commit_lsn < self.parts.outlet.ledger.newest_end() && commit_lsn >= self.parts.position {
-            return Err(RouteError::OutOfPlace("a transaction behind one that was read before it"));
-        }
-        if commit_lsn < self.parts.position {
-            self.transaction = Stage::Skipping { xid, rows: 0 };
+        let transaction = Transaction { commit_lsn, xid, commit_time: commit_time.0 };
+        let begun = self.course.begin(transaction, self.parts.outlet.ledger.newest_end())?;
+        self.heed_belief();
+        if begun == Begun::Skipped {
             return Ok(());
         }
-        self.meet(|must_meet| must_meet.passed(commit_lsn))?;
-        self.parts.must_meet = None;
         if commit_lsn > self.parts.ceiling {
             self.parts.ceiling = self.parts.recorder.raise_ceiling(commit_lsn, &self.parts.ending);
         }
         self.parts.outlet.reach(Reach::whole(commit_lsn))?;
         self.parts.outlet.keep_pace(lag)?;
-        let transaction = Transaction { commit_lsn, xid, commit_time: commit_time.0 };
         while !self.parts.ending.is_over() {
             if self.parts.outlet.ledger.open(transaction).is_ok() {
                 break;
             }
             self.parts.ending.pause(Duration::from_millis(1));
         }
-        self.transaction =
-            Stage::Publishing { xid, commit_lsn, commit_millis: commit_time.to_unix_millis(), ordinal: 0 };
         Ok(())
     }
 
     fn commit(&mut self, end_lsn: Lsn, commit_time: PgTime) -> Result<(), RouteError> {
-        match std::mem::replace(&mut self.transaction, Stage::Between) {
-            Stage::Between => Err(RouteError::OutOfPlace("Commit")),
-            Stage::Skipping { xid, rows } => {
-                let skipped = Skipped { end_lsn, xid, commit_time: commit_time.0, rows };
-                self.meet(|must_meet| must_meet.skipped(&skipped))
-            }
-            Stage::Publishing { .. } => {
-                if self.parts.outlet.ledger.is_open() {
-                    self.parts.outlet.ledger.commit(end_lsn);
-                }
-                Ok(())
-            }
+        let published = self.course.publishing().is_some();
+        self.course.commit(end_lsn, commit_time)?;
+        self.heed_belief();
+        if published && self.parts.outlet.ledger.is_open() {
+            self.parts.outlet.ledger.commit(end_lsn);
         }
+        Ok(())
     }
 
-    /// Feeds what was passed over to the state machine that decides whether skipping is believed (R42).
-    fn meet(&mut self, feed: impl FnOnce(&mut MustMeet) -> Meeting) -> Result<(), RouteError> {
-        let Some(must_meet) = &mut self.parts.must_meet else { return Ok(()) };
-        match feed(must_meet) {
-            Meeting::NotYet => Ok(()),
-            Meeting::Met => {
-                if !std::mem::replace(&mut self.believed, true) {
-                    self.parts.recorder.believe();
-                }
-                Ok(())
-            }
-            Meeting::OtherHistory { .. } => match must_meet.halt_reason() {
-                None => Ok(()),
-                Some(reason) => Err(RouteError::OtherHistory(Box::new(reason))),
-            },
+    /// What is skipped is known to be what was published: its position may be confirmed.
+    fn heed_belief(&mut self) {
+        if self.course.takes_belief() {
+            self.parts.recorder.believe();
         }
     }
 
@@ -360,7 +311,7 @@ impl Router {
     }
 
     fn insert(&mut self, relation_id: u32, tuple: pgoutput::Tuple<'_>) -> Result<(), RouteError> {
-        let Router { parts, relations, scratch, transaction, .. } = self;
+        let Router { parts, relations, scratch, course, .. } = self;
         let plan = match relations.get(&relation_id) {
             None => return Err(RouteError::OutOfPlace("Insert before its Relation")),
             Some(Relation::Foreign) => {
@@ -369,30 +320,26 @@ impl Router {
             }
             Some(Relation::Outbox(plan)) => plan,
         };
-        let Some(at) = place_of_row(parts, transaction)? else { return Ok(()) };
+        let Some(at) = place_of_row(parts, course)? else { return Ok(()) };
         let row: smallvec::SmallVec<[Value<'_>; 16]> = tuple.iter().map(value).collect();
         parts.outlet.publish(plan, &row, &at, scratch)
     }
 }
 
 /// Where the next row of the outbox stands; `None` where it is published already.
-fn place_of_row(parts: &RouterParts, transaction: &mut Stage) -> Result<Option<RowPosition>, RouteError> {
-    match transaction {
-        Stage::Between => Err(RouteError::OutOfPlace("Insert")),
-        Stage::Skipping { rows, .. } => {
-            *rows += 1;
-            parts.observed.skipped_rows.add(1);
-            Ok(None)
-        }
-        Stage::Publishing { commit_lsn, commit_millis, ordinal, .. } => {
-            let at = RowPosition {
-                epoch: parts.epoch,
-                commit_lsn: *commit_lsn,
-                ordinal: *ordinal,
-                commit_unix_millis: *commit_millis,
-            };
-            *ordinal += 1;
-            Ok(Some(at))
+fn place_of_row(parts: &RouterParts, course: &mut Course) -> Result<Option<RowPosition>, RouteError> {
+    let at = course.row()?;
+    if at.is_none() {
+        parts.observed.skipped_rows.add(1);
+    }
+    Ok(at)
+}
+
+impl From<Astray> for RouteError {
+    fn from(astray: Astray) -> RouteError {
+        match astray {
+            Astray::OutOfPlace(what) => RouteError::OutOfPlace(what),
+            Astray::OtherHistory(reason) => RouteError::OtherHistory(reason),
         }
     }
 }

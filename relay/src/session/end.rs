@@ -8,7 +8,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::Notify;
 
 use super::disposition::{Refused, of_kafka};
-use crate::publisher::{Publishers, Refusal};
+use crate::publisher::{Refusal, Refusals};
 
 /// The end of one session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,13 +51,12 @@ impl End {
 
     /// The end after a refusal in full flow. The broker refuses whole batches: which record is meant is found
     /// out by the next session, which sends them one at a time as far as this one had come.
-    pub fn refused(refusal: &Refusal, publishers: &Publishers) -> End {
-        let refusals = publishers.refusals();
+    pub fn refused(refusal: &Refusal, refusals: &Refusals, batch_bytes: usize) -> End {
         match of_kafka(refusal.code) {
             Refused::TheRecord | Refused::ItsTime | Refused::TheRight => {
                 let reach = refusals.refused();
                 if refusal.code == RDKafkaErrorCode::MessageSizeTooLarge {
-                    refusals.halve_batches(publishers.batch_bytes());
+                    refusals.halve_batches(batch_bytes);
                 }
                 End::Again(format!(
                     "{refusal}; it may have been for another record of its batch, so records are sent again, one at a \

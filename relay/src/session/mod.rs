@@ -11,6 +11,7 @@
 //! | [`compare`] | the decision: slot, server and state record; pure |
 //! | `stream` | the pipeline and the loop that watches over it |
 //! | `drain` | stopping so that the server has confirmed everything |
+//! | `outstanding` | what was handed over and not seen confirmed |
 //! | `sql` | the SQL connection: lane, pings, questions |
 //! | `end` | the one typed end, told once and heard by all |
 //! | `disposition` | what an SQLSTATE asks for |
@@ -19,12 +20,14 @@ pub mod compare;
 mod disposition;
 mod drain;
 mod end;
+mod outstanding;
 pub(crate) mod own;
 mod sql;
 mod stream;
 
 pub use disposition::{Disposition, Refused, end_of_state, of_kafka, of_sqlstate};
 pub use end::{End, Ending, chain};
+pub use outstanding::Outstanding;
 pub use sql::{Sql, SqlError, config as sql_config, server_facts};
 
 use std::future::Future;
@@ -53,8 +56,8 @@ pub struct Context {
     pub shutdown: watch::Receiver<bool>,
     /// End with [`End::Standby`] where another relay owns the lane, instead of waiting in line.
     pub no_wait: bool,
-    /// Whether a session of this process has streamed, and none has drained since.
-    pub streamed: Arc<AtomicBool>,
+    /// What sessions of this process have handed over and not seen confirmed.
+    pub outstanding: Arc<Outstanding>,
     /// Whether a session of this process has owned the lane.
     pub owned: Arc<AtomicBool>,
     /// How far records are sent one at a time.

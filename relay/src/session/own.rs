@@ -183,6 +183,12 @@ async fn in_line(context: &Context, sql: &Sql, name: &str) -> Result<(), End> {
             tracing::info!("{sentence}; waiting in line");
         }
         context.observed.enter(Phase::Standby, Some(sentence));
+        if context.outstanding.is_any() {
+            let ping = sql.ping(&context.settings.slot()).await.map_err(|error| error.end())?;
+            if ping.slot_confirmed.is_some_and(|confirmed| context.outstanding.confirmed(confirmed)) {
+                tracing::info!("what a lost session had in flight is confirmed by the lane's owner");
+            }
+        }
         tokio::time::sleep(IN_LINE).await;
     }
 }

@@ -1,7 +1,7 @@
 //! Publishing from the slot: the threads of the data path, and the loop that watches over them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::{Context, End, Ending, Owned, Reading, Sql, blocking, drain, step};
 use crate::ledger::{self, Settler};
 use crate::lsn::Lsn;
 use crate::observe::{Observed, Phase};
-use crate::publisher::{Confirmations, Flow, Poller, Publishers, Reach, Refusals, Window};
+use crate::publisher::{Confirmations, Poller, Publishers, Window};
 use crate::quarantine::keeper::Keeper;
 use crate::quarantine::recall::{recall, whose};
 use crate::quarantine::{Desk, Holds};
@@ -82,7 +82,7 @@ pub(super) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, s
             return ending.told().unwrap_or(end);
         }
     };
-    context.streamed.store(true, SeqCst);
+    context.outstanding.begins();
     let slowly = context.refusals.until().map(|until| one_by_one(until.commit_lsn));
     context.observed.enter(Phase::Streaming, slowly);
     tracing::info!(slot = context.settings.slot(), "streaming");
@@ -103,7 +103,7 @@ pub(super) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, s
     // The server must not wait for us: its connections go first, the rest of the pipeline after.
     let polite = end == Some(End::Drained);
     if polite {
-        context.streamed.store(false, SeqCst);
+        context.outstanding.drained(pipeline.positions.recorded());
     }
     // What a drain says stands, also where the connection was lost meanwhile: the program ends with it.
     let undrained = end.clone().filter(|end| matches!(end, End::Undrained { .. }));
@@ -122,10 +122,12 @@ pub(super) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, s
     if let Err(end) = closed.await {
         ending.end(end);
     }
-    match undrained {
-        Some(end) => end,
-        None => ending.wait().await,
+    if !polite {
+        // Nothing hands over any more.
+        context.outstanding.lost(context.refusals.handed().commit_lsn);
     }
+    let told = ending.wait().await;
+    undrained.unwrap_or(told)
 }
 
 /// Builds the pipeline. The first record is acknowledged before the router reads anything: it makes the
@@ -224,23 +226,13 @@ fn producers(
 ) -> Result<(Arc<Window>, Arc<Publishers>), End> {
     let kafka = &context.settings.kafka;
     let window = Arc::new(Window::new(kafka.max_in_flight_records, kafka.max_in_flight_bytes));
-    let flow = one_at_a_time(&context.refusals, record).at(lag);
+    let flow = context.refusals.flow(record).at(lag);
+    if let Some(until) = context.refusals.until() {
+        tracing::info!("{}", one_by_one(until.commit_lsn));
+    }
     let (observed, refusals) = (context.observed.clone(), context.refusals.clone());
     let publishers = Publishers::new(kafka, settler.clone(), window.clone(), observed, refusals, flow);
     Ok((window, Arc::new(publishers.map_err(|error| End::halt(&error))?)))
-}
-
-/// How the session's first producer is used: where a refusal is not passed yet, one record at a time. The
-/// record remembers how far, so that a crash does not make the next session find out anew.
-fn one_at_a_time(refusals: &Refusals, record: &mut StateRecord) -> Flow {
-    refusals.begin();
-    if let Some(handed) = record.highest_handed.filter(|handed| *handed >= record.position) {
-        refusals.resume(Reach::whole(handed));
-    }
-    let Some(until) = refusals.until() else { return Flow::Full };
-    record.highest_handed = Some(until.commit_lsn);
-    tracing::info!("{}", one_by_one(until.commit_lsn));
-    Flow::OneAtATime
 }
 
 fn one_by_one(until: Lsn) -> String {

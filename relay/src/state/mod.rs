@@ -17,6 +17,7 @@ pub use record::{
 };
 pub use ring::{Candidates, MAX_RING_ENTRIES, MAX_SNAPSHOT_BYTES, PublishedSnapshot, Ring};
 
+pub(crate) mod draft;
 mod peek;
 mod readers;
 mod recorder;
@@ -26,4 +27,6 @@ pub mod topic;
 pub use peek::{PeekError, peek};
 pub use readers::glance;
 pub use recorder::{Recorder, RecorderParts};
+#[cfg(feature = "simulation")]
+pub(crate) use store::is_anothers;
 pub use store::{Store, StoreError};

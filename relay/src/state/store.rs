@@ -206,9 +206,7 @@ impl Store {
         tracing::warn!("the producer of the state record died; making a new one and reading the record");
         self.producer = fenced(&self.kafka, &self.topic, &self.transactional_id, &self.contact, ending)?;
         match self.newest(ending)? {
-            Some(found)
-                if found.writer != ours.writer && Some((found.writer, found.sequence)) != self.seen =>
-            {
+            Some(found) if is_anothers(&found, ours, self.seen) => {
                 Err(StoreError::Fenced { writer: found.writer, epoch: found.epoch })
             }
             _ => Ok(()),
@@ -226,6 +224,12 @@ impl Store {
     fn broken(&self, source: StateError) -> StoreError {
         StoreError::Record { topic: self.topic.clone(), key: self.key.clone(), source }
     }
+}
+
+/// Whether the record that was found shows that another relay has written since (R45). `seen`: writer and sequence of
+/// the newest that this one has read or written.
+pub(crate) fn is_anothers(found: &StateRecord, ours: &StateRecord, seen: Option<(uuid::Uuid, u64)>) -> bool {
+    found.writer != ours.writer && Some((found.writer, found.sequence)) != seen
 }
 
 /// A transactional producer that has fenced its predecessors.

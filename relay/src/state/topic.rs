@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use outbox_kafka_link::Unwaited;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -41,6 +42,7 @@ pub async fn ensure(kafka: &KafkaSettings, topic: &str, contact: &Contact) -> Re
         return Ok(());
     }
     let admin: AdminClient<Contact> = base_config(kafka).create_with_context(contact.clone())?;
+    let admin = Unwaited::new(admin);
     let replicas = brokers.clamp(1, 3);
     let in_sync = if replicas == 3 { "2" } else { "1" };
     let new = NewTopic::new(topic, 1, TopicReplication::Fixed(replicas))

@@ -4,7 +4,6 @@
 //! real ones are held by the server tests.
 
 mod session;
-mod table;
 mod world;
 
 use proptest::prelude::*;

@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
-use super::table::{event_id, queue_of};
 use super::world::{Event, Item, TOPIC, World, text};
 use crate::ledger::{Head, Settler, Transaction, Writer, ledger};
 use crate::lsn::Lsn;
 use crate::quarantine::carry::{Went, carry_out};
 use crate::quarantine::desk::{EntryId, Stuck};
+use crate::quarantine::model::{event_id, queue_of};
 use crate::quarantine::{Cause, Entry, Holds, Standing, State};
 use crate::router::{Place, RowPosition};
 use crate::state::ListedEntry;

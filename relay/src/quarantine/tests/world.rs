@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 
 use super::session::Session;
-use super::table::{Now, Queue, Table, event_id};
 use crate::config::Policy;
 use crate::lsn::Lsn;
 use crate::quarantine::desk::EntryId;
 use crate::quarantine::entry::{parse_position, position_text};
+use crate::quarantine::model::{Now, Queue, Table, event_id};
 use crate::quarantine::recall;
 use crate::router::RowPosition;
 use crate::state::StateRecord;

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use outbox_kafka_link::Unwaited;
 use rdkafka::admin::{
     AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication,
 };
@@ -72,7 +73,7 @@ pub enum Made {
 
 /// A client for questions about topics. It never makes a topic by asking for it.
 pub struct Cluster {
-    admin: AdminClient<Contact>,
+    admin: Unwaited<AdminClient<Contact>>,
 }
 
 impl Cluster {
@@ -82,7 +83,7 @@ impl Cluster {
     /// librdkafka refuses the configuration.
     pub fn new(kafka: &KafkaSettings) -> Result<Cluster, KafkaError> {
         let admin = AdminClient::from_config_and_context(&base_config(kafka), Contact::default())?;
-        Ok(Cluster { admin })
+        Ok(Cluster { admin: Unwaited::new(admin) })
     }
 
     /// The same, on its way to a broker: the first answer comes from a bootstrap connection, which is closed with

@@ -1,5 +1,5 @@
 //! The quarantine table and the statements on it, in the words of `outbox-schema/sql/0005_quarantine.up.sql` and of
-//! `quarantine/table.rs`, over a map.
+//! `quarantine/table.rs`, over a map. For what simulates the quarantine; a release has none of it.
 
 use std::collections::BTreeMap;
 
@@ -12,53 +12,64 @@ use crate::quarantine::{Entry, State};
 const PAGE: usize = 2;
 
 /// A queue and a key in it.
-pub(super) type Queue = (String, Vec<u8>);
+pub type Queue = (String, Vec<u8>);
 
 /// The states of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Now {
+pub enum Now {
+    /// Heads its key, and waits for a decision.
     Held,
+    /// Waits behind that one.
     Queued,
+    /// Others have passed it.
     Passed,
+    /// To be published where the stream says so.
     Releasing,
+    /// To be given up where the stream says so.
     Discarding,
+    /// Published since.
     Published,
+    /// Given up.
     Discarded,
 }
 
 /// One row of the table.
 #[derive(Debug, Clone)]
-pub(super) struct Kept {
-    pub(super) event: usize,
-    pub(super) queue: Option<Queue>,
-    pub(super) now: Now,
+pub struct Kept {
+    /// The event's number.
+    pub event: usize,
+    /// The queue that it stands in.
+    pub queue: Option<Queue>,
+    /// Its state.
+    pub now: Now,
     /// Where the entry itself was committed.
-    pub(super) committed: Lsn,
+    pub committed: Lsn,
 }
 
 impl Kept {
-    pub(super) fn is_open(&self) -> bool {
+    /// Whether it is not settled.
+    pub fn is_open(&self) -> bool {
         !matches!(self.now, Now::Published | Now::Discarded)
     }
 
     /// Whether it is what its key waits for.
-    pub(super) fn heads(&self, queue: &Queue) -> bool {
+    pub fn heads(&self, queue: &Queue) -> bool {
         self.is_open() && self.now != Now::Queued && self.queue.as_ref() == Some(queue)
     }
 }
 
 /// The queue that an entry stands in.
-pub(super) fn queue_of(entry: &Entry) -> Option<Queue> {
+pub fn queue_of(entry: &Entry) -> Option<Queue> {
     entry.held_by.clone().zip(entry.place.key.clone())
 }
 
 /// The table.
-#[derive(Debug, Default)]
-pub(super) struct Table(pub(super) BTreeMap<EntryId, Kept>);
+#[derive(Debug, Clone, Default)]
+pub struct Table(pub BTreeMap<EntryId, Kept>);
 
 impl Table {
     /// Puts an entry in; one that is there already stays as it is.
-    pub(super) fn insert(&mut self, entry: &Entry, event: usize, committed: Lsn) {
+    pub fn insert(&mut self, entry: &Entry, event: usize, committed: Lsn) {
         let id = (entry.at.epoch, entry.at.commit_lsn, entry.at.ordinal);
         let now = match entry.state {
             State::Held => Now::Held,
@@ -69,7 +80,7 @@ impl Table {
     }
 
     /// What a person does: whether this may be decided of it.
-    pub(super) fn decide(&mut self, id: EntryId, discard: bool) -> bool {
+    pub fn decide(&mut self, id: EntryId, discard: bool) -> bool {
         let Some(kept) = self.0.get_mut(&id) else { return false };
         let may = matches!(kept.now, Now::Held | Now::Passed);
         if may {
@@ -78,7 +89,8 @@ impl Table {
         may
     }
 
-    pub(super) fn decision(&self, id: EntryId) -> Option<Decided> {
+    /// What was decided of an entry and is not carried out.
+    pub fn decision(&self, id: EntryId) -> Option<Decided> {
         let kept = self.0.get(&id)?;
         let discard = match kept.now {
             Now::Releasing => false,
@@ -88,14 +100,16 @@ impl Table {
         Some(Decided { entry: stored(id), discard, queue: kept.queue.clone() })
     }
 
-    pub(super) fn behind(&self, queue: &Queue, after: Option<EntryId>) -> Vec<Stored> {
+    /// The next page of a queue.
+    pub fn behind(&self, queue: &Queue, after: Option<EntryId>) -> Vec<Stored> {
         let queued = self.0.iter().filter(|(id, kept)| {
             kept.now == Now::Queued && kept.queue.as_ref() == Some(queue) && Some(**id) > after
         });
         queued.map(|(id, _)| stored(*id)).take(PAGE).collect()
     }
 
-    pub(super) fn settle(&mut self, outcome: &Outcome) -> u64 {
+    /// Writes down what became of a decision; answers how many entries are settled by it.
+    pub fn settle(&mut self, outcome: &Outcome) -> u64 {
         let stuck = outcome.stuck.as_ref().map(|stuck| stuck.id);
         let mut settled = 0;
         for (id, kept) in &mut self.0 {
@@ -115,7 +129,7 @@ impl Table {
     }
 
     /// What a session begins with; in a stream, whose position is not zero.
-    pub(super) fn recall(&self, position: Lsn) -> Vec<Recalled> {
+    pub fn recall(&self, position: Lsn) -> Vec<Recalled> {
         let found = self.0.iter().filter(|(id, kept)| kept.is_open() || id.1 >= position);
         let recalled = |(id, kept): (&EntryId, &Kept)| Recalled {
             id: *id,
@@ -132,16 +146,22 @@ impl Table {
         found.map(recalled).collect()
     }
 
-    pub(super) fn open(&self) -> u64 {
+    /// Entries that are not settled.
+    pub fn open(&self) -> u64 {
         self.0.values().filter(|kept| kept.is_open()).count() as u64
     }
 
-    pub(super) fn event(&self, id: EntryId) -> usize {
+    /// The event that an entry keeps.
+    ///
+    /// # Panics
+    /// There is no such entry.
+    pub fn event(&self, id: EntryId) -> usize {
         self.0[&id].event
     }
 }
 
-pub(super) fn event_id(event: usize) -> String {
+/// The id of an event.
+pub fn event_id(event: usize) -> String {
     format!("event {event}")
 }
 
