@@ -1,12 +1,15 @@
 //! Connections to the consumer's database: a bounded number, thrown away when anything about them is in doubt.
 
+use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
 
 use outbox_postgres_link::{Link, LinkError, Pool, PoolError, PoolLook, Session};
 
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
+use crate::outcome::sentence;
+
+/// Why there is no connection. A `main` that returns it prints its `Debug`: the sentence, with what it came from.
+#[derive(thiserror::Error)]
 pub enum DatabaseError {
     /// Everything that is wrong with `DATABASE_URL` and what belongs to it.
     #[error("DATABASE_URL: {0}")]
@@ -34,6 +37,12 @@ pub enum DatabaseError {
     Refused(#[source] tokio_postgres::Error),
 }
 
+impl fmt::Debug for DatabaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&sentence(self))
+    }
+}
+
 impl DatabaseError {
     /// Whether waiting mends nothing.
     pub fn is_permanent(&self) -> bool {
@@ -54,6 +63,11 @@ const CONTRACT: i32 = 1;
 /// How long a connection is waited for before somebody is told.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// Takes back what a session was left with: all that `DISCARD ALL` does, but for the statements that are kept. Role and
+/// settings go back to what the connection began with.
+const SWEEP: &str = "CLOSE ALL; RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; UNLISTEN *; DISCARD TEMP; \
+                     DISCARD SEQUENCES; SELECT pg_catalog.pg_advisory_unlock_all()";
+
 /// A bounded number of connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Database {
@@ -63,6 +77,8 @@ pub(crate) struct Database {
 /// A connection in use. Dropped, it is thrown away; [given back](Lease::give_back), it is kept.
 pub(crate) struct Lease {
     held: Option<outbox_postgres_link::Lease>,
+    /// A statement may have left something in the session.
+    leaves: bool,
 }
 
 impl Database {
@@ -83,7 +99,7 @@ impl Database {
     /// # Errors
     /// The server is not there, or all connections stay in use.
     pub(crate) async fn lease(&self) -> Result<Lease, DatabaseError> {
-        Ok(Lease { held: Some(self.pool.get(PATIENCE).await?) })
+        Ok(Lease { held: Some(self.pool.get(PATIENCE).await?), leaves: false })
     }
 
     /// Whether there is an inbox that this role may use, and of a version that is known.
@@ -112,9 +128,36 @@ impl Lease {
         self.held.as_ref().expect("a lease has its connection until it is given back")
     }
 
+    /// A statement may have left something in the session: it is swept with the transaction's end, or not kept.
+    pub(crate) fn leaves_something(&mut self) {
+        self.leaves = true;
+    }
+
+    /// Whether that is so.
+    pub(crate) fn may_leave_something(&self) -> bool {
+        self.leaves
+    }
+
+    /// Ends the transaction by these statements. Where something may be left in the session it is swept by others, sent
+    /// right behind, so that both cost one round trip, and each has its answer.
+    ///
+    /// # Errors
+    /// Those of the transaction's end.
+    pub(crate) async fn end(&mut self, how: &str) -> Result<(), tokio_postgres::Error> {
+        if !self.leaves {
+            return self.batch_execute(how).await;
+        }
+        let (ended, swept) = tokio::join!(biased; self.batch_execute(how), self.batch_execute(SWEEP));
+        self.leaves = swept.is_err();
+        ended
+    }
+
     /// Keeps the connection for others. Only where every answer has come and no transaction is open: never after
-    /// a cancelled statement or an unanswered COMMIT (C45).
+    /// a cancelled statement or an unanswered COMMIT (C45). One that was left with something is thrown away.
     pub(crate) fn give_back(mut self) {
+        if self.leaves {
+            return;
+        }
         if let Some(held) = self.held.take() {
             held.release();
         }
@@ -148,8 +191,8 @@ impl Deref for Lease {
     }
 }
 
-impl std::fmt::Debug for Lease {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.held().fmt(f)
     }
 }

@@ -15,6 +15,7 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -25,6 +26,7 @@ pub use arguments::{Alone, InBatch, InTransaction};
 use crate::event::Facts;
 use crate::ladder::{Admission, Admit, Budget, Flow, Limits};
 use crate::outcome::{Handled, HandledBatch};
+use crate::record::Record;
 use crate::tx::Tx;
 
 /// A consumer that has a database, in which the inbox is.
@@ -85,6 +87,8 @@ pub(crate) struct Bound {
     pub(crate) number: u32,
     /// Stops it when everything fails (C20).
     pub(crate) budget: Arc<Mutex<Budget>>,
+    /// Each of its events has a transaction of its own, since its statements hold until the transaction ends.
+    alone: Arc<AtomicBool>,
 }
 
 /// The business key of an event.
@@ -164,6 +168,7 @@ impl<S: Send + Sync + 'static> Registration<S> {
             dedup,
             number,
             budget,
+            alone: Arc::default(),
         }
     }
 }
@@ -250,6 +255,22 @@ impl<S: Send + Sync> Bare for WithState<S> {
 }
 
 impl Bound {
+    /// Whether its events share no transaction.
+    pub(crate) fn runs_alone(&self) -> bool {
+        self.alone.load(Relaxed)
+    }
+
+    /// They do not from now on, because of what it said for this event.
+    pub(crate) fn shall_run_alone(&self, record: &Record) {
+        if !self.alone.swap(true, Relaxed) {
+            let event_type = record.event_type().unwrap_or_default();
+            tracing::info!(
+                event_type,
+                "a statement of its handler holds until the transaction ends: its events run in one each from now on"
+            );
+        }
+    }
+
     /// Asks whether an attempt may begin at this time of the consumer's clock.
     ///
     /// # Errors

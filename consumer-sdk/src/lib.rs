@@ -6,7 +6,7 @@
 //! | `consumer` | [`Consumer`]: who consumes what, with which handlers |
 //! | `handler`, `event`, `outcome` | what is registered, what it gets, what it says |
 //! | `tx` | [`Tx`]: the transaction that a handler's effects belong to |
-//! | `database` | connections |
+//! | `database`, `kafka` | connections, and what is said of those to Kafka |
 //! | `record`, `packed` | a record as it was read |
 //! | `librdkafka` | versions of it that are refused |
 //! | `runtime` | what runs: the Kafka client's thread, workers, parked keys |
@@ -22,6 +22,7 @@ mod consumer;
 mod database;
 mod event;
 mod handler;
+mod kafka;
 mod librdkafka;
 mod metrics;
 mod outcome;
@@ -50,7 +51,7 @@ pub mod metadata;
 #[doc(hidden)]
 pub use runtime::simulation;
 
-pub use consumer::{Consumer, RunError, Unregistered};
+pub use consumer::{Consumer, ParkLimits, RunError, Unregistered};
 pub use database::DatabaseError;
 pub use event::{Event, Facts, Payload, Raw};
 pub use handler::{
@@ -65,3 +66,8 @@ pub use outcome::{
 };
 pub use trace::TraceContext;
 pub use tx::{Tx, TxError};
+
+/// The README's example is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

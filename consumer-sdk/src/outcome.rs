@@ -131,20 +131,10 @@ impl HandlerError {
         sentence(self.source.as_ref())
     }
 
-    /// How the attempt counts: a serialization failure or a deadlock is nobody's fault (C44), and neither is a database
-    /// that went away.
+    /// How the attempt counts. Whether it was nobody's fault is not for the error to say, which may be of any database:
+    /// the handler's own transaction knows (C44).
     pub(crate) fn failure(&self) -> Failure {
-        if self.permanent {
-            return Failure::Permanent;
-        }
-        let mut link: Option<&(dyn StdError + 'static)> = Some(self.source.as_ref());
-        while let Some(error) = link {
-            if error.downcast_ref::<tokio_postgres::Error>().is_some_and(is_nobodys_fault) {
-                return Failure::Uncounted;
-            }
-            link = error.source();
-        }
-        Failure::Transient { after: Duration::ZERO }
+        if self.permanent { Failure::Permanent } else { Failure::Transient { after: Duration::ZERO } }
     }
 }
 
@@ -173,7 +163,9 @@ fn one(error: &(dyn StdError + 'static)) -> String {
     }
 }
 
-fn is_nobodys_fault(error: &tokio_postgres::Error) -> bool {
+/// Whether an error of the handler's own transaction is nobody's fault: a serialization failure, a deadlock, a database
+/// that went away.
+pub(crate) fn is_nobodys_fault(error: &tokio_postgres::Error) -> bool {
     match error.code().map(SqlState::code) {
         // A cancelled statement (57014) is the handler's own time-out.
         Some(code) => matches!(code, "40001" | "40P01") || code.starts_with("08") || code.starts_with("57P"),

@@ -1,5 +1,7 @@
 //! The transaction that a handler's effects belong to.
 
+mod guard;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -15,12 +17,25 @@ use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 use crate::database::Lease;
+use crate::outcome::is_nobodys_fault;
 
 /// A handle to the transaction in which the event was claimed: what is written through it is committed with the
 /// claim, or not at all.
 ///
-/// It takes single statements and refuses those that end or begin transactions (C50). Kept beyond the
-/// handler it answers with [`TxError::Over`].
+/// It takes single statements and refuses those that end or begin transactions (C50), and those that stay with the
+/// connection, which serves other events later: `SET`, `RESET`, `LISTEN`, `PREPARE`, `DISCARD`. Kept beyond the handler it
+/// answers with [`TxError::Over`].
+///
+/// `SET LOCAL`, `SET CONSTRAINTS`, `set_config`, temporary tables and session-level advisory locks are taken, and end with
+/// the transaction. The first of a handler's statements that says so lets its events run in a transaction each from then
+/// on, as with [`group_commit(1)`](crate::Consumer::group_commit), since others would meet it in one that they share; an
+/// event that shares one at that moment runs again, by itself. Behind the transaction the session is swept, in the same
+/// round trip.
+///
+/// What a statement's text does not show is not seen, and comes back with the connection: a function that says `SET`,
+/// `CREATE TEMP TABLE` or `pg_advisory_lock` inside. Write such functions with `SET LOCAL` or a `SET` clause of their own,
+/// `ON COMMIT DROP`, and `pg_advisory_xact_lock`. Where that cannot be, a name in a comment of the statement is as good as
+/// another: `SELECT their_function() /* set_config */`.
 ///
 /// A statement's text is prepared once per connection and kept: give values as parameters.
 #[derive(Debug, Clone)]
@@ -37,6 +52,8 @@ pub(crate) struct Open {
     /// What is to be sent before the first statement: the savepoint of this event. An event whose handler says
     /// nothing to the database costs none.
     prelude: Mutex<Option<String>>,
+    /// Other events are in the same transaction.
+    shared: bool,
     marks: Marks,
 }
 
@@ -51,6 +68,12 @@ pub(crate) struct Marks {
     stale: AtomicBool,
     /// Statements that were sent and whose answers nobody waited for.
     unheard: AtomicUsize,
+    /// A statement was sent that may have left something in the session.
+    leaves: AtomicBool,
+    /// A statement was not sent, since the other events of the transaction would meet what it says.
+    apart: AtomicBool,
+    /// A statement failed, and it was nobody's fault.
+    blameless: AtomicBool,
 }
 
 /// How a transaction came back from its handler.
@@ -65,6 +88,11 @@ pub(crate) struct Closed {
     pub(crate) stale: bool,
     /// Somebody turned away from a statement: whether it failed is not known.
     pub(crate) unheard: bool,
+    /// The event has to run in a transaction of its own, whatever the handler says.
+    pub(crate) apart: bool,
+    /// The transaction failed, or its connection, and it was nobody's fault (C44). An error of another connection is
+    /// never taken for that.
+    pub(crate) blameless: bool,
 }
 
 /// Why a statement was not carried out.
@@ -79,6 +107,20 @@ pub enum TxError {
          answer with done(), retry_after() or reject() instead"
     )]
     Control(String),
+    /// The statement would stay with the connection, which serves other events later.
+    #[error("{word} is refused: it stays with the connection, and later events would meet it; {instead}")]
+    Session {
+        /// What the statement begins with.
+        word: &'static str,
+        /// What to do instead.
+        instead: &'static str,
+    },
+    /// The statement holds until the transaction ends. It was not sent, and the handler runs again by itself, whatever it
+    /// answers.
+    #[error(
+        "{0} holds until the end of a transaction that other events share: the event runs again by itself"
+    )]
+    Shared(&'static str),
     /// The database refused.
     #[error("the statement failed")]
     Postgres(#[from] tokio_postgres::Error),
@@ -105,7 +147,7 @@ impl<'o> Hearing<'o> {
     fn heard<T>(self, answer: Result<T, tokio_postgres::Error>) -> Result<T, TxError> {
         self.0.marks.unheard.fetch_sub(1, SeqCst);
         if let Err(error) = &answer {
-            self.0.marks.failed.store(true, SeqCst);
+            self.0.failed(error);
             // A table has changed under a statement that is kept: the connection is of no more use.
             if error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) {
                 self.0.marks.stale.store(true, SeqCst);
@@ -116,6 +158,13 @@ impl<'o> Hearing<'o> {
 }
 
 impl Open {
+    fn failed(&self, error: &tokio_postgres::Error) {
+        self.marks.failed.store(true, SeqCst);
+        if is_nobodys_fault(error) {
+            self.marks.blameless.store(true, SeqCst);
+        }
+    }
+
     /// Sends the prelude, unless that was done, and what follows right behind it.
     ///
     /// The driver sends with the first poll, so the prelude is polled once under the lock: no other statement of the
@@ -151,15 +200,22 @@ impl Open {
 
 impl Tx {
     pub(crate) fn new(lease: Lease, prelude: Option<String>) -> Tx {
-        let open = Open { lease, prelude: Mutex::new(prelude), marks: Marks::default() };
+        // Whoever is alone in a transaction needs no savepoint.
+        let shared = prelude.is_some();
+        let open = Open { lease, prelude: Mutex::new(prelude), shared, marks: Marks::default() };
         Tx { open: Arc::new(RwLock::new(Some(open))) }
     }
 
     /// Ends every use of it; `None` where that has been done.
     pub(crate) async fn close(&self) -> Option<Closed> {
-        let Open { lease, marks, .. } = self.open.write().await.take()?;
-        let Marks { begun, failed, stale, unheard } = marks;
+        let Open { mut lease, marks, .. } = self.open.write().await.take()?;
+        let Marks { begun, failed, stale, unheard, leaves, apart, blameless } = marks;
+        if leaves.into_inner() {
+            lease.leaves_something();
+        }
         Some(Closed {
+            blameless: blameless.into_inner() || lease.is_closed(),
+            apart: apart.into_inner(),
             lease,
             begun: begun.into_inner(),
             failed: failed.into_inner(),
@@ -245,8 +301,8 @@ impl Tx {
         hearing.heard(begun)?;
         let hearing = Hearing::begin(open);
         let answer = enqueue_on(client, event).await;
-        if matches!(answer, Err(EnqueueError::Database(_))) {
-            open.marks.failed.store(true, SeqCst);
+        if let Err(EnqueueError::Database(error)) = &answer {
+            open.failed(error);
         }
         hearing.heard(Ok(()))?;
         Ok(answer?)
@@ -254,102 +310,15 @@ impl Tx {
 }
 
 fn allowed<'o>(open: Option<&'o Open>, statement: &str) -> Result<&'o Open, TxError> {
-    match control(statement) {
-        Some(word) => Err(TxError::Control(word)),
-        None => open.ok_or(TxError::Over),
+    let holds = guard::look(statement)?;
+    let open = open.ok_or(TxError::Over)?;
+    match holds {
+        None => {}
+        Some(what) if open.shared => {
+            open.marks.apart.store(true, SeqCst);
+            return Err(TxError::Shared(what));
+        }
+        Some(_) => open.marks.leaves.store(true, SeqCst),
     }
-}
-
-/// Words that begin a statement which ends a transaction or begins one.
-const CONTROL: [&str; 9] =
-    ["ABORT", "BEGIN", "COMMIT", "END", "PREPARE TRANSACTION", "RELEASE", "ROLLBACK", "SAVEPOINT", "START"];
-
-/// The words of transaction control that a statement begins with. The server takes one statement at a time
-/// here, so that nothing can follow behind a semicolon.
-fn control(statement: &str) -> Option<String> {
-    let (first, rest) = word(statement);
-    let two = format!("{first} {}", word(rest).0);
-    CONTROL.into_iter().find(|word| *word == first || *word == two).map(str::to_owned)
-}
-
-/// The word that a text begins with, in capitals, and what is behind it. Whatever is no letter ends a word: a comment may
-/// stand at its end without a blank.
-fn word(text: &str) -> (String, &str) {
-    let text = behind_comments(text);
-    let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(text.len());
-    (text[..end].to_ascii_uppercase(), &text[end..])
-}
-
-/// A statement without blanks and comments before it. PostgreSQL's block comments nest.
-fn behind_comments(statement: &str) -> &str {
-    let mut text = statement;
-    loop {
-        // PostgreSQL takes a vertical tab for a blank since version 16.
-        text = text.trim_start_matches(|c: char| c.is_ascii_whitespace() || matches!(c, ';' | '\u{b}'));
-        if let Some(rest) = text.strip_prefix("--") {
-            text = rest.split_once('\n').map_or("", |(_, rest)| rest);
-        } else if text.starts_with("/*") {
-            text = behind_block(text);
-        } else {
-            return text;
-        }
-    }
-}
-
-fn behind_block(text: &str) -> &str {
-    let (mut depth, mut at) = (0_usize, 0);
-    let bytes = text.as_bytes();
-    while at + 1 < bytes.len() {
-        match &bytes[at..at + 2] {
-            b"/*" => (depth, at) = (depth + 1, at + 2),
-            b"*/" => (depth, at) = (depth - 1, at + 2),
-            _ => at += 1,
-        }
-        if depth == 0 {
-            return &text[at..];
-        }
-    }
-    ""
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn transaction_control_is_refused_however_it_is_written() {
-        for statement in [
-            "COMMIT",
-            " commit;",
-            "-- note\nROLLBACK TO x",
-            "/* a /* b */ c */ begin",
-            ";END",
-            "savepoint a",
-            "release a",
-            "Start Transaction",
-            "abort",
-            "prepare transaction 'x'",
-            "/**/COMMIT AND CHAIN",
-            "COMMIT/* tag */",
-            "COMMIT--tag",
-            "prepare /* x */ transaction 'x'",
-            "PREPARE--x\nTRANSACTION 'x'",
-            "\u{b}COMMIT",
-        ] {
-            assert!(control(statement).is_some(), "{statement}");
-        }
-        for statement in [
-            "UPDATE stock SET free = free - 1",
-            "/* COMMIT */ SELECT 1",
-            "-- COMMIT",
-            "SELECT 'COMMIT'",
-            "PREPARE p AS SELECT 1",
-            "commit_all()",
-            "",
-            "/* open",
-            "WITH x AS (SELECT 1) SELECT * FROM x",
-        ] {
-            assert!(control(statement).is_none(), "{statement}");
-        }
-    }
+    Ok(open)
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use outbox_consumer::ladder::{hours, in_place, seconds};
+use outbox_consumer::ladder::{Exhausted, hours, in_place, seconds};
 use outbox_consumer::{Consumer, Event, Handled, RunError, Tx, done, transactional};
 
 use crate::order::{ORDER_PLACED, Order, TOPIC};
@@ -33,7 +33,8 @@ pub async fn run() -> Result<(), RunError> {
         .on(ORDER_PLACED, transactional(reserve))
         // Orders of different customers change the same rows of stock. In one transaction each they cannot deadlock.
         .group_commit(1)
-        .retry(in_place(3).then([seconds(1), seconds(2)]))
+        // What cannot be reserved has no bearing on the customer's next order.
+        .retry(in_place(3).then([seconds(1), seconds(2)]).when_exhausted(Exhausted::Skip))
         .run()
         .await
 }

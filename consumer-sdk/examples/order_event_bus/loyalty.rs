@@ -1,7 +1,7 @@
 //! Loyalty: adds points. When its table is away, the first customers whose orders fail are parked, each with its orders in
 //! order; then the handler is paused, and one order at a time finds out whether the table is back.
 
-use outbox_consumer::ladder::{Limits, hours, in_place, seconds};
+use outbox_consumer::ladder::{Exhausted, Limits, hours, in_place, seconds};
 use outbox_consumer::{Consumer, Event, Handled, RunError, Tx, done, transactional};
 
 use crate::order::{ORDER_PLACED, Order, TOPIC};
@@ -24,7 +24,7 @@ pub async fn run() -> Result<(), RunError> {
         .on(ORDER_PLACED, transactional(reward))
         // For an example that ends in a minute. In operation rather minutes(1), minutes(10), hours(1), and the usual
         // limits, by which the tries become rarer, up to one a minute.
-        .retry(in_place(3).then([seconds(2); 20]))
+        .retry(in_place(3).then([seconds(2); 20]).when_exhausted(Exhausted::Skip))
         .retry_budget(Limits { probe_most: seconds(2), ..Limits::default() })
         .run()
         .await

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use outbox_consumer::ladder::{hours, in_place};
+use outbox_consumer::ladder::{Exhausted, hours, in_place};
 use outbox_consumer::{Consumer, Event, Handled, RunError, State, done, idempotent};
 use tokio::sync::Mutex;
 use tokio_postgres::{Client, Error};
@@ -41,7 +41,7 @@ pub async fn run() -> Result<(), RunError> {
         .owner("recommendation-team", hours(72))
         .topic(TOPIC)
         .on(ORDER_PLACED, idempotent(learn))
-        .retry(in_place(5))
+        .retry(in_place(5).when_exhausted(Exhausted::Skip))
         .run()
         .await
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use outbox_consumer::ladder::{hours, in_place};
+use outbox_consumer::ladder::{Exhausted, hours, in_place};
 use outbox_consumer::{Consumer, Event, HandledBatch, RunError, Tx, all_done, batch};
 
 use crate::order::{ORDER_PLACED, Order, TOPIC};
@@ -25,7 +25,7 @@ pub async fn run() -> Result<(), RunError> {
         .owner("warehouse-team", hours(8))
         .topic(TOPIC)
         .on(ORDER_PLACED, batch(500, pack))
-        .retry(in_place(5))
+        .retry(in_place(5).when_exhausted(Exhausted::Skip))
         .run()
         .await
 }

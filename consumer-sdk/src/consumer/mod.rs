@@ -4,10 +4,12 @@
 //! |---|---|
 //! | this one | the builder: who consumes what, with which handlers, and what follows a failure |
 //! | [`settings`] | what is read from the environment |
+//! | [`park`] | how much the park may hold |
 //! | [`kafka`] | the options of Kafka's client: the consumer's own, and those that are refused |
 //! | [`running`] | from a builder without mistakes to a consumer that runs, and when it is told to stop |
 
 mod kafka;
+mod park;
 mod running;
 mod settings;
 
@@ -20,6 +22,7 @@ use crate::handler::{Handler, Registration, WithDatabase, WithoutDatabase};
 use crate::ladder::{Exhausted, Ladder, LadderError, Limits, in_place, minutes};
 use settings::Settings;
 
+pub use park::ParkLimits;
 pub(crate) use running::Registered;
 pub use running::RunError;
 
@@ -76,6 +79,7 @@ pub struct Consumer<D, S = ()> {
     unregistered: Unregistered,
     concurrency: usize,
     group_commit: usize,
+    park: Option<ParkLimits>,
     source_retention: Option<Duration>,
     kept: Option<(Duration, String)>,
     budget: Limits,
@@ -105,7 +109,7 @@ const MOST_OF_GROUP: usize = 60;
 
 impl Consumer<WithDatabase> {
     /// A consumer of this name, with brokers and database of the environment: `KAFKA_BROKERS`, `DATABASE_URL`, and
-    /// `KAFKA_GROUP` where the group is not to be called as the consumer.
+    /// `KAFKA_GROUP` where the group is not to be called as the consumer. The README has all variables.
     ///
     /// The name is the scope of the inbox: an event happens once per name, whatever the group.
     pub fn from_env(name: &str) -> Consumer<WithDatabase> {
@@ -156,6 +160,7 @@ impl<D> Consumer<D> {
             unregistered: self.unregistered,
             concurrency: self.concurrency,
             group_commit: self.group_commit,
+            park: self.park,
             source_retention: self.source_retention,
             kept: self.kept,
             budget: self.budget,
@@ -176,10 +181,11 @@ impl<D> Consumer<D> {
             handlers: HashMap::new(),
             state: Arc::new(()),
             owner: None,
-            ladder: in_place(3).then([minutes(1), minutes(10), minutes(60)]).when_exhausted(Exhausted::Hold),
+            ladder: in_place(3).then([minutes(1), minutes(10), minutes(60)]),
             unregistered: Unregistered::default(),
             concurrency: CONCURRENCY,
             group_commit: GROUP,
+            park: None,
             source_retention: None,
             kept: None,
             budget: Limits::default(),
@@ -219,7 +225,9 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
     }
 
     /// What follows a failed attempt. Three attempts in place, then rungs of one minute, ten and sixty, unless told
-    /// otherwise; an event that is exhausted is held, with its key.
+    /// otherwise. An event that is exhausted is held, with its key, whichever attempts there are: dead letters, behind
+    /// which the key goes on, are asked for by
+    /// [`when_exhausted(Exhausted::Skip)`](Ladder::when_exhausted).
     pub fn retry(mut self, ladder: Ladder) -> Consumer<D, S> {
         self.ladder = ladder;
         self
@@ -242,9 +250,17 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
 
     /// How many events share a transaction at most under load: 50 unless told otherwise, at most 60; 1 gives each a
     /// transaction of its own. Each has a savepoint, so that one that fails undoes no other. With one event waiting
-    /// the group is one, so nobody waits for company.
+    /// the group is one, so nobody waits for company. A handler whose statements hold until the transaction ends
+    /// (`SET LOCAL`, say; [`Tx`](crate::Tx) has the list) shares none.
     pub fn group_commit(mut self, most: usize) -> Consumer<D, S> {
         self.group_commit = most;
+        self
+    }
+
+    /// How much the park may hold: 10,000 events of a key, and 100,000 events or 1 GiB in all, unless told otherwise.
+    /// `OUTBOX_PARK_EVENTS_OF_KEY`, `OUTBOX_PARK_EVENTS` and `OUTBOX_PARK_BYTES` do the same, where this is not called.
+    pub fn park_limits(mut self, limits: ParkLimits) -> Consumer<D, S> {
+        self.park = Some(limits);
         self
     }
 
@@ -284,7 +300,9 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
         self
     }
 
-    /// An option of librdkafka. Those that would break a promise are refused.
+    /// An option of librdkafka, such as `ssl.ca.location`. Those that would break a promise are refused, and so is one that
+    /// a `KAFKA_…` variable gives, too. TLS is spoken unless every broker is on loopback; in the clear over a network takes
+    /// `security.protocol`, as an option or as `KAFKA_SECURITY_PROTOCOL`.
     pub fn kafka_option(mut self, name: &str, value: &str) -> Consumer<D, S> {
         if let Some(why) = kafka::refused(name) {
             self.mistakes.push(format!("the option {name} of Kafka's client is refused: {why}"));
@@ -329,9 +347,11 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
             "Exhausted::Halt cannot stand behind rungs: an event that waits for one is parked, and its partition has gone \
              on by then; leave then() out and raise in_place() and backoff(), or take Exhausted::Hold, which holds the key",
         );
+        mistakes.extend(self.settings.kafka(&self.kafka).err().into_iter().flatten());
         if let Some(Err(wrong)) = self.settings.link() {
             mistakes.extend(wrong.iter().map(|sentence| format!("DATABASE_URL: {sentence}")));
         }
+        mistakes.extend(self.limits_of_park().err().unwrap_or_default());
         mistakes.extend(self.admin_address().and_then(Result::err));
         mistakes.extend(self.ladder.check().err().map(|error: LadderError| error.to_string()));
         mistakes
@@ -358,6 +378,9 @@ mod tests {
         let consumer = Consumer::from_lookup("", |_| None)
             .concurrency(0)
             .kafka_option("enable.auto.commit", "true")
+            .kafka_option("sasl.username", "inventory")
+            .kafka_option("sasl.pasword", "hush")
+            .park_limits(ParkLimits { bytes: 0, ..ParkLimits::default() })
             .retry(in_place(1).then([Duration::ZERO]));
         let mistakes = consumer.mistakes();
         for part in [
@@ -368,10 +391,47 @@ mod tests {
             "owner()",
             "concurrency",
             "enable.auto.commit",
+            "KAFKA_SASL_MECHANISM",
+            "sasl.pasword: librdkafka has no such option",
+            "limit of the park",
             "rung",
         ] {
             assert!(mistakes.iter().any(|mistake| mistake.contains(part)), "{part}: {mistakes:?}");
         }
+        assert!(!mistakes.concat().contains("hush"), "{mistakes:?}");
+    }
+
+    #[test]
+    fn brokers_elsewhere_are_spoken_to_over_tls_unless_somebody_says_otherwise() {
+        let config = |brokers: &'static str, clear: bool| {
+            let lookup = move |name: &str| match name {
+                "KAFKA_BROKERS" => Some(brokers.to_owned()),
+                "KAFKA_SECURITY_PROTOCOL" if clear => Some("plaintext".to_owned()),
+                _ => None,
+            };
+            let consumer = Consumer::from_lookup("audit", lookup).kafka_option("client.id", "mine");
+            consumer.client_config(&consumer.settings.kafka(&consumer.kafka).unwrap())
+        };
+        for (brokers, clear, protocol) in [
+            ("k1:9093", false, "ssl"),
+            ("k1:9093", true, "plaintext"),
+            ("localhost:9092", false, "plaintext"),
+        ] {
+            let config = config(brokers, clear);
+            assert_eq!(config.get("security.protocol"), Some(protocol), "{brokers}");
+            assert_eq!(config.get("bootstrap.servers"), Some(brokers));
+            let own = ["group.id", "client.id", "auto.offset.reset", "socket.keepalive.enable"]
+                .map(|o| config.get(o));
+            assert_eq!(own, [Some("audit"), Some("mine"), Some("error"), Some("true")]);
+        }
+    }
+
+    #[test]
+    fn a_ladder_that_is_given_ends_as_the_usual_one_does() {
+        let usual = Consumer::from_lookup("audit", |_| None);
+        assert_eq!(usual.ladder.exhausted(), Exhausted::Hold);
+        let given = usual.retry(in_place(3).then([minutes(1)]));
+        assert_eq!(given.ladder.exhausted(), Exhausted::Hold);
     }
 
     #[test]

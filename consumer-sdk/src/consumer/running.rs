@@ -1,5 +1,6 @@
 //! A consumer that runs: what its parts are made of, and when it is told to stop.
 
+use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,12 +9,13 @@ use std::time::Duration;
 use ahash::AHashMap;
 use rdkafka::error::KafkaError;
 
-use super::{Consumer, Unregistered};
+use super::{Consumer, ParkLimits, Unregistered};
 use crate::database::{Database, DatabaseError};
 use crate::handler::{Bound, Kind, Registration};
-use crate::ladder::Ladder;
+use crate::ladder::{Exhausted, Ladder};
 use crate::metrics::admin::{self, Admin, AdminError};
 use crate::metrics::{self, Metrics};
+use crate::outcome::sentence;
 use crate::record::{Company, Known, Record};
 use crate::runtime;
 
@@ -31,6 +33,8 @@ pub(crate) struct Registered {
     pub(crate) unregistered: Unregistered,
     pub(crate) concurrency: usize,
     pub(crate) group_commit: usize,
+    /// How much the park may hold.
+    pub(crate) park: ParkLimits,
     /// Whoever decides about dead letters, and the time they have.
     pub(crate) owner: (String, Duration),
     /// How long the topics keep records, where they are not to be asked.
@@ -53,7 +57,9 @@ impl Registered {
     pub(crate) fn company(&self, record: &Record) -> Option<Company> {
         let handler = record.id.and(self.handlers.of(record))?;
         match handler.kind {
-            Kind::Transactional if self.group_commit > 1 => Some(Company::new(0, self.group_commit)),
+            Kind::Transactional if self.group_commit > 1 && !handler.runs_alone() => {
+                Some(Company::new(0, self.group_commit))
+            }
             Kind::Batch(most) => Some(Company::new(handler.number, most)),
             Kind::Idempotent => Some(Company::LIGHT),
             Kind::Transactional | Kind::External | Kind::AtMostOnce => None,
@@ -111,8 +117,9 @@ impl Handlers {
     }
 }
 
-/// Why a consumer did not run, or had to stop.
-#[derive(Debug, thiserror::Error)]
+/// Why a consumer did not run, or had to stop. A `main` that returns it prints its `Debug`: the sentence, with what it
+/// came from.
+#[derive(thiserror::Error)]
 pub enum RunError {
     /// It is not set up as it has to be. All mistakes at once.
     #[error("the consumer cannot run as it is set up:\n  - {}", .0.join("\n  - "))]
@@ -134,6 +141,12 @@ pub enum RunError {
     Halted(String),
 }
 
+impl fmt::Debug for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&sentence(self))
+    }
+}
+
 impl<D, S: Send + Sync + 'static> Consumer<D, S> {
     /// Runs until SIGTERM or Ctrl-C, then finishes what runs and leaves the group in order.
     ///
@@ -152,7 +165,8 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
         if !mistakes.is_empty() {
             return Err(RunError::SetUp(mistakes));
         }
-        let config = self.client_config();
+        let config = self.client_config(&self.settings.kafka(&self.kafka).map_err(RunError::SetUp)?);
+        let park = self.limits_of_park().map_err(RunError::SetUp)?;
         let longest = self.handlers.values().map(Registration::timeout).max().unwrap_or_default();
         let scope = self.scope.clone().unwrap_or_else(|| self.name.clone());
         let database = match self.settings.link() {
@@ -187,6 +201,7 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
             unregistered: self.unregistered,
             concurrency: self.concurrency,
             group_commit: self.group_commit,
+            park,
             owner: self.owner.unwrap_or_default(),
             source_retention: self.source_retention,
             kept: self.kept,
@@ -195,6 +210,7 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
         let (owner, within) = &registered.owner;
         let (consumer, topics) = (&*registered.name, registered.topics.join(", "));
         tracing::info!(consumer, owner, ?within, "consuming {topics}");
+        tracing::info!(consumer, "{}", after_the_last_attempt(registered.ladder.exhausted()));
         let running = runtime::run(&config, registered, database, shutdown);
         match admin {
             Some(admin) => beside(admin, running).await,
@@ -205,6 +221,11 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
     /// The group it reads in.
     pub(super) fn group(&self) -> String {
         self.settings.group().unwrap_or(&self.name).to_owned()
+    }
+
+    /// How much the park may hold.
+    pub(super) fn limits_of_park(&self) -> Result<ParkLimits, Vec<String>> {
+        self.park.map_or_else(|| ParkLimits::read(&self.settings), ParkLimits::checked)
     }
 
     /// Where the admin port is to listen, if there is to be one.
@@ -218,8 +239,27 @@ impl<D, S: Send + Sync + 'static> Consumer<D, S> {
         let names = metrics::Names { consumer: self.name.clone(), group: self.group() };
         let types: Vec<String> = self.handlers.keys().cloned().collect();
         let metrics = Metrics::new(names, &self.topics, &types);
+        if self.settings.database().is_some()
+            && let Ok(limits) = self.limits_of_park()
+        {
+            metrics.park_may_hold(limits);
+        }
         metrics.publish(&opentelemetry::global::meter(metrics::SCOPE));
         metrics
+    }
+}
+
+/// What the policy means, said at the start: who did not choose it shall see it.
+fn after_the_last_attempt(exhausted: Exhausted) -> &'static str {
+    match exhausted {
+        Exhausted::Hold => {
+            "an event that is exhausted is held, and its key waits behind it until somebody releases it (outbox-dlq parked, \
+             release)"
+        }
+        Exhausted::Skip => {
+            "an event that is exhausted becomes a dead letter, and later events of its key go on without it"
+        }
+        Exhausted::Halt => "an event that is exhausted halts its partition until it goes well",
     }
 }
 
@@ -254,5 +294,30 @@ async fn told_to_stop() {
     // Without a way to hear of either nothing would ever stop it: running on is what is left.
     if interrupted.await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `fn main() -> Result<(), RunError>` prints it that way.
+    #[test]
+    fn an_error_is_printed_as_its_sentence_with_what_it_came_from() {
+        let set_up = RunError::SetUp(vec!["there is no topic: call topic()".into(), "another".into()]);
+        let said =
+            "the consumer cannot run as it is set up:\n  - there is no topic: call topic()\n  - another";
+        assert_eq!(format!("{set_up:?}"), said);
+        let inner = DatabaseError::Version { found: 2, known: 1 };
+        assert_eq!(format!("{inner:?}"), inner.to_string());
+        assert_eq!(
+            format!("{:?}", RunError::from(inner)),
+            DatabaseError::Version { found: 2, known: 1 }.to_string()
+        );
+        let source = std::io::Error::other("no room");
+        assert_eq!(format!("{:?}", RunError::Thread(source)), "starting the client's thread: no room");
+        let address = "127.0.0.1:9465".parse().unwrap();
+        let admin = AdminError::Bind { address, source: std::io::Error::other("in use") };
+        assert!(format!("{admin:?}").ends_with("(port 0 takes a free one): in use"), "{admin:?}");
     }
 }

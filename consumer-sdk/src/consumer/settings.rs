@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 
+use outbox_kafka_link::link::VARIABLES as OF_KAFKA;
 use outbox_postgres_link::link::{PASSWORD, PASSWORD_FILE};
 use outbox_postgres_link::{Link, Mistakes};
 
-/// Everything that is read.
-const VARIABLES: [&str; 7] = [
+use super::park;
+
+/// Everything that is read, beside what says how to connect to Kafka.
+const VARIABLES: [&str; 10] = [
     "KAFKA_BROKERS",
     "KAFKA_GROUP",
     "DATABASE_URL",
@@ -14,6 +17,9 @@ const VARIABLES: [&str; 7] = [
     PASSWORD_FILE,
     "OUTBOX_ADMIN",
     "OUTBOX_ADMIN_ALLOW_REMOTE",
+    park::OF_KEY,
+    park::EVENTS,
+    park::BYTES,
 ];
 
 /// What was found; a variable that is set to nothing counts as not set. It may hold a password and cannot be shown.
@@ -22,13 +28,23 @@ pub(super) struct Settings(HashMap<&'static str, String>);
 impl Settings {
     /// Reads every variable once.
     pub(super) fn read(lookup: impl Fn(&str) -> Option<String>) -> Settings {
-        let found = VARIABLES.into_iter().filter_map(|variable| Some((variable, lookup(variable)?)));
+        let variables = VARIABLES.into_iter().chain(OF_KAFKA);
+        let found = variables.filter_map(|variable| Some((variable, lookup(variable)?)));
         Settings(found.filter(|(_, value)| !value.trim().is_empty()).collect())
     }
 
     /// Kafka's bootstrap servers.
     pub(super) fn brokers(&self) -> Option<&str> {
         self.get("KAFKA_BROKERS")
+    }
+
+    /// How Kafka's brokers are spoken to, with options from elsewhere.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it; that no broker is named is not.
+    pub(super) fn kafka(&self, options: &[(String, String)]) -> Result<outbox_kafka_link::Link, Vec<String>> {
+        let brokers = self.brokers().unwrap_or_default();
+        outbox_kafka_link::Link::parse(brokers, options, |variable| self.get(variable).map(str::to_owned))
     }
 
     /// The group, where it is not to be called as the consumer.
@@ -56,7 +72,8 @@ impl Settings {
         self.get("OUTBOX_ADMIN_ALLOW_REMOTE").is_some_and(|text| text.trim() == "true")
     }
 
-    fn get(&self, variable: &str) -> Option<&str> {
+    /// The text of a variable, if it is set.
+    pub(super) fn get(&self, variable: &str) -> Option<&str> {
         self.0.get(variable).map(String::as_str)
     }
 }

@@ -116,7 +116,7 @@ impl Projection {
         // A letter is read once and kept as a short row.
         config.set("queued.max.messages.kbytes", "16384");
         let failed = |source| ProjectionError::Kafka { what: "take the client's settings", source };
-        let consumer = Arc::new(config.create_with_context(Quiet).map_err(failed)?);
+        let consumer = Arc::new(config.create_with_context(Quiet::default()).map_err(failed)?);
         Ok(Projection { consumer, group: group.to_owned(), adoption })
     }
 

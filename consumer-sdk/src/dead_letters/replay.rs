@@ -78,7 +78,7 @@ impl Fetcher {
         config.set("auto.offset.reset", "error").set("enable.partition.eof", "true");
         config.set("allow.auto.create.topics", "false").set("fetch.wait.max.ms", "20");
         config.set("queued.max.messages.kbytes", "1024");
-        Ok(Fetcher { consumer: Arc::new(config.create_with_context(Quiet)?) })
+        Ok(Fetcher { consumer: Arc::new(config.create_with_context(Quiet::default())?) })
     }
 
     /// The record of a letter: of its copies the first that is still there. A copy counts only if it is of this
@@ -200,7 +200,10 @@ pub async fn park(client: &mut Client, wanted: Wanted<'_>, record: &Record) -> R
     let (partition, offset) = wanted.source.unwrap_or((record.partition, record.offset));
     let time = source_time(record).and_then(|millis| Timestamp::from_millisecond(millis).ok());
     let headers = for_park(&replayable(&record.headers));
-    let call = "SELECT inbox.replay_parked($1, $2, $3, $4, $5, $6, $7, $8, $9::text::json)";
+    // An event without a key waits for no other: it is parked by its id, as the consumer parks it.
+    let call = "SELECT inbox.replay_parked($1, $2, $3, $4, $5, $6, $7, $8, $9::text::json, \
+                (SELECT uuid_send(l.id) FROM inbox.dead_letter AS l \
+                 WHERE l.scope = $1 AND l.letter = $2 AND $7::bytea IS NULL))";
     let (scope, letter) = (wanted.scope, wanted.letter);
     begun
         .query_one(

@@ -4,13 +4,15 @@
 //! copy, which the projection joins with the first (C11).
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use outbox_kafka_link::Unwaited;
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
+use super::client::Quiet;
 use super::evidence::{self, Evidence};
 use super::record::{Header, for_client};
 use super::topic::{self, Concern, TopicError};
@@ -95,12 +97,15 @@ impl SinkError {
     }
 }
 
+/// The producer, whose end nobody waits for.
+type Producing = Arc<Unwaited<FutureProducer<Quiet>>>;
+
 /// Writes the dead letters of one group.
 pub struct Sink {
     config: ClientConfig,
     group: String,
     retention: Duration,
-    producer: Mutex<FutureProducer>,
+    producer: Mutex<Producing>,
     topics: Mutex<HashMap<String, (String, i32)>>,
 }
 
@@ -127,7 +132,7 @@ impl Sink {
         config.set("message.max.bytes", "1000000000");
         // The caller tries again, and wants to say so meanwhile.
         config.set("message.timeout.ms", "30000");
-        let producer = Mutex::new(config.create().map_err(SinkError::Settings)?);
+        let producer = Mutex::new(produce(&config)?);
         Ok(Sink { config, group: group.to_owned(), retention, producer, topics: Mutex::default() })
     }
 
@@ -180,16 +185,22 @@ impl Sink {
     }
 
     /// An idempotent producer that lost its sequence takes nothing any more; another one begins a sequence of its own.
-    fn replace_if_dead(&self, used: &FutureProducer) -> Result<(), SinkError> {
+    fn replace_if_dead(&self, used: &Producing) -> Result<(), SinkError> {
         if used.client().fatal_error().is_none() {
             return Ok(());
         }
         let mut producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
         if producer.client().fatal_error().is_some() {
-            *producer = self.config.create().map_err(SinkError::Settings)?;
+            *producer = produce(&self.config)?;
         }
         Ok(())
     }
+}
+
+fn produce(config: &ClientConfig) -> Result<Producing, SinkError> {
+    let producer: FutureProducer<Quiet> =
+        config.create_with_context(Quiet::default()).map_err(SinkError::Settings)?;
+    Ok(Arc::new(Unwaited::new(producer)))
 }
 
 fn refused(topic: String, bytes: usize, source: KafkaError) -> SinkError {

@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use outbox_kafka_link::Unwaited;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use super::client::Quiet;
 use super::evidence;
 
 /// How long dead letters stay unless the owner's window says otherwise.
@@ -177,9 +178,9 @@ pub async fn prepare(
 ) -> Result<Prepared, TopicError> {
     let name = name(source, group)?;
     let kafka = |what| move |source| TopicError::Kafka { what, source };
-    let admin: AdminClient<DefaultClientContext> =
-        config.create().map_err(kafka("take the client's settings"))?;
-    let admin = Arc::new(admin);
+    let admin: AdminClient<Quiet> =
+        config.create_with_context(Quiet::default()).map_err(kafka("take the client's settings"))?;
+    let admin = Arc::new(Unwaited::new(admin));
     let topics = shapes(&admin).await?;
     let no_source = || TopicError::NoSource { source_topic: source.to_owned() };
     let &(partitions, replication) = topics.get(source).ok_or_else(no_source)?;
@@ -254,7 +255,8 @@ pub enum Kept {
 /// [`TopicError::Kafka`].
 pub async fn kept(config: &ClientConfig, topic: &str) -> Result<Kept, TopicError> {
     let failed = |source| TopicError::Kafka { what: "take the client's settings", source };
-    let admin: AdminClient<DefaultClientContext> = config.create().map_err(failed)?;
+    let admin: AdminClient<Quiet> = config.create_with_context(Quiet::default()).map_err(failed)?;
+    let admin = Unwaited::new(admin);
     let settings = tokio::time::timeout(SHORT, settings(&admin, topic)).await;
     let settings =
         settings.unwrap_or(Err(failed(KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut))))?;
@@ -269,7 +271,7 @@ pub async fn kept(config: &ClientConfig, topic: &str) -> Result<Kept, TopicError
 
 /// Partitions and replicas of every topic. Of all, since asking for one by name makes it where brokers may.
 async fn shapes(
-    admin: &Arc<AdminClient<DefaultClientContext>>,
+    admin: &Arc<Unwaited<AdminClient<Quiet>>>,
 ) -> Result<HashMap<String, (i32, i32)>, TopicError> {
     let asked = Arc::clone(admin);
     let answer = tokio::task::spawn_blocking(move || {
@@ -285,10 +287,7 @@ async fn shapes(
     answer.map_err(|source| TopicError::Kafka { what: "name its topics", source })
 }
 
-async fn settings(
-    admin: &AdminClient<DefaultClientContext>,
-    topic: &str,
-) -> Result<HashMap<String, String>, TopicError> {
+async fn settings(admin: &AdminClient<Quiet>, topic: &str) -> Result<HashMap<String, String>, TopicError> {
     let failed = |source| TopicError::Kafka { what: "show the settings of a topic", source };
     let options = AdminOptions::new().request_timeout(Some(PATIENCE));
     let answers =
@@ -304,7 +303,7 @@ async fn settings(
 }
 
 async fn create(
-    admin: &AdminClient<DefaultClientContext>,
+    admin: &AdminClient<Quiet>,
     name: &str,
     replication: i32,
     wanted: &Wanted,

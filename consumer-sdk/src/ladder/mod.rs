@@ -6,8 +6,9 @@
 //! let ladder = in_place(3)
 //!     .then([minutes(1), minutes(10), hours(1)])
 //!     .deadline(hours(4))
-//!     .when_exhausted(Exhausted::Hold);
+//!     .when_exhausted(Exhausted::Skip);
 //! assert!(ladder.check().is_ok());
+//! assert_eq!(in_place(3).exhausted(), Exhausted::Hold);
 //! ```
 //!
 //! The policy is the same whoever carries it out: the park table, where order is kept, or retry topics.
@@ -15,8 +16,9 @@
 //!
 //! - A delay is never shorter than its name says: jitter only adds to it.
 //! - An error that is sure to come again is not tried again.
-//! - A serialization failure or a deadlock is nobody's fault: it counts no attempt and brings nobody to
-//!   the dead letters, but its rate is bounded (C44).
+//! - A serialization failure, a deadlock or a lost connection of the handler's own transaction is nobody's fault: it
+//!   counts no attempt and brings nobody to the dead letters, but its rate is bounded (C44). The same error of a
+//!   connection that the handler made itself is its failure.
 
 mod budget;
 
@@ -53,24 +55,26 @@ pub const fn hours(count: u64) -> Duration {
 }
 
 /// A ladder that makes so many attempts in place, the first included (so 0 counts as 1), 100 ms apart,
-/// then twice as much each time up to 10 s, and then gives up to the dead letters and goes on.
+/// then twice as much each time up to 10 s. What is exhausted then is held, with its key, unless
+/// [`when_exhausted`](Ladder::when_exhausted) says otherwise.
 pub fn in_place(attempts: u32) -> Ladder {
     Ladder {
         in_place: attempts.max(1),
         backoff: Backoff { first: Duration::from_millis(100), most: Duration::from_secs(10) },
         rungs: Vec::new(),
         deadline: None,
-        exhausted: Exhausted::Skip,
+        exhausted: Exhausted::default(),
     }
 }
 
 /// What becomes of an event that has no attempt left, and of its key or its partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Exhausted {
-    /// It becomes a dead letter, and later events of the key go on.
-    #[default]
+    /// It becomes a dead letter, and later events of the key go on without it: their order has a gap.
     Skip,
-    /// It waits until somebody decides, and later events of the key wait behind it.
+    /// It waits until somebody decides, and later events of the key wait behind it. Nobody else waits. The only one that
+    /// keeps the order of the key without anybody's word, and so the one that is taken where none is chosen.
+    #[default]
     Hold,
     /// Nothing more of its partition is read. It is tried again every minute, and when it goes well its partition goes on.
     ///
@@ -133,7 +137,8 @@ pub enum Failure {
     },
     /// It is sure to fail again.
     Permanent,
-    /// Serialization failure or deadlock (40001, 40P01).
+    /// Nobody's fault: a serialization failure or deadlock (40001, 40P01) of the handler's transaction, or the loss of its
+    /// connection.
     Uncounted,
 }
 
@@ -187,7 +192,7 @@ impl Ladder {
         self
     }
 
-    /// What becomes of an event after the last attempt.
+    /// What becomes of an event after the last attempt: [`Exhausted::Hold`] unless it is said here.
     #[must_use]
     pub fn when_exhausted(mut self, exhausted: Exhausted) -> Ladder {
         self.exhausted = exhausted;

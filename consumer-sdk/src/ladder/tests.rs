@@ -108,7 +108,7 @@ fn the_ladder_of_the_readme() {
         .filter_map(|n| if let Step::Park { rung, .. } = step(n) { Some(rung) } else { None })
         .collect();
     assert_eq!(rungs, [0, 1, 2]);
-    assert_eq!(step(6), Step::Exhausted(Exhausted::Skip));
+    assert_eq!(step(6), Step::Exhausted(Exhausted::Hold));
 }
 
 #[test]

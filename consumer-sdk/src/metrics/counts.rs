@@ -59,7 +59,8 @@ named! {
         TimedOut = "timed_out",
         /// It panicked.
         Panicked = "panicked",
-        /// A serialization failure or a deadlock: nobody's fault, and no failed attempt (C44).
+        /// A serialization failure, a deadlock or a lost connection of the handler's own transaction: nobody's fault, and no
+        /// failed attempt (C44).
         Conflict = "conflict",
         /// The handler was done, and the database refused to commit.
         NotCommitted = "not_committed",

@@ -7,7 +7,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Histogram, Meter};
 
 use super::Source;
-use super::status::{Parked, Partition, Pool, Status};
+use super::status::{Park, Parked, Partition, Pool, Status};
 
 /// Takes the values of a family, with their labels.
 type Emit<'e> = dyn FnMut(f64, &[(&'static str, &str)]) + 'e;
@@ -106,6 +106,12 @@ fn pool(status: &Status, emit: &mut Emit<'_>, value: fn(&Pool) -> u64) {
     }
 }
 
+fn park(status: &Status, emit: &mut Emit<'_>, value: fn(&Park) -> f64) {
+    if let Some(park) = &status.park {
+        emit(value(park), &[]);
+    }
+}
+
 fn parked(status: &Status, emit: &mut Emit<'_>, value: fn(&Parked) -> f64) {
     if let Some(parked) = &status.parked {
         emit(value(parked), &[]);
@@ -142,8 +148,9 @@ const EVENTS: &[Family] = &[
         "outbox_consumer_attempts_total",
         &["topic", "event_type", "outcome"],
         "Attempts of handlers by how they ended: done, rejected, retry (the handler asked for it), failed, permanent, \
-         timed_out, panicked, conflict (serialization failure or deadlock, not counted as failed), not_committed. The \
-         error rate is the share of all but done, rejected and conflict.",
+         timed_out, panicked, conflict (serialization failure, deadlock or lost connection of the handler's own \
+         transaction, not counted as failed), not_committed. The error rate is the share of all but done, rejected and \
+         conflict.",
         |s, emit| {
             for events in &s.totals.events {
                 for (outcome, count) in &events.attempts {
@@ -411,11 +418,33 @@ const IN_HAND: &[Family] = &[
     gauge("outbox_consumer_parked_events", &[], "Events of those keys; take the maximum.", |s, emit| {
         parked(s, emit, |parked| float(parked.events));
     }),
+    gauge("outbox_consumer_parked_bytes", &[], "Bytes of those events; take the maximum.", |s, emit| {
+        parked(s, emit, |parked| float(parked.bytes));
+    }),
     gauge(
         "outbox_consumer_parked_oldest_seconds",
         &[],
         "Time since the first failure of the oldest of them; take the maximum.",
         |s, emit| parked(s, emit, |parked| parked.oldest_seconds),
+    ),
+    gauge(
+        "outbox_consumer_park_full",
+        &[],
+        "1 while the park has no room for an event of this instance, in the last half minute: the event and its key wait \
+         where they are, and may hold up the frontier.",
+        |s, emit| park(s, emit, |park| flag(park.full)),
+    ),
+    gauge(
+        "outbox_consumer_park_most_events",
+        &[],
+        "Events that the park may hold in all: the bound of outbox_consumer_parked_events.",
+        |s, emit| park(s, emit, |park| f64::from(park.most_events)),
+    ),
+    gauge(
+        "outbox_consumer_park_most_bytes",
+        &[],
+        "Bytes that the park may hold in all: the bound of outbox_consumer_parked_bytes.",
+        |s, emit| park(s, emit, |park| float(park.most_bytes)),
     ),
     gauge(
         "outbox_consumer_phase",

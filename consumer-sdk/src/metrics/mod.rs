@@ -38,6 +38,7 @@ use opentelemetry::metrics::Meter;
 use outbox_postgres_link::PoolLook;
 use parking_lot::Mutex;
 
+use crate::consumer::ParkLimits;
 use crate::record::Record;
 use counts::{Cause, Counts, Ended, Named, Retry, Series, Settled};
 use engine::EngineLook;
@@ -87,6 +88,7 @@ struct Inner {
     jumps: [AtomicU64; Jump::ALL.len()],
     engine: Ask<EngineLook>,
     pool: Ask<PoolLook>,
+    park: OnceLock<ParkLimits>,
     told: Mutex<Told>,
     /// For the application's meter, and for that of the admin port.
     histograms: [OnceLock<Histograms>; 2],
@@ -100,7 +102,12 @@ struct Told {
     halted: Option<String>,
     parked: Option<(Instant, ParkedLook)>,
     parked_asked: Option<Instant>,
+    /// When the park had no room last, and when that was said last.
+    park_full: Option<Instant>,
+    park_full_said: Option<Instant>,
     kafka_answered: Option<Instant>,
+    /// Why it does not, since then.
+    kafka_trouble: Option<String>,
 }
 
 /// How a partition left.
@@ -159,6 +166,7 @@ impl Metrics {
             jumps: Default::default(),
             engine: OnceLock::new(),
             pool: OnceLock::new(),
+            park: OnceLock::new(),
             told: Mutex::default(),
             histograms: [OnceLock::new(), OnceLock::new()],
             fresh: Mutex::new(None),
@@ -181,6 +189,11 @@ impl Metrics {
     /// Asks the pool at each look.
     pub(crate) fn watch_pool(&self, ask: impl Fn() -> PoolLook + Send + Sync + 'static) {
         let _first = self.0.pool.set(Box::new(move || Some(ask())));
+    }
+
+    /// How much the park may hold.
+    pub(crate) fn park_may_hold(&self, limits: ParkLimits) {
+        let _first = self.0.park.set(limits);
     }
 
     /// What the consumer is called.
@@ -241,7 +254,14 @@ impl Metrics {
 
     /// The cluster has answered.
     pub(crate) fn kafka_answered(&self) {
-        self.0.told.lock().kafka_answered = Some(Instant::now());
+        let mut told = self.0.told.lock();
+        told.kafka_answered = Some(Instant::now());
+        told.kafka_trouble = None;
+    }
+
+    /// Why a broker cannot be spoken to; it counts until the cluster answers.
+    pub(crate) fn kafka_says(&self, why: String) {
+        self.0.told.lock().kafka_trouble = Some(why);
     }
 
     /// Where a partition's log ends.
@@ -314,6 +334,17 @@ impl Metrics {
         let due = told.parked_asked.is_none_or(|at| at.elapsed() >= parked::EVERY);
         if due {
             told.parked_asked = Some(Instant::now());
+        }
+        due
+    }
+
+    /// There was no room in the park. Whether that is to be said: it was not for so long.
+    pub(crate) fn park_is_full(&self, silent: Duration) -> bool {
+        let (mut told, now) = (self.0.told.lock(), Instant::now());
+        told.park_full = Some(now);
+        let due = told.park_full_said.is_none_or(|at| now.duration_since(at) >= silent);
+        if due {
+            told.park_full_said = Some(now);
         }
         due
     }
@@ -441,9 +472,13 @@ impl Inner {
             (None, false) => "running",
         };
         let halted = told.halted.clone();
-        let answered_seconds_ago = told.kafka_answered.map(|at| at.elapsed().as_secs_f64());
+        let kafka = status::Kafka {
+            answered_seconds_ago: told.kafka_answered.map(|at| at.elapsed().as_secs_f64()),
+            trouble: told.kafka_trouble.clone(),
+        };
         let parked = told.parked.as_ref().filter(|(at, _)| at.elapsed() < parked::STALE);
         let parked = parked.map(|(at, look)| parked_status(look, at.elapsed()));
+        let full = told.park_full.is_some_and(|at| at.elapsed() < parked::FULL);
         drop(told);
         // Let go before the totals lock them again.
         let partitions = self.partitions.lock().status(&engine, self.begun.elapsed(), today());
@@ -456,7 +491,7 @@ impl Inner {
             },
             phase,
             halted,
-            kafka: status::Kafka { answered_seconds_ago },
+            kafka,
             in_hand: status::InHand {
                 records: engine.held.count,
                 bytes: engine.held.bytes,
@@ -468,6 +503,12 @@ impl Inner {
             partitions,
             pool: self.pool.get().and_then(|ask| ask()).map(pool_status),
             parked,
+            park: self.park.get().map(|limits| status::Park {
+                full,
+                most_events_of_key: limits.events_of_key,
+                most_events: limits.events,
+                most_bytes: limits.bytes,
+            }),
             totals: self.totals(),
         }
     }

@@ -9,6 +9,9 @@ pub(crate) const EVERY: Duration = Duration::from_secs(15);
 /// What was asked for longer ago is shown no more: the database is away, and an old number would look like a fact.
 pub(super) const STALE: Duration = Duration::from_secs(60);
 
+/// How long the park counts as full behind an event that it had no room for, which asks again sooner than that.
+pub(super) const FULL: Duration = Duration::from_secs(30);
+
 /// Keys of a consumer that are parked, and the events behind them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct ParkedLook {

@@ -19,6 +19,7 @@ pub(crate) struct Status {
     pub(crate) partitions: Vec<Partition>,
     pub(crate) pool: Option<Pool>,
     pub(crate) parked: Option<Parked>,
+    pub(crate) park: Option<Park>,
     pub(crate) totals: Totals,
 }
 
@@ -35,6 +36,8 @@ pub(crate) struct Who {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Kafka {
     pub(crate) answered_seconds_ago: Option<f64>,
+    /// What was said of a connection that could not be made, since the last answer.
+    pub(crate) trouble: Option<String>,
 }
 
 /// What was read and is not settled.
@@ -94,6 +97,16 @@ pub(crate) struct Parked {
     pub(crate) bytes: u64,
     pub(crate) oldest_seconds: f64,
     pub(crate) asked_seconds_ago: f64,
+}
+
+/// How much the park table may hold.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Park {
+    /// This instance found no room in it within the last half minute.
+    pub(crate) full: bool,
+    pub(crate) most_events_of_key: u32,
+    pub(crate) most_events: u32,
+    pub(crate) most_bytes: u64,
 }
 
 /// Counted since the process began.

@@ -90,6 +90,8 @@ pub(super) fn everything(metrics: &Metrics) {
     let waiting = vec![4, 0, 1];
     let oldest = Duration::from_secs(90);
     metrics.saw_parked(ParkedLook { waiting, held: 2, events: 30, bytes: 9_000, oldest });
+    metrics.park_may_hold(ParkLimits::default());
+    assert!(metrics.park_is_full(Duration::from_secs(60)) && !metrics.park_is_full(Duration::from_secs(60)));
     metrics.watch_engine(|| {
         Some(EngineLook {
             held: Held { count: 2, bytes: 600 },
@@ -139,6 +141,9 @@ fn what_happens_is_seen_in_the_applications_meter() {
         ("outbox_consumer_pool_lost_total{consumer=\"inventory\"}".to_owned(), 4.0),
         ("outbox_consumer_parked_keys{consumer=\"inventory\",rung=\"0\",state=\"waiting\"}".to_owned(), 4.0),
         ("outbox_consumer_parked_keys{consumer=\"inventory\",rung=\"\",state=\"held\"}".to_owned(), 2.0),
+        ("outbox_consumer_park_full{consumer=\"inventory\"}".to_owned(), 1.0),
+        ("outbox_consumer_park_most_events{consumer=\"inventory\"}".to_owned(), 100_000.0),
+        ("outbox_consumer_parked_bytes{consumer=\"inventory\"}".to_owned(), 9_000.0),
         ("outbox_consumer_phase{consumer=\"inventory\",phase=\"running\"}".to_owned(), 1.0),
         (format!("outbox_consumer_handler_seconds_count{{{event},topic=\"orders\"}}"), 3.0),
         (format!("outbox_consumer_handler_seconds_bucket{{{event},topic=\"orders\",le=\"0.05\"}}"), 2.0),
@@ -207,7 +212,7 @@ fn nothing_is_shown_of_what_is_not_known() {
     let (application, metrics) = (Application::new(), metrics("inventory"));
     metrics.publish(&application.0.meter(SCOPE));
     let text = application.text();
-    for unknown in ["lag_", "pool_", "parked_", "oldest_", "attempts", "handler_seconds"] {
+    for unknown in ["lag_", "pool_", "parked_", "park_", "oldest_", "attempts", "handler_seconds"] {
         assert!(!text.contains(&format!("\noutbox_consumer_{unknown}")), "{unknown} in\n{text}");
     }
     assert!(metrics.parked_is_due() && !metrics.parked_is_due(), "asked once in a while");

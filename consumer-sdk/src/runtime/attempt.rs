@@ -15,7 +15,7 @@ use crate::handler::Answer;
 use crate::ladder::Failure;
 use crate::metrics::counts::{Cause, Ended, Named};
 pub(super) use crate::outcome::sentence;
-use crate::outcome::{Handled, HandlerError, Outcome};
+use crate::outcome::{Handled, HandlerError, Outcome, is_nobodys_fault};
 use crate::record::Record;
 use crate::trace;
 
@@ -31,7 +31,7 @@ const RETRY: &str = "retry";
 const PASSED_OVER: &str = "passed_over_error";
 const UNREADABLE: &str = "unreadable";
 /// The database refused to commit what the handler had done.
-pub(super) const NOT_COMMITTED: &str = "commit_refused";
+const NOT_COMMITTED: &str = "commit_refused";
 /// No handler is registered for the type.
 pub(super) const UNREGISTERED: &str = "unregistered_type";
 /// There is no type.
@@ -52,11 +52,13 @@ pub(super) struct Reason {
     pub(super) class: Option<&'static str>,
     /// Never the payload's content, unless the handler's own error quotes it.
     pub(super) said: String,
+    /// Attempts that are known of, where they are more than those that have failed here.
+    pub(super) attempts: u32,
 }
 
 impl Reason {
     pub(super) fn new(cause: &str, said: impl Into<String>) -> Reason {
-        Reason { cause: cause.to_owned(), class: None, said: said.into() }
+        Reason { cause: cause.to_owned(), class: None, said: said.into(), attempts: 0 }
     }
 
     /// How its dead letter is counted.
@@ -75,7 +77,7 @@ impl Reason {
         let path = error.class();
         let bare = path.split('<').next().unwrap_or(path);
         let cause = bare.rsplit("::").next().unwrap_or(bare).to_owned();
-        Reason { cause, class: Some(path), said: error.sentence() }
+        Reason { cause, class: Some(path), said: error.sentence(), attempts: 0 }
     }
 }
 
@@ -97,6 +99,24 @@ impl Attempt {
     pub(super) fn passed_over() -> Attempt {
         let said = "a statement had failed, and the handler passed over its error: nothing was committed";
         Attempt::Failed(TRANSIENT, Reason::new(PASSED_OVER, said))
+    }
+
+    /// The same, where the handler's transaction or its connection failed through nobody's fault: an error of the handler's
+    /// counts no attempt then (C44). What it says itself, a panic, and what is sure to come again stand.
+    pub(super) fn through_nobodys_fault(self) -> Attempt {
+        match self {
+            Attempt::Failed(Failure::Transient { .. }, reason) if reason.class.is_some() => {
+                Attempt::Failed(Failure::Uncounted, reason)
+            }
+            other => other,
+        }
+    }
+
+    /// The database refused to commit what the handler had done.
+    pub(super) fn not_committed(error: tokio_postgres::Error) -> Attempt {
+        let failure = if is_nobodys_fault(&error) { Failure::Uncounted } else { TRANSIENT };
+        let reason = Reason::of(&HandlerError::from(error));
+        Attempt::Failed(failure, Reason { cause: NOT_COMMITTED.into(), ..reason })
     }
 
     /// How it is counted.

@@ -46,6 +46,7 @@ fn next(turn: &Turn, batch: bool, failed: bool) -> Next {
         | Turn::Later
         | Turn::Again
         | Turn::Wait(_)
+        | Turn::Full
         | Turn::Trouble(_)
         | Turn::Left => Next::Company,
     }

@@ -11,6 +11,7 @@ use super::inbox::{self, Claimed, Committed, Event, InboxError, Name, Park, Verd
 use super::letters::Failing;
 use super::worker::Fate;
 use super::{AGAIN, Shared};
+use crate::consumer::ParkLimits;
 use crate::database::{Database, Lease};
 use crate::handler::{Kind, TIMEOUT};
 use crate::ladder::{Exhausted, Failure, History, Step};
@@ -209,8 +210,10 @@ async fn otherwise(
     let behind = parked.first() == Some(&true);
     let write = async {
         match &instead {
-            Instead::Parked(_) if behind => inbox::follow(&lease, scope, &[event]).await,
-            Instead::Parked(park) => inbox::park(&lease, scope, event, park).await.map(|()| true),
+            Instead::Parked(_) if behind => inbox::follow(&lease, &shared.registered, &[event]).await,
+            Instead::Parked(park) => {
+                inbox::park(&lease, &shared.registered, event, park).await.map(|()| true)
+            }
             // It has run, and failed: it decides nothing about the parked ones.
             Instead::Rejected(why) => {
                 inbox::settle(&lease, scope, &[name], "rejected", why).await.map(|()| true)
@@ -239,7 +242,10 @@ async fn otherwise(
             if !matches!(error, InboxError::Postgres(_) | InboxError::Silent(_)) {
                 inbox::roll_back(lease).await;
             }
-            trouble(work, &sentence(&error))
+            match error {
+                InboxError::Full => no_room(shared, work),
+                error => trouble(work, &sentence(&error)),
+            }
         }
     }
 }
@@ -249,6 +255,23 @@ async fn committed_or_again(lease: Lease, how: Settled) -> Fate {
         Committed::Yes => Fate::Settled(how),
         Committed::Aborted | Committed::Refused(_) | Committed::Unknown(_) => Fate::Again(AGAIN),
     }
+}
+
+/// The park is full: the record stays first of its key, where it is, until there is room. Nothing is counted.
+pub(super) fn no_room(shared: &Shared, work: &Work) -> Fate {
+    let Some(record) = work.first() else { return Fate::Again(AGAIN) };
+    let (place, ParkLimits { events_of_key, events, bytes }) = (record.place(), shared.registered.park);
+    // Of thousands of keys that wait one says it.
+    if shared.registered.metrics.park_is_full(NOWHERE / 2) {
+        tracing::error!(
+            place,
+            again_in = ?NOWHERE,
+            "the park is full: it may hold {events_of_key} events of a key, and {events} events or {bytes} bytes in all; what \
+             would be parked waits here with its key. Mend what fails, release or discard what is held (outbox-dlq parked), \
+             or raise park_limits()"
+        );
+    }
+    Fate::Again(NOWHERE)
 }
 
 /// The database is in trouble, not the record: nothing is counted.

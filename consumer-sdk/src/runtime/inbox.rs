@@ -12,6 +12,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use crate::consumer::{ParkLimits, Registered};
 use crate::database::{Database, DatabaseError, Lease};
 use crate::record::Record;
 
@@ -218,8 +219,8 @@ async fn prepared(lease: &Lease, sql: &str) -> Result<Statement, InboxError> {
 }
 
 /// Ends the transaction without effect. A connection that does not even take that is thrown away.
-pub(super) async fn roll_back(lease: Lease) {
-    let rolled = tokio::time::timeout(OWN, lease.batch_execute("ROLLBACK")).await;
+pub(super) async fn roll_back(mut lease: Lease) {
+    let rolled = tokio::time::timeout(OWN, lease.end("ROLLBACK")).await;
     if matches!(rolled, Ok(Ok(()))) {
         lease.give_back();
     }
@@ -228,10 +229,15 @@ pub(super) async fn roll_back(lease: Lease) {
 /// Commits, behind a statement without effect. A transaction in which a statement failed would answer COMMIT with a
 /// rollback that looks like success to the driver; the statement before it does not. Both are one message, so that one
 /// answer comes.
-pub(super) async fn commit(lease: Lease) -> Committed {
-    let Err(error) = lease.batch_execute("SELECT; COMMIT").await else {
-        lease.give_back();
-        return Committed::Yes;
+pub(super) async fn commit(mut lease: Lease) -> Committed {
+    let error = match tokio::time::timeout(OWN, lease.end("SELECT; COMMIT")).await {
+        Ok(Ok(())) => {
+            lease.give_back();
+            return Committed::Yes;
+        }
+        Ok(Err(error)) => error,
+        // The connection may lead nowhere: it is thrown away, and what became of the COMMIT is to be found out.
+        Err(_) => return Committed::Unknown(InboxError::Silent(OWN).to_string()),
     };
     match error.code() {
         Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
@@ -385,17 +391,17 @@ pub(super) struct Park<'p> {
 /// Parks the key of a claimed event, which stands first behind its marker.
 pub(super) async fn park(
     lease: &Lease,
-    scope: &str,
+    registered: &Registered,
     event: Event<'_>,
     park: &Park<'_>,
 ) -> Result<(), InboxError> {
     let statement = format!(
-        "SELECT inbox.park($1, $2, $3, clock_timestamp() + make_interval(secs => $12), $13, {PARTS}, $14, $15, $16)"
+        "SELECT inbox.park($1, $2, $3, clock_timestamp() + make_interval(secs => $15), $16, {PARTS}, $17, $18, $19, {BOUNDS})"
     );
     let (due, held) = (park.due.as_secs_f64(), park.held.then_some("hold"));
     let (attempts, rung) = (clamp(park.attempts), clamp(u32::try_from(park.rung).unwrap_or(u32::MAX)));
     let how: [&(dyn ToSql + Sync); 5] = [&due, &park.error, &attempts, &rung, &held];
-    let parts = Parts::of(scope, event, &[event]);
+    let parts = Parts::of(registered, event, &[event]);
     let statement = prepared(lease, &statement).await?;
     let answer = lease.query_one(&statement, &[&parts.parameters()[..], &how].concat()).await?;
     match answer.try_get::<_, String>(0)?.as_str() {
@@ -405,10 +411,14 @@ pub(super) async fn park(
 }
 
 /// Queues claimed events of one key behind its marker; false where the marker is gone by now.
-pub(super) async fn follow(lease: &Lease, scope: &str, events: &[Event<'_>]) -> Result<bool, InboxError> {
-    let statement = format!("SELECT inbox.follow($1, $2, $3, {PARTS})");
+pub(super) async fn follow(
+    lease: &Lease,
+    registered: &Registered,
+    events: &[Event<'_>],
+) -> Result<bool, InboxError> {
+    let statement = format!("SELECT inbox.follow($1, $2, $3, {PARTS}, {BOUNDS})");
     let Some(first) = events.first() else { return Ok(true) };
-    let parts = Parts::of(scope, *first, events);
+    let parts = Parts::of(registered, *first, events);
     let statement = prepared(lease, &statement).await?;
     let answer = lease.query_one(&statement, &parts.parameters()).await?;
     match answer.try_get::<_, String>(0)?.as_str() {
@@ -418,7 +428,8 @@ pub(super) async fn follow(lease: &Lease, scope: &str, events: &[Event<'_>]) -> 
     }
 }
 
-/// Events of one key as the functions of the park take them: whose key it is, and a list for each part of them.
+/// Events of one key as the functions of the park take them: whose key it is, a list for each part of them, and how much
+/// the park may hold.
 struct Parts<'r> {
     scope: &'r str,
     topic: &'r str,
@@ -431,6 +442,9 @@ struct Parts<'r> {
     values: Vec<Option<&'r [u8]>>,
     headers: Vec<Value>,
     created: Vec<Option<Timestamp>>,
+    most_of_key: i32,
+    most: i32,
+    most_bytes: i64,
 }
 
 /// The lists, behind scope, topic and key.
@@ -438,13 +452,17 @@ const PARTS: &str =
     "$4::uuid[], $5::int[], $6::bigint[], $7::timestamptz[], $8::bytea[], $9::bytea[], $10::json[],
                      $11::timestamptz[]";
 
+/// How much the park may hold.
+const BOUNDS: &str = "max_of_key => $12, max_in_all => $13, max_bytes => $14";
+
 impl<'r> Parts<'r> {
     /// `first` names the key.
-    fn of(scope: &'r str, first: Event<'r>, events: &[Event<'r>]) -> Parts<'r> {
+    fn of(registered: &'r Registered, first: Event<'r>, events: &[Event<'r>]) -> Parts<'r> {
+        let ParkLimits { events_of_key, events: most, bytes } = registered.park;
         let time =
             |record: &Record| Timestamp::from_millisecond(record.timestamp).unwrap_or(Timestamp::UNIX_EPOCH);
         Parts {
-            scope,
+            scope: &registered.name,
             topic: &first.record.topic,
             key: order_key(first),
             ids: events.iter().map(|event| event.name.id).collect(),
@@ -455,11 +473,14 @@ impl<'r> Parts<'r> {
             values: events.iter().map(|event| event.record.value()).collect(),
             headers: events.iter().map(|event| headers(event.record)).collect(),
             created: events.iter().map(|event| event.name.created).collect(),
+            most_of_key: clamp(events_of_key),
+            most: clamp(most),
+            most_bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
         }
     }
 
-    /// All of them, as `$1` to `$11`.
-    fn parameters(&self) -> [&(dyn ToSql + Sync); 11] {
+    /// All of them, as `$1` to `$14`.
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 14] {
         [
             &self.scope,
             &self.topic,
@@ -472,6 +493,9 @@ impl<'r> Parts<'r> {
             &self.values,
             &self.headers,
             &self.created,
+            &self.most_of_key,
+            &self.most,
+            &self.most_bytes,
         ]
     }
 }

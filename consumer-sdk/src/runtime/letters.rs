@@ -77,12 +77,12 @@ impl Letters {
             "allow.auto.create.topics",
             "check.crcs",
         ];
-        let mut config = ClientConfig::new();
-        for (name, value) in consumer.config_map() {
-            let (name, value): (&str, &str) = (name, value);
+        // Of the map the names alone are taken: for a secret it has another value in its place.
+        let mut config = consumer.clone();
+        for name in consumer.config_map().into_keys() {
             let of_fetch = name.starts_with("fetch.") || name.starts_with("max.partition.fetch");
-            if !CONSUMERS.contains(&name) && !of_fetch {
-                config.set::<&str, &str>(name, value);
+            if CONSUMERS.contains(&name) || of_fetch {
+                config.remove(name);
             }
         }
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -142,7 +142,7 @@ impl Letters {
             message: reason.said.clone(),
             stack: None,
             cause: reason.cause.clone(),
-            attempts: attempts.max(1),
+            attempts: attempts.max(reason.attempts).max(1),
             first_failed: now.checked_sub(ago).unwrap_or(now),
             last_failed: now,
             instance: self.instance.clone(),
@@ -153,5 +153,34 @@ impl Letters {
             replay,
             truncated: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clients_of_dead_letters_connect_as_the_consumer_does() {
+        let mut consumer = ClientConfig::new();
+        let connection = [
+            ("bootstrap.servers", "k1:9093"),
+            ("security.protocol", "sasl_ssl"),
+            ("ssl.ca.location", "/etc/ca.pem"),
+            ("sasl.mechanisms", "PLAIN"),
+            ("sasl.username", "inventory"),
+            ("sasl.password", "hush"),
+        ];
+        for (name, value) in connection.into_iter().chain([("group.id", "g"), ("fetch.wait.max.ms", "5")]) {
+            consumer.set(name, value);
+        }
+        let letters = Letters::new(&consumer);
+        for (name, value) in connection {
+            assert_eq!(letters.config().get(name), Some(value), "{name}");
+        }
+        assert_eq!(
+            (letters.config().get("group.id"), letters.config().get("fetch.wait.max.ms")),
+            (None, None)
+        );
     }
 }

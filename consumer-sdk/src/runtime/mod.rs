@@ -67,6 +67,9 @@ const SPINS: usize = 500;
 /// How long workers are waited for at the end.
 const LAST: Duration = Duration::from_secs(15);
 
+/// How long the Kafka client is waited for behind them.
+const LEAVING: Duration = Duration::from_secs(20);
+
 /// What the client's thread and the workers share.
 pub(crate) struct Shared {
     engine: Mutex<Engine>,
@@ -180,30 +183,21 @@ pub(crate) async fn run(
 ) -> Result<(), RunError> {
     crate::librdkafka::refused().map_or(Ok(()), |why| Err(RunError::SetUp(vec![why])))?;
     let letters = Letters::new(config);
+    let mut shutdown = std::pin::pin!(shutdown);
     if let Some(database) = &database {
         // A mistake in the set-up is told at once, and not by every record.
-        begin(letters.config(), &registered, database).await?;
+        tokio::select! {
+            biased;
+            () = shutdown.as_mut() => {
+                tracing::info!("told to stop before anything was read");
+                return Ok(());
+            }
+            begun = begin(letters.config(), &registered, database) => begun?,
+        }
     }
     let topics = registered.topics.clone();
     let concurrency = registered.concurrency;
-    let shared = Arc::new(Shared {
-        engine: Mutex::new(Engine::new(MOST, DEFAULT_CONVICT_AFTER)),
-        registered,
-        database,
-        letters,
-        work: Notify::new(),
-        permits: Notify::new(),
-        permits_wanted: AtomicUsize::new(0),
-        settled: Mutex::default(),
-        waiting: AtomicUsize::new(0),
-        stopping: AtomicBool::new(false),
-        stopped: Notify::new(),
-        parts: AtomicU32::new(0),
-        reached: Reached::default(),
-        halt: Mutex::default(),
-        begun: Instant::now(),
-        run: Uuid::from_u128(rand::random()),
-    });
+    let shared = shared(registered, database, letters);
     let watched = Arc::downgrade(&shared);
     shared.registered.metrics.watch_engine(move || Some(watched.upgrade()?.engine.lock().look()));
     if let Some(database) = shared.database.clone() {
@@ -211,8 +205,13 @@ pub(crate) async fn run(
     }
     let client =
         Client::new(config, &topics, shared.clone()).map_err(|error| RunError::Kafka(error.into()))?;
-    let thread = std::thread::Builder::new().name("kafka".into()).spawn(move || client.run());
-    let thread = thread.map_err(RunError::Thread)?;
+    let (ends, ended_client) = tokio::sync::oneshot::channel();
+    let thread = std::thread::Builder::new().name("kafka".into()).spawn(move || {
+        client.run();
+        // Nobody may be there to hear it any more.
+        let _unheard = ends.send(());
+    });
+    thread.map_err(RunError::Thread)?;
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..concurrency {
         tasks.spawn(worker::work(shared.clone()));
@@ -231,21 +230,24 @@ pub(crate) async fn run(
         }
     };
     tokio::select! {
-        () = shutdown => {
+        () = shutdown.as_mut() => {
             shared.registered.metrics.draining();
             tracing::info!("told to stop: finishing what runs");
         }
         () = halted => {}
     }
     shared.stop();
-    // The client's thread waits for handlers, and joining it would block a thread of the runtime (C41).
-    let joined = tokio::task::spawn_blocking(move || thread.join());
     let ended = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(LAST, ended).await.is_err() {
         tracing::warn!("handlers did not end in time; what they did is not committed, and comes again");
     }
-    if !matches!(joined.await, Ok(Ok(()))) {
-        return Err(RunError::Halted("the client's thread panicked".into()));
+    // The client's thread waits for handlers, and then for librdkafka's, which wait by a clock that may have been set back.
+    match tokio::time::timeout(LEAVING, ended_client).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => return Err(RunError::Halted("the client's thread panicked".into())),
+        Err(_) => tracing::warn!(
+            "librdkafka does not end; unless it has left the group, that waits for the session's end"
+        ),
     }
     let settled = shared.engine().count();
     tracing::info!(settled, "stopped");
@@ -253,6 +255,28 @@ pub(crate) async fn run(
         Some(why) => Err(RunError::Halted(why)),
         None => Ok(()),
     }
+}
+
+/// What the threads and tasks of a consumer share that begins now.
+fn shared(registered: Registered, database: Option<Database>, letters: Letters) -> Arc<Shared> {
+    Arc::new(Shared {
+        engine: Mutex::new(Engine::new(MOST, DEFAULT_CONVICT_AFTER)),
+        registered,
+        database,
+        letters,
+        work: Notify::new(),
+        permits: Notify::new(),
+        permits_wanted: AtomicUsize::new(0),
+        settled: Mutex::default(),
+        waiting: AtomicUsize::new(0),
+        stopping: AtomicBool::new(false),
+        stopped: Notify::new(),
+        parts: AtomicU32::new(0),
+        reached: Reached::default(),
+        halt: Mutex::default(),
+        begun: Instant::now(),
+        run: Uuid::from_u128(rand::random()),
+    })
 }
 
 /// How often a database that is away is asked at the start, once a second.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::attempt::{Attempt, Reason, TOO_OLD, attempt, sentence};
 use super::engine::Work;
-use super::failure::{Failed, failed, trouble};
+use super::failure::{Failed, failed, no_room, trouble};
 use super::inbox::{self, Claimed, Committed, Event, InboxError, Name, Outside, Verdict};
 use super::permit::{No, Told, permit};
 use super::transaction::convicted;
@@ -167,7 +167,7 @@ async fn queue_up(shared: &Shared, database: &Database, work: &mut Work, name: &
             Err(error) => return trouble(work, &sentence(&error)),
         };
     let followed = if verdicts.first() == Some(&Verdict::Run) && parked.first() == Some(&true) {
-        inbox::follow(&lease, scope, &[event]).await
+        inbox::follow(&lease, &shared.registered, &[event]).await
     } else {
         Ok(false)
     };
@@ -183,7 +183,10 @@ async fn queue_up(shared: &Shared, database: &Database, work: &mut Work, name: &
         }
         Err(error) => {
             inbox::roll_back(lease).await;
-            trouble(work, &sentence(&error))
+            match error {
+                InboxError::Full => no_room(shared, work),
+                error => trouble(work, &sentence(&error)),
+            }
         }
     }
 }

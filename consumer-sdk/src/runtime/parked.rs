@@ -1,6 +1,7 @@
 //! The task that runs parked keys when they are due. Any number of instances do this beside each other, and each of
 //! them with several keys at a time: a key is locked for the transaction that runs it.
 
+mod company;
 mod turn;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use super::inbox::{self, InboxError};
 use super::permit::Parked;
 use crate::database::Database;
 use crate::metrics;
+use company::Spoilt;
 use turn::{Taken, Turn};
 
 /// How often keys that are due are looked for.
@@ -60,6 +62,7 @@ struct Keeper {
     /// What one turn may take in all.
     longest: Duration,
     most: usize,
+    spoilt: Arc<Spoilt>,
     /// Each answers whether there may be more of its key.
     turns: JoinSet<bool>,
     /// When nothing was due; `None` where there may be more.
@@ -71,7 +74,7 @@ impl Keeper {
         let handlers = shared.registered.handlers.values().map(|handler| handler.timeout);
         let longest = handlers.max().unwrap_or_default() + TURN;
         let most = side_by_side(shared.registered.concurrency);
-        Keeper { shared, database, longest, most, turns: JoinSet::new(), dry: None }
+        Keeper { shared, database, longest, most, spoilt: Arc::default(), turns: JoinSet::new(), dry: None }
     }
 
     /// Begins a turn of the next key that is due, or waits a while for one.
@@ -113,8 +116,9 @@ impl Keeper {
 
     fn begin(&mut self, taken: Taken, running: Parked) {
         let (shared, database, longest) = (self.shared.clone(), self.database.clone(), self.longest);
+        let spoilt = self.spoilt.clone();
         self.turns.spawn(async move {
-            let turn = Turn::new(&shared, &database, taken.key);
+            let turn = Turn::new(&shared, &database, &spoilt, taken.key);
             match inbox::bounded(turn.run(taken.lease, &taken.last_error, running), longest).await {
                 Ok(more) => more,
                 Err(error) => {

@@ -12,9 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::attempt::{
-    Attempt, KILLS, NOT_COMMITTED, Reason, TRANSIENT, attempt, begun, sentence, unreadable, within,
-};
+use super::attempt::{Attempt, KILLS, Reason, TRANSIENT, attempt, begun, sentence, unreadable, within};
 use super::inbox::{self, Claimed, Committed, Event, InboxError, Name, Verdict};
 use super::permit::{No, Running, Told, permit};
 use super::{Shared, company};
@@ -24,7 +22,7 @@ use crate::handler::{Batched, Bound, Kind, Read, WrongNumber};
 use crate::ladder::Failure;
 use crate::lane::Lane;
 use crate::metrics::counts::{Ended, Settled};
-use crate::outcome::{HandlerError, Outcomes};
+use crate::outcome::Outcomes;
 use crate::record::Record;
 use crate::tx::{Closed, Tx};
 
@@ -56,6 +54,8 @@ pub(super) enum Turn {
     Blocked,
     /// Too many fail: its handler waits so long.
     Wait(Duration),
+    /// There is no room in the park, where an earlier event of its key is.
+    Full,
     /// The database is in trouble.
     Trouble(String),
     /// Its partition has left, or the consumer stops.
@@ -129,6 +129,8 @@ struct Group<'w, 's> {
     lease: Option<Lease>,
     /// A savepoint stands that nobody has released.
     savepoint: bool,
+    /// The time-out of a statement that the transaction has, in milliseconds, where it was set for a handler.
+    limit: Option<u128>,
 }
 
 impl<'w, 's> Group<'w, 's> {
@@ -142,8 +144,14 @@ impl<'w, 's> Group<'w, 's> {
             Ok(claimed) => claimed,
             Err(error) => return entries.iter().flatten().map(|_| refused(&error, alone)).collect(),
         };
-        let mut group =
-            Group { shared, places: Vec::new(), keys: Vec::new(), lease: Some(lease), savepoint: false };
+        let mut group = Group {
+            shared,
+            places: Vec::new(),
+            keys: Vec::new(),
+            lease: Some(lease),
+            savepoint: false,
+            limit: None,
+        };
         let mut verdicts = verdicts.into_iter();
         for key in entries {
             let begin = group.places.len();
@@ -186,12 +194,13 @@ impl<'w, 's> Group<'w, 's> {
         let Some(lease) = &self.lease else { return };
         let queued: Vec<usize> = range.filter(|at| self.places[*at].is_open()).collect();
         let events: Vec<Event<'_>> = queued.iter().map(|at| self.places[*at].entry.event()).collect();
-        let follow = inbox::follow(lease, &self.shared.registered.name, &events);
+        let follow = inbox::follow(lease, &self.shared.registered, &events);
         let followed = inbox::bounded(follow, inbox::OWN).await;
         let turn = || match &followed {
             Ok(true) => Turn::Settled(Settled::Queued),
             // The marker has gone meanwhile: look again, and run.
             Ok(false) => Turn::Later,
+            Err(InboxError::Full) => Turn::Full,
             Err(error) => Turn::Trouble(sentence(error)),
         };
         queued.into_iter().for_each(|at| self.places[at].turn = Some(turn()));
@@ -224,6 +233,12 @@ impl<'w, 's> Group<'w, 's> {
         let shared = self.shared;
         let place = &mut self.places[at];
         let Entry { record, lane, handler, .. } = &place.entry;
+        if !alone && handler.runs_alone() {
+            // It was given company before that was known.
+            place.turn = Some(Turn::Alone);
+            self.lease = Some(lease);
+            return;
+        }
         match permit(shared, *lane, record, alone).await {
             Ok(running) => place.running = Some(running),
             Err(no) => {
@@ -234,9 +249,13 @@ impl<'w, 's> Group<'w, 's> {
         }
         let limit = handler.timeout.as_millis().max(1);
         let release = if self.savepoint { "RELEASE SAVEPOINT event; " } else { "" };
-        // Each has its own time-out, set anew: the statement is cancelled, and the group goes on (C51).
-        let prelude =
-            (!alone).then(|| format!("{release}SET LOCAL statement_timeout = {limit}; SAVEPOINT event"));
+        // Each has its own time-out: the statement is cancelled, and the group goes on (C51).
+        let set = if self.limit == Some(limit) {
+            String::new()
+        } else {
+            format!("SET LOCAL statement_timeout = {limit}; ")
+        };
+        let prelude = (!alone).then(|| format!("{release}{set}SAVEPOINT event"));
         let tx = Tx::new(lease, prelude);
         let facts = Facts::new(record, place.entry.name.id);
         let given = tx.clone();
@@ -245,11 +264,21 @@ impl<'w, 's> Group<'w, 's> {
         place.took = took;
         // Whoever kept the handle is waited for, and then has none.
         let Some(closed) = tx.close().await else { return };
-        self.savepoint |= closed.begun && !alone;
+        if closed.begun && !alone {
+            (self.savepoint, self.limit) = (true, Some(limit));
+        }
         // Once for each connection there may be; a statement that is refused everywhere is a failed attempt.
         let again =
             usize::try_from(record.tries.uncounted).unwrap_or(usize::MAX) < shared.registered.concurrency;
         let stale = closed.stale && (!alone || again);
+        if closed.apart {
+            handler.shall_run_alone(record);
+            // Whatever it answered, it was not let say what it had to.
+            self.look_behind(closed, Attempt::passed_over(), alone).await;
+            self.places[at].turn = Some(Turn::Alone);
+            return;
+        }
+        let came_to = if closed.blameless { came_to.through_nobodys_fault() } else { came_to };
         let came_to = self.look_behind(closed, came_to, alone).await;
         if !matches!(came_to, Attempt::Done(_)) {
             let record = self.places[at].entry.record;
@@ -264,13 +293,15 @@ impl<'w, 's> Group<'w, 's> {
 
     /// Sees to the transaction after a handler: what failed is undone, and what the handler did not say is found out.
     async fn look_behind(&mut self, closed: Closed, came_to: Attempt, alone: bool) -> Attempt {
-        let Closed { lease, begun, failed, stale, unheard } = closed;
+        let Closed { mut lease, begun, failed, stale, unheard, .. } = closed;
         let came_to = match came_to {
             Attempt::Done(_) if failed => Attempt::passed_over(),
-            Attempt::Done(_) if unheard => match lease.batch_execute("SELECT").await {
-                Ok(()) => came_to,
-                Err(_) => Attempt::passed_over(),
-            },
+            Attempt::Done(_) if unheard => {
+                match tokio::time::timeout(inbox::OWN, lease.batch_execute("SELECT")).await {
+                    Ok(Ok(())) => came_to,
+                    Ok(Err(_)) | Err(_) => Attempt::passed_over(),
+                }
+            }
             other => other,
         };
         if matches!(came_to, Attempt::Done(_)) {
@@ -282,7 +313,7 @@ impl<'w, 's> Group<'w, 's> {
         }
         if alone {
             // Nothing else is in it. A statement that still runs is cancelled with it.
-            match tokio::time::timeout(FREE, lease.batch_execute("ROLLBACK")).await {
+            match tokio::time::timeout(FREE, lease.end("ROLLBACK")).await {
                 Ok(Ok(())) => lease.give_back(),
                 Ok(Err(_)) => {}
                 Err(_) => inbox::cancel(lease).await,
@@ -325,7 +356,7 @@ impl<'w, 's> Group<'w, 's> {
             Err(attempt) => (keys.concat(), Err(attempt)),
         };
         let answer = answer.ok().filter(|outcomes| fits(outcomes, given.len()));
-        let Some(Closed { lease, failed, unheard, stale, .. }) = tx.close().await else { return };
+        let Some(Closed { mut lease, failed, unheard, stale, .. }) = tx.close().await else { return };
         let told = match &answer {
             Some(outcomes) => company::of_batch(outcomes.0.as_deref()),
             None => Some(given.iter().map(|_| Turn::Apart).collect()),
@@ -342,7 +373,7 @@ impl<'w, 's> Group<'w, 's> {
         let turns = told.unwrap_or_else(|| given.iter().map(|_| Turn::Apart).collect());
         given.into_iter().zip(turns).for_each(|(at, turn)| self.places[at].turn = Some(turn));
         // Rolled back, as a whole.
-        match tokio::time::timeout(FREE, lease.batch_execute("ROLLBACK")).await {
+        match tokio::time::timeout(FREE, lease.end("ROLLBACK")).await {
             Ok(Ok(())) if !stale => lease.give_back(),
             Ok(_) => {}
             Err(_) => inbox::cancel(lease).await,
@@ -418,11 +449,15 @@ impl<'w, 's> Group<'w, 's> {
         }
         let back: Vec<&Name> =
             self.places.iter().filter(|place| place.goes_back()).map(|place| &place.entry.name).collect();
-        if !back.is_empty()
-            && let Err(error) =
-                inbox::settle(&lease, &self.shared.registered.name, &back, "retry", "it leaves its group")
-                    .await
-        {
+        let given_back = match back.is_empty() {
+            true => Ok(()),
+            false => {
+                let scope = &self.shared.registered.name;
+                let settle = inbox::settle(&lease, scope, &back, "retry", "it leaves its group");
+                inbox::bounded(settle, inbox::OWN).await
+            }
+        };
+        if let Err(error) = given_back {
             tracing::warn!(error = sentence(&error), "a group is undone: its events run again in parts");
             return self.undone(|| Turn::Apart);
         }
@@ -442,10 +477,9 @@ impl<'w, 's> Group<'w, 's> {
                 self.undone(|| if alone { Turn::Attempted(Attempt::passed_over()) } else { Turn::Apart })
             }
             Committed::Refused(error) if alone => {
-                let error = HandlerError::from(error);
-                let reason = Reason { cause: NOT_COMMITTED.into(), ..Reason::of(&error) };
-                let failure = error.failure();
-                self.undone(|| Turn::Attempted(Attempt::Failed(failure, reason.clone())));
+                if let Attempt::Failed(failure, reason) = Attempt::not_committed(error) {
+                    self.undone(|| Turn::Attempted(Attempt::Failed(failure, reason.clone())));
+                }
             }
             Committed::Refused(error) => {
                 tracing::warn!(%error, "a group was not committed: its events run again in parts");
@@ -539,7 +573,7 @@ fn fits(outcomes: &Outcomes, asked: usize) -> bool {
 /// Why a convicted record is given up.
 pub(super) fn convicted(deaths: u16) -> (Failure, Reason) {
     let said = format!("the process died {deaths} times while this record was the only one it ran");
-    (Failure::Permanent, Reason::new(KILLS, said))
+    (Failure::Permanent, Reason { attempts: deaths.into(), ..Reason::new(KILLS, said) })
 }
 
 /// A failure of our own making, for those who cannot run.

@@ -12,7 +12,7 @@ use super::attempt::{Attempt, NO_ID, NO_TYPE, Reason, UNREGISTERED};
 use super::business_key::business_key;
 use super::company::Parts;
 use super::engine::{After, Hands, Work};
-use super::failure::{Failed, failed, rejected, trouble};
+use super::failure::{Failed, failed, no_room, rejected, trouble};
 use super::inbox::Name;
 use super::outside::{self, older_than_dedup};
 use super::permit::Told;
@@ -327,6 +327,7 @@ async fn conclude(shared: &Arc<Shared>, work: &mut Work, turn: Turn) -> Fate {
         Turn::Again | Turn::Apart => Fate::Again(Duration::ZERO),
         Turn::Blocked => Fate::Again(AGAIN),
         Turn::Wait(delay) => Fate::Again(delay),
+        Turn::Full => no_room(shared, work),
         Turn::Trouble(said) => trouble(work, &said),
         Turn::Left => Fate::Left,
     }

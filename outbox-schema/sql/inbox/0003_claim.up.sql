@@ -63,6 +63,24 @@ DECLARE
     verdicts text[];
 BEGIN
     PERFORM inbox.require_read_committed();
+    -- One event that nobody has claimed, which most claims of handlers without company are: without the arrays. The bound
+    -- is read as below, and whatever else it is shows below.
+    IF wanted = 1 AND array_lower(claim_group.ids, 1) = 1 AND array_ndims(claim_group.ids) = 1
+       AND coalesce(array_lower(claim_group.created, 1), 1) = 1 AND coalesce(array_lower(claim_group.replays, 1), 1) = 1
+    THEN
+        INSERT INTO inbox.settlement (event_time, settled_at, writer, id, scope, state, replay,
+                                      topic, partition, record_offset, position, business_key)
+        SELECT e.event_time, at, me, claim_group.ids[1], claim_group.scope,
+               CASE WHEN claim_group.replays[1] > 0 THEN 'replayed' ELSE 'done' END, nullif(claim_group.replays[1], 0),
+               claim_group.topics[1], claim_group.partitions[1], claim_group.offsets[1], claim_group.positions[1],
+               claim_group.business_keys[1]
+          FROM (VALUES (inbox.event_time(claim_group.ids[1], claim_group.created[1]))) AS e (event_time)
+         WHERE e.event_time >= (SELECT s.oldest FROM inbox.store AS s) OR e.event_time = '-infinity'
+            ON CONFLICT DO NOTHING;
+        IF FOUND THEN
+            RETURN '{run}';
+        END IF;
+    END IF;
     FOR attempt IN 1..10 LOOP
         -- The bound is read by the statement that holds the table's lock, which upkeep needs alone to move it: so no
         -- row can land behind it. Without rows above it nothing is inserted, and so nothing is forgotten.

@@ -1,10 +1,10 @@
 //! Connections to PostgreSQL and Kafka.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 
 use clap::Args;
-use outbox_postgres_link::{Link, Session};
+use outbox_kafka_link::Link;
+use outbox_postgres_link::{Link as DatabaseLink, Session};
 use rdkafka::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::Client;
@@ -23,10 +23,13 @@ pub struct DatabaseArgs {
 /// Where the dead-letter topics are.
 #[derive(Debug, Args)]
 pub struct KafkaArgs {
-    /// Brokers, such as 127.0.0.1:9092
+    /// Brokers, such as k1.example.com:9093; over TLS unless all are on this machine. KAFKA_SECURITY_PROTOCOL says
+    /// otherwise; KAFKA_SSL_CA_FILE, KAFKA_SSL_CERTIFICATE_FILE, KAFKA_SSL_KEY_FILE, KAFKA_SASL_MECHANISM,
+    /// KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD or KAFKA_SASL_PASSWORD_FILE say the rest, as for a consumer
     #[arg(long, value_name = "HOST:PORT,…", env = "KAFKA_BROKERS")]
     brokers: Option<String>,
-    /// A setting of the client (librdkafka's names), such as ssl.ca.location=/etc/ca.pem; repeatable
+    /// A setting of the client (librdkafka's names), such as ssl.ca.location=/etc/ca.pem; repeatable. A password is safer in
+    /// its variable: command lines can be seen
     #[arg(long, value_name = "NAME=VALUE", value_parser = option)]
     kafka_option: Vec<KafkaOption>,
 }
@@ -73,7 +76,7 @@ impl DatabaseArgs {
         }
     }
 
-    fn link(&self) -> Result<Link, Vec<String>> {
+    fn link(&self) -> Result<DatabaseLink, Vec<String>> {
         let url = self.database_url.as_ref().ok_or_else(|| {
             vec![
                 "no database is named: set DATABASE_URL or give --database-url (the database that the consumer's \
@@ -81,12 +84,12 @@ impl DatabaseArgs {
                     .to_owned(),
             ]
         })?;
-        Link::parse(url.expose_secret(), |name| std::env::var(name).ok())
+        DatabaseLink::parse(url.expose_secret(), |name| std::env::var(name).ok())
             .map_err(|mistakes| mistakes.iter().map(|mistake| format!("DATABASE_URL: {mistake}")).collect())
     }
 }
 
-async fn open(link: Link) -> Result<Database, CommandError> {
+async fn open(link: DatabaseLink) -> Result<Database, CommandError> {
     let (client, driver) = link.connect(&Session::named("outbox-dlq")).await?;
     // It ends with the client; what went wrong is told to whoever asks on it.
     tokio::spawn(driver);
@@ -104,30 +107,32 @@ async fn open(link: Link) -> Result<Database, CommandError> {
     Ok(Database { client, role })
 }
 
-fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
 impl KafkaArgs {
-    /// Settings for a client: TLS as soon as a broker is elsewhere, unless an option says otherwise.
+    /// Settings for a client, by the rules of the consumer.
     fn config(&self) -> Result<ClientConfig, Vec<String>> {
-        let named = self.brokers.as_deref().filter(|brokers| !brokers.trim().is_empty());
-        let brokers = named.ok_or_else(|| {
-            vec!["no broker is named: set KAFKA_BROKERS or give --brokers HOST:PORT".to_owned()]
-        })?;
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", brokers).set("client.id", "outbox-dlq");
-        // What the client has to say comes as errors.
-        config.set("log_level", "2");
-        let host = |broker: &str| broker.rsplit_once(':').map_or(broker, |(host, _)| host).trim().to_owned();
-        if !brokers.split(',').all(|broker| is_loopback(&host(broker))) {
-            config.set("security.protocol", "ssl");
+        self.config_with(|name| std::env::var(name).ok())
+    }
+
+    fn config_with(&self, env: impl Fn(&str) -> Option<String>) -> Result<ClientConfig, Vec<String>> {
+        let brokers = self.brokers.as_deref().filter(|brokers| !brokers.trim().is_empty());
+        let none = brokers
+            .is_none()
+            .then(|| "no broker is named: set KAFKA_BROKERS or give --brokers HOST:PORT".to_owned());
+        let given: Vec<(String, String)> = self
+            .kafka_option
+            .iter()
+            .map(|option| (option.name.clone(), option.value.expose_secret().to_owned()))
+            .collect();
+        match (none, Link::parse(brokers.unwrap_or_default(), &given, env)) {
+            (None, Ok(link)) => {
+                let mut config = link.config();
+                if config.get("client.id").is_none() {
+                    config.set("client.id", "outbox-dlq");
+                }
+                Ok(config)
+            }
+            (none, link) => Err(none.into_iter().chain(link.err().into_iter().flatten()).collect()),
         }
-        for option in &self.kafka_option {
-            config.set(&option.name, option.value.expose_secret());
-        }
-        Ok(config)
     }
 }
 
@@ -153,16 +158,36 @@ fn user_number() -> String {
 mod tests {
     use super::*;
 
+    fn config(
+        brokers: &str,
+        options: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<ClientConfig, Vec<String>> {
+        let kafka_option = options.iter().map(|text| option(text).unwrap()).collect();
+        let args = KafkaArgs { brokers: Some(brokers.into()), kafka_option };
+        let find = |name: &str| variables.iter().find(|(known, _)| *known == name);
+        args.config_with(|name| find(name).map(|(_, text)| (*text).to_owned()))
+    }
+
     #[test]
     fn brokers_elsewhere_are_spoken_to_with_tls() {
-        let protocol = |brokers: &str, options: &[&str]| {
-            let kafka_option = options.iter().map(|text| option(text).unwrap()).collect();
-            let args = KafkaArgs { brokers: Some(brokers.into()), kafka_option };
-            args.config().unwrap().get("security.protocol").map(str::to_owned)
+        let protocol = |brokers: &str, options: &[&str], variables: &[(&str, &str)]| {
+            config(brokers, options, variables).unwrap().get("security.protocol").map(str::to_owned)
         };
-        assert_eq!(protocol("127.0.0.1:9092,[::1]:9092", &[]), None);
-        assert_eq!(protocol("127.0.0.1:9092,k1:9092", &[]).as_deref(), Some("ssl"));
-        assert_eq!(protocol("k1:9092", &["security.protocol=sasl_ssl"]).as_deref(), Some("sasl_ssl"));
+        assert_eq!(protocol("127.0.0.1:9092,[::1]:9092", &[], &[]).as_deref(), Some("plaintext"));
+        assert_eq!(protocol("127.0.0.1:9092,k1:9092", &[], &[]).as_deref(), Some("ssl"));
+        assert_eq!(protocol("k1:9092", &["security.protocol=plaintext"], &[]).as_deref(), Some("plaintext"));
+        let clear = [("KAFKA_SECURITY_PROTOCOL", "plaintext")];
+        assert_eq!(protocol("k1:9092", &[], &clear).as_deref(), Some("plaintext"));
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_told_at_once() {
+        let wrong = config("", &["sasl.pasword=hush"], &[("KAFKA_SASL_USERNAME", "oncall")]).unwrap_err();
+        for part in ["no broker is named", "sasl.pasword", "KAFKA_SASL_MECHANISM", "KAFKA_SASL_PASSWORD"] {
+            assert!(wrong.iter().any(|sentence| sentence.contains(part)), "{part}: {wrong:?}");
+        }
+        assert!(!wrong.concat().contains("hush"), "{wrong:?}");
     }
 
     #[test]

@@ -129,7 +129,8 @@ proptest! {
         let headers = evidence.headers(&[], most);
         prop_assert!(size_of_ours(&headers) <= most.max(LEAST), "{}", size_of_ours(&headers));
         let read = own(&headers);
-        prop_assert!(read.truncated);
+        let as_written = Evidence { truncated: read.truncated, ..evidence.clone() };
+        prop_assert_eq!(read.truncated, read != as_written, "whatever was cut is said, and nothing else");
         prop_assert_eq!(
             (&read.topic, read.partition, read.offset, &read.scope, &read.group, read.id),
             (&evidence.topic, evidence.partition, evidence.offset, &evidence.scope, &evidence.group, evidence.id)

@@ -12,7 +12,7 @@
 
 mod readiness;
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -26,10 +26,11 @@ use serde::Serialize;
 
 use super::status::Status;
 use super::{Metrics, SCOPE};
+use crate::outcome::sentence;
 use readiness::Progress;
 
-/// Why there is no admin port.
-#[derive(Debug, thiserror::Error)]
+/// Why there is no admin port. A `main` that returns it prints its `Debug`: the sentence, with what it came from.
+#[derive(thiserror::Error)]
 pub enum AdminError {
     /// Something listens there already, or the address is not of this machine.
     #[error("the admin port cannot listen on {address}; choose another address (port 0 takes a free one)")]
@@ -42,6 +43,12 @@ pub enum AdminError {
     /// The exporter could not be built.
     #[error("the metrics exporter could not be built")]
     Exporter(#[from] OTelSdkError),
+}
+
+impl fmt::Debug for AdminError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&sentence(self))
+    }
 }
 
 /// An address as `admin()` and `OUTBOX_ADMIN` take it: `address:port`, or a port on loopback.

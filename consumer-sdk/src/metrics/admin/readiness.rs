@@ -45,9 +45,9 @@ impl Progress {
             return Some("draining".into());
         }
         match status.kafka.answered_seconds_ago {
-            None => return Some("connecting: Kafka has not answered yet".into()),
+            None => return Some(connecting("yet", status)),
             Some(ago) if ago > SILENCE.as_secs_f64() => {
-                return Some(format!("connecting: Kafka has not answered for {ago:.0} s"));
+                return Some(connecting(&format!("for {ago:.0} s"), status));
             }
             Some(_) => {}
         }
@@ -63,11 +63,18 @@ impl Progress {
         let oldest = oldest.map_or("nothing of it is in hand".to_owned(), |p| {
             format!("{}[{}]@{} stands first", p.topic, p.partition, p.frontier)
         });
+        let full = status.park.as_ref().is_some_and(|park| park.full);
+        let why = if full { ", and the park is full" } else { "" };
         Some(format!(
-            "stalled: nothing was settled for {} s although there is something to do; {oldest}",
+            "stalled: nothing was settled for {} s although there is something to do{why}; {oldest}",
             still.as_secs()
         ))
     }
+}
+
+fn connecting(how_long: &str, status: &Status) -> String {
+    let why = status.kafka.trouble.as_ref().map(|why| format!("; {}", why.replace(['\n', '\r'], " ")));
+    format!("connecting: Kafka has not answered {how_long}{}", why.unwrap_or_default())
 }
 
 /// Whether there is anything that could be settled.

@@ -142,7 +142,9 @@ fn what_has_something_to_do_and_settles_nothing_is_stalled() {
     progress.observe(second * 99, &idle, 2);
     assert_eq!(progress.reason(second * 99, &idle), None, "an instance without partitions stands by");
     idle.kafka.answered_seconds_ago = Some(31.0);
-    assert!(
-        progress.reason(second * 99, &idle).unwrap().starts_with("connecting: Kafka has not answered for")
-    );
+    let silent = "connecting: Kafka has not answered for 31 s";
+    assert_eq!(progress.reason(second * 99, &idle).as_deref(), Some(silent));
+    idle.kafka.trouble = Some("Kafka: the broker refused the login".to_owned());
+    let why = format!("{silent}; Kafka: the broker refused the login");
+    assert_eq!(progress.reason(second * 99, &idle), Some(why));
 }

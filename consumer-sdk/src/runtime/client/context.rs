@@ -12,6 +12,9 @@ use rdkafka::consumer::{Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::types::RDKafkaRespErr;
 
+use crate::kafka::Heard;
+use crate::metrics::Metrics;
+
 /// What the callbacks tell.
 #[derive(Debug)]
 pub(super) enum Signal {
@@ -27,14 +30,25 @@ pub(super) enum Signal {
 }
 
 /// Collects signals.
-#[derive(Debug, Default)]
 pub(super) struct Context {
     signals: Mutex<Vec<Signal>>,
+    heard: Heard,
+    metrics: Metrics,
     /// The client is being dropped.
     closing: AtomicBool,
 }
 
 impl Context {
+    /// Nothing told yet. What keeps brokers from being spoken to is seen in `metrics`.
+    pub(super) fn new(metrics: Metrics) -> Context {
+        Context {
+            signals: Mutex::default(),
+            heard: Heard::default(),
+            metrics,
+            closing: AtomicBool::new(false),
+        }
+    }
+
     /// Tells the client's thread.
     pub(super) fn tell(&self, signal: Signal) {
         self.signals.lock().push(signal);
@@ -63,20 +77,15 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg
-            | RDKafkaLogLevel::Alert
-            | RDKafkaLogLevel::Critical
-            | RDKafkaLogLevel::Error => tracing::error!(target: "librdkafka", facility, "{message}"),
-            RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, "{message}"),
-            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
-                tracing::debug!(target: "librdkafka", facility, "{message}");
-            }
+        if let Some(sentence) = self.heard.log(level, facility, message) {
+            self.metrics.kafka_says(sentence);
         }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, "Kafka: {reason}");
+        if let Some(sentence) = self.heard.error(&error, reason) {
+            self.metrics.kafka_says(sentence);
+        }
     }
 }
 

@@ -103,7 +103,8 @@ impl Client {
     /// # Errors
     /// librdkafka refuses the configuration.
     pub(super) fn new(config: &ClientConfig, topics: &[String], shared: Arc<Shared>) -> KafkaResult<Client> {
-        let consumer: BaseConsumer<Context> = config.create_with_context(Context::default())?;
+        let context = Context::new(shared.registered.metrics.clone());
+        let consumer: BaseConsumer<Context> = config.create_with_context(context)?;
         let consumer = Arc::new(consumer);
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
         consumer.subscribe(&names)?;

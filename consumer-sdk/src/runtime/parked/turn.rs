@@ -1,6 +1,6 @@
 //! One turn of a parked key: an attempt of its first event, and what follows.
 //!
-//! The attempt is counted before it begins, in a transaction of its own: should it end the process, whoever takes the
+//! What stands behind it follows in company ([`super::company`]). The attempt is counted before it begins, in a transaction of its own: should it end the process, whoever takes the
 //! key next finds it begun by another run, and has that for an answer (C18, C25).
 
 use std::sync::Arc;
@@ -14,19 +14,17 @@ use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 use super::LOOK;
+use super::company::{self, Spoilt, alone, still_alone, together, was_left};
 use crate::database::{Database, Lease};
 use crate::event::Facts;
 use crate::handler::{Bound, Kind};
 use crate::journal::DEFAULT_CONVICT_AFTER;
 use crate::ladder::{Exhausted, Failure, History, Step};
 use crate::metrics::counts::{Ended, Retry, Settled};
-use crate::outcome::HandlerError;
 use crate::packed::{Header, Packed};
 use crate::record::{Body, Record, Tries};
 use crate::runtime::Shared;
-use crate::runtime::attempt::{
-    Attempt, KILLS, NOT_COMMITTED, Reason, TRANSIENT, UNREGISTERED, attempt, sentence,
-};
+use crate::runtime::attempt::{Attempt, KILLS, Reason, TRANSIENT, UNREGISTERED, attempt, sentence};
 use crate::runtime::business_key::business_key;
 use crate::runtime::inbox::{self, Committed, InboxError, Name};
 use crate::runtime::letters::Failing;
@@ -49,6 +47,9 @@ const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = 30000";
 const BEGUN: &str = "an attempt was begun by run ";
 const DEATHS: &str = "; deaths: ";
 
+/// What the inbox says of an event that is claimed.
+pub(super) const RUN: &str = "run";
+
 /// How long the transaction that makes an attempt may come behind the one that counts it, before others may take the key.
 const BETWEEN: Duration = Duration::from_secs(2);
 /// The pause before its lock is asked for again, which whoever looks for keys has for a moment; and how often.
@@ -61,12 +62,20 @@ fn deaths(last_error: &str) -> u32 {
 
 /// A parked key that a transaction has locked.
 pub(super) struct Key {
-    topic: String,
-    key: Vec<u8>,
+    pub(super) topic: String,
+    pub(super) key: Vec<u8>,
     /// Attempts so far, with the one that is under way.
-    attempts: u32,
+    pub(super) attempts: u32,
     /// How long ago its first event failed first.
-    failing_for: Duration,
+    pub(super) failing_for: Duration,
+}
+
+#[cfg(test)]
+impl Key {
+    /// One that was never tried.
+    pub(super) fn named(topic: &str, key: &[u8]) -> Key {
+        Key { topic: topic.to_owned(), key: key.to_owned(), attempts: 0, failing_for: Duration::ZERO }
+    }
 }
 
 /// A key that is due, and the transaction that has locked it.
@@ -77,9 +86,9 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// Whether an attempt of its first event ended with its process.
+    /// Whether an attempt of its first event ended with its process, or a company of its events did.
     pub(super) fn is_suspect(&self) -> bool {
-        deaths(&self.last_error) > 0
+        deaths(&self.last_error) > 0 || alone(&self.last_error) > 0
     }
 }
 
@@ -106,10 +115,10 @@ pub(super) async fn take(database: &Database, scope: &str) -> Result<Option<Take
 }
 
 /// The first event of a parked key.
-struct First {
-    record: Record,
-    name: Name,
-    seq: i64,
+pub(super) struct First {
+    pub(super) record: Record,
+    pub(super) name: Name,
+    pub(super) seq: i64,
     replay: u32,
     /// Of a claim for a handler that runs outside of the transaction.
     token: Option<Uuid>,
@@ -117,7 +126,7 @@ struct First {
 
 impl First {
     /// The id by which the event is known to its handler.
-    fn event_id(&self) -> Uuid {
+    pub(super) fn event_id(&self) -> Uuid {
         let said = self.record.header(outbox_schema::record::header::ID);
         said.and_then(|text| Uuid::parse_str(text).ok()).unwrap_or(self.name.id)
     }
@@ -125,30 +134,41 @@ impl First {
 
 /// How a key waits.
 #[derive(Default)]
-struct Delay<'d> {
-    due: Duration,
+pub(super) struct Delay<'d> {
+    pub(super) due: Duration,
     /// `None` leaves it on its rung.
-    rung: Option<usize>,
+    pub(super) rung: Option<usize>,
     /// It waits for somebody.
-    held: bool,
+    pub(super) held: bool,
     /// An attempt is counted.
-    counts: i32,
-    said: &'d str,
+    pub(super) counts: i32,
+    pub(super) said: &'d str,
 }
 
 /// The turn of one key. What it answers: whether there may be more that is due.
 pub(super) struct Turn<'s> {
-    shared: &'s Shared,
+    pub(super) shared: &'s Arc<Shared>,
     database: &'s Database,
-    scope: &'s str,
-    key: Key,
+    pub(super) spoilt: &'s Spoilt,
+    pub(super) scope: &'s str,
+    pub(super) key: Key,
     /// What the key goes on to say of an attempt that is not to be made again, if its dead letter cannot be written.
     begun: Option<String>,
+    /// How many events of the key are to run one by one, with this one.
+    pub(super) alone: usize,
+    /// 1 where the attempt at hand was begun in company, and so was not counted before.
+    pub(super) to_count: i32,
 }
 
 impl<'s> Turn<'s> {
-    pub(super) fn new(shared: &'s Shared, database: &'s Database, key: Key) -> Turn<'s> {
-        Turn { shared, database, scope: &shared.registered.name, key, begun: None }
+    pub(super) fn new(
+        shared: &'s Arc<Shared>,
+        database: &'s Database,
+        spoilt: &'s Spoilt,
+        key: Key,
+    ) -> Turn<'s> {
+        let scope = &shared.registered.name;
+        Turn { shared, database, spoilt, scope, key, begun: None, alone: 0, to_count: 0 }
     }
 
     /// Looks at the first event of the key in the transaction that has locked it, and runs it in the next one. `running`
@@ -164,10 +184,14 @@ impl<'s> Turn<'s> {
             Some(found) => found,
             None => return self.remove(lease).await,
         };
-        if verdict != "run" {
+        if verdict != RUN {
             return self.unpark(lease, first.seq).await;
         }
         lease.batch_execute("ROLLBACK TO SAVEPOINT claim").await?;
+        if was_left(last_error, &together(self.shared.run)) {
+            return self.delay(lease, Delay { said: &company::left(), ..Delay::default() }).await;
+        }
+        self.alone = alone(last_error);
         let handler = first.record.event_type().and_then(|name| self.shared.registered.handlers.get(name));
         self.begun = last_error.starts_with(BEGUN).then(|| last_error.to_owned());
         if last_error.starts_with(BEGUN) && handler.is_some_and(|handler| handler.kind == Kind::AtMostOnce) {
@@ -215,7 +239,7 @@ impl<'s> Turn<'s> {
         // On the same connection: whoever had to wait for another would be taken for dead.
         lease.batch_execute("COMMIT AND CHAIN").await?;
         match self.resume_again(&lease, outside.then(|| handler.timeout + MARGIN)).await? {
-            Some((verdict, again)) if verdict == "run" && again.seq == first.seq => {
+            Some((verdict, again)) if verdict == RUN && again.seq == first.seq => {
                 if outside {
                     self.run_outside(lease, handler, again, (told, running)).await
                 } else {
@@ -231,7 +255,7 @@ impl<'s> Turn<'s> {
     }
 
     /// Why the event still has no business key: it was parked without one, as what its own id says it is.
-    fn unnamed(&self, handler: &Bound, first: &First) -> Option<Reason> {
+    pub(super) fn unnamed(&self, handler: &Bound, first: &First) -> Option<Reason> {
         let dedup = handler.dedup.as_deref().filter(|_| first.event_id() == first.name.id)?;
         business_key(dedup, &Facts::new(&first.record, first.name.id)).err()
     }
@@ -242,13 +266,24 @@ impl<'s> Turn<'s> {
         lease: &Lease,
         lease_for: Option<Duration>,
     ) -> Result<Option<(String, First)>, InboxError> {
+        Ok(self.resume_some(lease, lease_for, 1).await?.into_iter().next())
+    }
+
+    /// The same of so many events at most, in order.
+    pub(super) async fn resume_some(
+        &self,
+        lease: &Lease,
+        lease_for: Option<Duration>,
+        most: usize,
+    ) -> Result<Vec<(String, First)>, InboxError> {
         let first = "SELECT verdict, seq, id, partition, record_offset, record_time, record_key, record_value, headers::text,
                             replay, token, nullif(event_time, '-infinity')
-                       FROM inbox.resume($1, $2, $3, 1, make_interval(secs => $4))";
+                       FROM inbox.resume($1, $2, $3, $4, make_interval(secs => $5))";
         let first = lease.prepared(first).await?;
         let (seconds, key) = (lease_for.map(|lease| lease.as_secs_f64()), &self.key);
-        let row = lease.query_opt(&first, &[&self.scope, &key.topic, &key.key, &seconds]).await?;
-        row.map(|row| Ok((row.try_get(0)?, read(&row, key, &self.shared.registered.name)?))).transpose()
+        let most = i32::try_from(most).unwrap_or(i32::MAX);
+        let rows = lease.query(&first, &[&self.scope, &key.topic, &key.key, &most, &seconds]).await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, read(row, key, &self.shared.registered.name)?))).collect()
     }
 
     /// The same in the transaction of the attempt. Whoever looks for keys may just have this one's lock.
@@ -272,7 +307,7 @@ impl<'s> Turn<'s> {
 
     /// A handler in the transaction of the claim.
     async fn run_inside(
-        &self,
+        &mut self,
         lease: Lease,
         handler: &Bound,
         first: First,
@@ -290,13 +325,20 @@ impl<'s> Turn<'s> {
         told.end(success(&came_to));
         let Some(closed) = tx.close().await else { return Ok(true) };
         let lease = closed.lease;
+        // What follows in the transaction is for the consumer's own role.
+        let release = if lease.may_leave_something() {
+            "RELEASE SAVEPOINT handler; RESET ROLE"
+        } else {
+            "RELEASE SAVEPOINT handler"
+        };
         let came_to = match came_to {
             // In a transaction in which a statement failed this fails, too, whatever the handler says of it.
-            Attempt::Done(result) => match lease.batch_execute("RELEASE SAVEPOINT handler").await {
-                Ok(()) => return self.done(lease, &first, Attempt::Done(result), took).await,
+            Attempt::Done(result) => match lease.batch_execute(release).await {
+                Ok(()) => return self.done(lease, handler, &first, (Attempt::Done(result), took)).await,
                 Err(error) if error.code().is_some() => Attempt::passed_over(),
                 Err(error) => return Err(error.into()),
             },
+            other if closed.blameless => other.through_nobodys_fault(),
             other => other,
         };
         shared.registered.metrics.attempted(&first.record, came_to.ended(), took);
@@ -321,34 +363,65 @@ impl<'s> Turn<'s> {
         }
     }
 
-    /// The handler is done: what it wrote is committed, with the event off its key, or the commit is refused.
+    /// The handler is done: what it wrote is committed, with the event off its key, or the commit is refused. Others of the
+    /// key follow in company.
     async fn done(
-        &self,
+        &mut self,
         lease: Lease,
+        handler: &Bound,
         first: &First,
-        came_to: Attempt,
-        took: Duration,
+        (came_to, took): (Attempt, Duration),
     ) -> Result<bool, InboxError> {
+        let most = self.company_of(handler, &lease);
+        let left = self.leave(lease, first.seq, most > 0).await;
         let metrics = &self.shared.registered.metrics;
-        match self.unpark(lease, first.seq).await {
-            Ok(settled) => {
+        match left {
+            Ok((settled, goes_on)) => {
                 metrics.attempted(&first.record, came_to.ended(), took);
                 if settled {
                     metrics.settled(&first.record, Settled::Done);
                 }
-                Ok(settled)
+                match goes_on {
+                    Some(lease) => self.follow(lease, most).await,
+                    None => Ok(settled),
+                }
             }
             // By what was deferred to it, say. A server that goes away may have committed before.
             Err(InboxError::Postgres(error))
                 if error.code().is_some_and(|code| !code.code().starts_with("57")) =>
             {
                 metrics.attempted(&first.record, Ended::NotCommitted, took);
-                let error = HandlerError::from(error);
-                let reason = Reason { cause: NOT_COMMITTED.into(), ..Reason::of(&error) };
-                self.after(self.begin().await?, first, error.failure(), reason, false).await
+                let Some((failure, reason)) = Attempt::not_committed(error).failure() else {
+                    return Ok(true);
+                };
+                self.after(self.begin().await?, first, failure, reason, false).await
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// The event leaves its key. Whether that is committed; and, where others may follow in company and there are some, the
+    /// connection, in a transaction that has just begun.
+    async fn leave(
+        &self,
+        lease: Lease,
+        seq: i64,
+        company: bool,
+    ) -> Result<(bool, Option<Lease>), InboxError> {
+        if self.take_off(&lease, &[seq]).await? == 0 {
+            return Ok((self.remove(lease).await?, None));
+        }
+        if company && self.goes_on(&lease).await? {
+            let said = together(self.shared.run);
+            self.put_off(&lease, &Delay { due: BETWEEN, said: &said, ..Delay::default() }).await?;
+            // No statement of this transaction has failed, or the answers would have said so: it does commit.
+            lease.batch_execute("COMMIT AND CHAIN").await?;
+            return Ok((true, Some(lease)));
+        }
+        if self.alone > 1 {
+            self.put_off(&lease, &Delay { said: &still_alone(self.alone - 1), ..Delay::default() }).await?;
+        }
+        Ok((commit(lease).await?, None))
     }
 
     /// A handler outside of the transaction: claimed with a lease, run, settled by the token.
@@ -396,7 +469,7 @@ impl<'s> Turn<'s> {
     }
 
     /// The attempt has failed: the ladder says what follows. `claimed`: by this very transaction.
-    async fn after(
+    pub(super) async fn after(
         &self,
         lease: Lease,
         first: &First,
@@ -407,6 +480,10 @@ impl<'s> Turn<'s> {
         let (registered, key) = (&self.shared.registered, &self.key);
         let history = History { attempts: key.attempts, uncounted: 1, first_failure: Duration::ZERO };
         let step = registered.ladder.step(history, key.failing_for, failure, &mut rand::rng());
+        if self.alone > 0 {
+            // What the key says from now on says nothing of that; one that ends the process may still be behind.
+            self.spoilt.spoil(key);
+        }
         if claimed {
             // The claim goes, and the event is parked again.
             inbox::settle(&lease, self.scope, &[&first.name], "retry", &reason.said).await?;
@@ -470,7 +547,7 @@ impl<'s> Turn<'s> {
             inbox::roll_back(lease).await;
             return Ok(false);
         };
-        if verdict == "run" && again.seq == first.seq {
+        if verdict == RUN && again.seq == first.seq {
             inbox::settle(&lease, self.scope, &[&again.name], "dead", said).await?;
         }
         self.unpark(lease, again.seq).await
@@ -489,34 +566,46 @@ impl<'s> Turn<'s> {
         commit(lease).await
     }
 
-    async fn put_off(&self, lease: &Lease, delay: &Delay<'_>) -> Result<(), InboxError> {
+    pub(super) async fn put_off(&self, lease: &Lease, delay: &Delay<'_>) -> Result<(), InboxError> {
         let statement =
             "SELECT inbox.delay($1, $2, $3, clock_timestamp() + make_interval(secs => $4), $5, $6, $7, $8)";
         let rung = delay.rung.map(|rung| i32::try_from(rung).unwrap_or(i32::MAX));
         let (due, held) = (delay.due.as_secs_f64(), delay.held.then_some("hold"));
-        let (key, Delay { said, counts, .. }) = (&self.key, delay);
+        let (key, said, counts) = (&self.key, delay.said, delay.counts + self.to_count);
         let statement = lease.prepared(statement).await?;
         lease
-            .execute(&statement, &[&self.scope, &key.topic, &key.key, &due, said, &rung, &held, counts])
+            .execute(&statement, &[&self.scope, &key.topic, &key.key, &due, &said, &rung, &held, &counts])
             .await?;
         Ok(())
     }
 
+    /// Whether nobody holds the key by now.
+    pub(super) async fn goes_on(&self, lease: &Lease) -> Result<bool, InboxError> {
+        let waits =
+            "SELECT state = 'waiting' FROM inbox.parked_key WHERE scope = $1 AND topic = $2 AND key = $3";
+        let waits = lease.prepared(waits).await?;
+        let row = lease.query_opt(&waits, &[&self.scope, &self.key.topic, &self.key.key]).await?;
+        row.map_or(Ok(false), |row| Ok(row.try_get(0)?))
+    }
+
     /// Takes the event off its key and commits; then the marker, where nothing stands behind it.
     async fn unpark(&self, lease: Lease, seq: i64) -> Result<bool, InboxError> {
-        let statement = lease.prepared("SELECT inbox.unpark($1, $2, $3, $4)").await?;
-        let Key { topic, key, .. } = &self.key;
-        let left: i32 =
-            lease.query_one(&statement, &[&self.scope, topic, key, &vec![seq]]).await?.try_get(0)?;
-        if left > 0 {
+        if self.take_off(&lease, &[seq]).await? > 0 {
             return commit(lease).await;
         }
         // In the same transaction: from the lock on followers wait, and a follower that was quicker is counted.
         self.remove(lease).await
     }
 
+    /// Takes settled events off the key; answers how many are left.
+    pub(super) async fn take_off(&self, lease: &Lease, seqs: &[i64]) -> Result<i32, InboxError> {
+        let statement = lease.prepared("SELECT inbox.unpark($1, $2, $3, $4)").await?;
+        let Key { topic, key, .. } = &self.key;
+        Ok(lease.query_one(&statement, &[&self.scope, topic, key, &seqs]).await?.try_get(0)?)
+    }
+
     /// Removes a marker behind which nothing stands.
-    async fn remove(&self, lease: Lease) -> Result<bool, InboxError> {
+    pub(super) async fn remove(&self, lease: Lease) -> Result<bool, InboxError> {
         let Key { topic, key, .. } = &self.key;
         for statement in
             ["SELECT inbox.lock_parked_key($1, $2, $3)", "SELECT inbox.remove_parked_key($1, $2, $3)"]
@@ -529,7 +618,7 @@ impl<'s> Turn<'s> {
 }
 
 /// What an attempt tells the retry budget: a failure says nothing new of the other events, since it failed before.
-fn success(came_to: &Attempt) -> Option<bool> {
+pub(super) fn success(came_to: &Attempt) -> Option<bool> {
     came_to.is_failure().filter(|failed| !failed)
 }
 
@@ -570,7 +659,7 @@ fn read(row: &Row, key: &Key, scope: &Arc<str>) -> Result<First, InboxError> {
     })
 }
 
-async fn commit(lease: Lease) -> Result<bool, InboxError> {
+pub(super) async fn commit(lease: Lease) -> Result<bool, InboxError> {
     match inbox::commit(lease).await {
         Committed::Yes => Ok(true),
         Committed::Aborted => Ok(false),
