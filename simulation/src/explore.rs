@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::Mutant;
 use crate::schedule::Schedule;
-use crate::world::run;
+use crate::subject::Subject;
 
 /// Steps with faults of one run; what follows until everything rests comes on top.
 pub const LENGTH: usize = 1_500;
@@ -31,7 +30,7 @@ impl Explored {
 
 /// Runs the schedules of `seed`, `seed` + 1 and so on until so many steps are taken or one fails. `tell` hears of the
 /// steps now and then.
-pub fn explore(seed: u64, steps: u64, mutant: Option<Mutant>, mut tell: impl FnMut(u64)) -> Explored {
+pub fn explore(seed: u64, steps: u64, subject: Subject, mut tell: impl FnMut(u64)) -> Explored {
     let begun = Instant::now();
     let mut explored = Explored { runs: 0, steps: 0, took: Duration::ZERO, failed: None };
     while explored.steps < steps && explored.failed.is_none() {
@@ -39,7 +38,7 @@ pub fn explore(seed: u64, steps: u64, mutant: Option<Mutant>, mut tell: impl FnM
         // Some are short, so that what needs many steps is not all there is.
         let length = [LENGTH, LENGTH / 4, LENGTH, 3 * LENGTH][(seed % 4) as usize];
         let schedule = Schedule::drawn(seed, length);
-        let outcome = run(&schedule, mutant, false);
+        let outcome = subject.run(&schedule, false);
         explored.runs += 1;
         explored.steps += outcome.steps;
         explored.failed = outcome.violation.map(|violation| (seed, schedule, violation));

@@ -1,9 +1,8 @@
 //! Makes a failing schedule short: steps are dropped, from halves down to one by one, and numbers are lowered, as long as
 //! it fails. Dropping a step leaves the meaning of all others as it was, since each step's numbers are its own.
 
-use crate::Mutant;
 use crate::schedule::Schedule;
-use crate::world::run;
+use crate::subject::Subject;
 
 /// Runs that the search may take.
 const RUNS: usize = 25_000;
@@ -22,14 +21,14 @@ pub struct Shrunk {
 struct Search {
     best: Schedule,
     violation: String,
-    mutant: Option<Mutant>,
+    subject: Subject,
     runs: usize,
 }
 
 /// Shrinks a schedule that fails; `None` where it does not.
-pub fn shrink(schedule: &Schedule, mutant: Option<Mutant>) -> Option<Shrunk> {
-    let violation = run(schedule, mutant, false).violation?;
-    let mut search = Search { best: schedule.clone(), violation, mutant, runs: 1 };
+pub fn shrink(schedule: &Schedule, subject: Subject) -> Option<Shrunk> {
+    let violation = subject.run(schedule, false).violation?;
+    let mut search = Search { best: schedule.clone(), violation, subject, runs: 1 };
     let mut size = usize::MAX;
     while search.runs < RUNS && weight(&search.best) < size {
         size = weight(&search.best);
@@ -54,7 +53,7 @@ impl Search {
             return false;
         }
         self.runs += 1;
-        match run(&other, self.mutant, false).violation {
+        match self.subject.run(&other, false).violation {
             Some(violation) => {
                 (self.best, self.violation) = (other, violation);
                 true
