@@ -30,6 +30,12 @@ impl Spread {
             max: *sorted.last()?,
         })
     }
+
+    /// The same in another unit.
+    pub fn scaled(self, by: f64) -> Spread {
+        let Spread { min, lower, median, upper, max } = self;
+        Spread { min: min * by, lower: lower * by, median: median * by, upper: upper * by, max: max * by }
+    }
 }
 
 /// The value below which a share of the sorted values lies, between two of them by their distance.

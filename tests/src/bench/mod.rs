@@ -16,13 +16,15 @@
 //! | [`table`] | rows that every report has |
 //! | [`alone`] | turns with others on one machine |
 //! | [`verdict`] | which requirement is met |
-//! | [`report`] | the tables |
+//! | [`others`] | other systems, as further rows |
+//! | [`report`] | the report: its text and tables |
+//! | [`plots`] | its plots |
 //!
 //! Both readers of a pair read the same log from copies of one slot, the same text format through the same
 //! publication. Throughput is rows by the time from the server's `START_REPLICATION` to the last row: written
 //! by `pg_recvlogical`, acknowledged by the broker for the relay. The start of neither process counts.
 //!
-//! `make bench-consumer` is in [`consumer`].
+//! `make bench-consumer` is in [`consumer`], what `make bench` adds to both in [`peers`].
 
 pub mod alone;
 pub mod consumer;
@@ -32,7 +34,10 @@ pub mod ground;
 pub mod latency;
 pub mod machine;
 pub mod network;
+pub mod others;
+pub mod peers;
 pub mod plan;
+pub mod plots;
 pub mod report;
 pub mod results;
 pub mod table;

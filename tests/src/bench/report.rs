@@ -1,16 +1,24 @@
-//! The tables.
+//! The report of `make bench-relay`: its text and tables.
 
 use std::fmt::{self, Write};
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
 
 use super::figures::Spread;
 use super::machine::Machine;
-use super::plan::Plan;
-use super::results::{Drains, Latency, Pair, Percentiles, RelayDrain, Results};
-use super::table::{machine_row, percentiles, row, verdict_table};
+use super::others::{Other, of_case};
+use super::plots;
+use super::results::{Drains, Latency, LatencyRun, Pair, Percentiles, RelayDrain, Results};
+use super::table::{machine_row, percentiles, row, sentence, verdict_table};
 use super::verdict::verdicts;
+use crate::page::{Page, code, plain};
 
-/// Everything that a report says.
-pub struct Report<'a> {
+/// Everything that a report says; its JSON is this.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Report {
     /// The command that made it.
     pub command: String,
     /// When it was made.
@@ -18,51 +26,83 @@ pub struct Report<'a> {
     /// The relay's version.
     pub relay: String,
     /// What was asked for.
-    pub plan: &'a Plan,
+    pub plan: Asked,
     /// The machine.
-    pub machine: &'a Machine,
-    /// What was measured.
-    pub results: &'a [Results],
+    pub machine: Machine,
     /// What was left out, in sentences.
-    pub left_out: &'a [String],
+    pub left_out: Vec<String>,
+    /// What was measured.
+    pub results: Vec<Results>,
+    /// Other systems on the same machine.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Other>,
 }
 
-impl Report<'_> {
-    /// The report as Markdown.
+/// Of the plan, what a report says.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Asked {
+    /// Pairs of drains per shape.
+    pub pairs: usize,
+    /// Seeds the payloads.
+    pub seed: u64,
+    /// Keys of the relay's configuration beyond its defaults, as `key=value`.
+    pub relay_keys: Vec<String>,
+}
+
+impl Report {
+    /// The report that has this JSON.
     ///
     /// # Errors
-    /// Never: a string takes everything.
-    pub fn markdown(&self) -> Result<String, fmt::Error> {
-        let mut out = String::new();
-        self.head(&mut out)?;
-        verdict_table(&mut out, &verdicts(self.results))?;
-        for sentence in self.left_out {
-            writeln!(out, "\n**Left out:** {sentence}")?;
-        }
-        self.method(&mut out)?;
-        for under in self.results {
-            writeln!(out, "\n## Under {}\n", under.congestion_control)?;
-            if under.own_namespace {
-                writeln!(out, "In a network namespace of its own; the machine's setting was not touched.\n")?;
-            }
-            for drains in &under.drains {
-                drain_tables(&mut out, drains)?;
-            }
-            if let Some(latency) = &under.latency {
-                latency_table(&mut out, latency)?;
-            }
-        }
-        Ok(out)
+    /// The file cannot be read, or is not of this bench.
+    pub fn read(path: &Path) -> anyhow::Result<Report> {
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        serde_json::from_str(&text).with_context(|| format!("{} is no report of this bench", path.display()))
     }
 
-    fn head(&self, out: &mut String) -> fmt::Result {
-        let Report { command, date, relay, plan, machine, .. } = self;
-        writeln!(out, "# Throughput, latency and memory of the relay\n")?;
+    /// The report, for Markdown and HTML.
+    ///
+    /// # Errors
+    /// Never: a page takes everything.
+    pub fn page(&self) -> Result<Page, fmt::Error> {
+        let mut page = Page::new("Throughput, latency and memory of the relay");
+        let verdicts = verdicts(&self.results);
+        let (holds, says) = sentence(&verdicts);
+        page.verdict(holds, &says);
         writeln!(
-            out,
-            "Written by `{command}`; every number is of that run. Timings are of this machine alone: compare within the report.\n"
+            page,
+            "Written by `{}`; every number is of that run. Timings are of this machine alone: compare within the report.",
+            self.command
         )?;
-        writeln!(out, "| | |\n|---|---|")?;
+        for sentence in &self.left_out {
+            writeln!(page, "\n**Left out:** {sentence}")?;
+        }
+        self.ratios(&mut page)?;
+        verdict_table(&mut page, &verdicts)?;
+        self.measured_on(&mut page)?;
+        page.write_str(METHOD)?;
+        page.write_str(MEANING)?;
+        for under in &self.results {
+            self.under(&mut page, under)?;
+        }
+        Ok(page)
+    }
+
+    fn ratios(&self, page: &mut Page) -> fmt::Result {
+        writeln!(page, "\n## Ratios\n")?;
+        page.figure(plots::ratios(&self.results, &self.others));
+        writeln!(page, "| relay ÷ `pg_recvlogical` | median | quartiles | min – max |\n|---|---|---|---|")?;
+        for under in &self.results {
+            for drains in &under.drains {
+                let name = case(drains, &under.congestion_control);
+                row(page, &name, Spread::of(drains.pairs.iter().map(Pair::ratio)), 2)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn measured_on(&self, out: &mut impl Write) -> fmt::Result {
+        let Report { date, relay, plan, machine, .. } = self;
+        writeln!(out, "\n## What it was measured on\n\n| | |\n|---|---|")?;
         writeln!(out, "| date | {date} |")?;
         machine_row(out, machine)?;
         writeln!(out, "| congestion control of the machine | {} |", machine.congestion_control)?;
@@ -79,11 +119,46 @@ impl Report<'_> {
             out,
             "| Kafka | 4.3, one broker on the same machine, a topic of 12 partitions per run, `acks=all`, lz4 |"
         )?;
+        for other in &self.others {
+            writeln!(
+                out,
+                "| {} | {}; {} |",
+                plain(&other.name),
+                plain(&other.version),
+                code(&other.settings)
+            )?;
+        }
         writeln!(out, "| seed | {} |", plan.seed)
     }
 
-    fn method(&self, out: &mut String) -> fmt::Result {
-        let text = "
+    fn under(&self, page: &mut Page, under: &Results) -> fmt::Result {
+        let control = &under.congestion_control;
+        writeln!(page, "\n## Under {control}\n")?;
+        if under.own_namespace {
+            writeln!(page, "In a network namespace of its own; the machine's setting was not touched.\n")?;
+        }
+        if !under.drains.is_empty() {
+            page.figure(plots::throughput(under, &self.others));
+            page.figure(plots::cost(under));
+            page.figure(plots::memory(under));
+        }
+        for drains in &under.drains {
+            drain_tables(page, drains, (control, &self.others))?;
+        }
+        if let Some(latency) = &under.latency {
+            latency_table(page, control, latency)?;
+        }
+        Ok(())
+    }
+}
+
+/// How a backlog under a congestion control is called: the name of its case.
+pub fn case(drains: &Drains, control: &str) -> String {
+    format!("{}, {control}", drains.shape.name())
+}
+
+/// What is done.
+const METHOD: &str = "
 ## What is compared
 
 Both readers drain the same log from copies of one slot, through the same publication, in the order A B B A …
@@ -99,21 +174,44 @@ Latency is an open loop: transactions of one row at their intended times on four
 of those before. *Commit → received* begins when COMMIT has returned to the producer, *intended → received* when the transaction
 should have begun; both end when a consumer has the record. One clock, one process.
 ";
-        out.write_str(text)
-    }
-}
+
+/// What comes of it.
+const MEANING: &str = "
+## What each number means, and what it does not
+
+**The ratio** is of two drains of the same backlog, one after the other. `pg_recvlogical` is PostgreSQL's own reader and
+throws the rows away: at 1 the relay has them acknowledged by Kafka in the time that mere reading takes. It says nothing about a
+server far away, rows of other sizes, or PostgreSQL and Kafka on machines of their own; here all share one. A ratio to another
+system is of the medians, as the two did not run in pairs.
+
+**Rows a second** say how fast a relay that was away catches up, on this machine. They do not say how many events a service
+can commit. PostgreSQL decodes each slot in one process; no reader of one slot is faster than that.
+
+**Processor time of an event** is what the whole process used, by the number of rows: what has to be paid for. It is
+not how long an event takes, since the processes work at the same time.
+
+**Memory** is the most that the relay's process has ever held (`VmHWM`). What the server and the broker hold for it is not in it. It
+is of these rows: a row of many megabytes has to be held whole.
+
+**TCP data segments of a transaction** tell whether the server sends row by row or in large pieces. The number explains the
+ratio, and is no aim of its own.
+
+**Latency** is of a steady load far below what the relay can do, so it holds no queues: it says how long an event takes on its
+way while nothing is wrong. The longest is one event of a whole run, and on a machine whose cores are shared it is as
+often the machine's as the relay's.
+";
 
 fn listed(keys: &[String]) -> String {
     if keys.is_empty() { "nothing".into() } else { format!("`{}`", keys.join("`, `")) }
 }
 
-fn drain_tables(out: &mut String, drains: &Drains) -> fmt::Result {
+fn drain_tables(out: &mut impl Write, drains: &Drains, (control, others): (&str, &[Other])) -> fmt::Result {
     let shape = &drains.shape;
     let rows = shape.rows as f64;
-    let per_event = move |cpu: f64| cpu * 1e6 / rows;
     let rate = move |seconds: f64| rows / seconds / 1000.0;
     let pairs = &drains.pairs;
-    let baseline = |value: fn(&Pair) -> f64| Spread::of(pairs.iter().map(value));
+    let of = |value: fn(&Pair) -> f64| Spread::of(pairs.iter().map(value));
+    let per_event = |cpu: fn(&Pair) -> f64| of(cpu).map(|spread| spread.scaled(1e6 / rows));
     writeln!(
         out,
         "### {}\n\n{} rows, {} MiB of log, {} pairs.\n",
@@ -123,31 +221,20 @@ fn drain_tables(out: &mut String, drains: &Drains) -> fmt::Result {
         pairs.len()
     )?;
     writeln!(out, "| | median | quartiles | min – max |\n|---|---|---|---|")?;
-    row(out, "**relay ÷ `pg_recvlogical`**", Spread::of(pairs.iter().map(Pair::ratio)), 2)?;
-    row(
-        out,
-        "`pg_recvlogical`, thousand rows/s",
-        Spread::of(pairs.iter().map(|p| rate(p.baseline.seconds))),
-        0,
-    )?;
+    row(out, "**relay ÷ `pg_recvlogical`**", of(Pair::ratio), 2)?;
+    let baseline = Spread::of(pairs.iter().map(|p| rate(p.baseline.seconds)));
+    row(out, "`pg_recvlogical`, thousand rows/s", baseline, 0)?;
     row(out, "relay, thousand rows/s", Spread::of(pairs.iter().map(|p| rate(p.relay.seconds))), 0)?;
     row(out, "relay, steady", Spread::of(pairs.iter().map(|p| steady(&p.relay))), 0)?;
-    row(
-        out,
-        "relay, processor µs per event",
-        baseline(|p| p.relay.relay_cpu).map(|s| scaled(s, per_event)),
-        2,
-    )?;
-    row(out, "its walsender", baseline(|p| p.relay.walsender_cpu).map(|s| scaled(s, per_event)), 2)?;
-    row(out, "its broker", baseline(|p| p.relay.broker_cpu).map(|s| scaled(s, per_event)), 2)?;
-    row(
-        out,
-        "`pg_recvlogical`, processor µs per event",
-        baseline(|p| p.baseline.client_cpu).map(|s| scaled(s, per_event)),
-        2,
-    )?;
-    row(out, "its walsender", baseline(|p| p.baseline.walsender_cpu).map(|s| scaled(s, per_event)), 2)?;
-    row(out, "relay, most memory, MiB", baseline(|p| p.relay.peak_rss_kib as f64 / 1024.0), 0)?;
+    for (other, theirs) in of_case(others, &case(drains, control)) {
+        row(out, &format!("{}, thousand rows/s", plain(&other.title())), Some(theirs.scaled(0.001)), 0)?;
+    }
+    row(out, "relay, processor µs per event", per_event(|p| p.relay.relay_cpu), 2)?;
+    row(out, "its walsender", per_event(|p| p.relay.walsender_cpu), 2)?;
+    row(out, "its broker", per_event(|p| p.relay.broker_cpu), 2)?;
+    row(out, "`pg_recvlogical`, processor µs per event", per_event(|p| p.baseline.client_cpu), 2)?;
+    row(out, "its walsender", per_event(|p| p.baseline.walsender_cpu), 2)?;
+    row(out, "relay, most memory, MiB", of(|p| p.relay.peak_rss_kib as f64 / 1024.0), 0)?;
     let transactions = shape.transactions() as f64;
     let segments = pairs.iter().filter_map(|p| Some(p.relay.segments? as f64 / transactions));
     row(out, "relay, TCP data segments per transaction", Spread::of(segments), 3)?;
@@ -174,42 +261,79 @@ fn drain_tables(out: &mut String, drains: &Drains) -> fmt::Result {
     writeln!(out)
 }
 
-fn steady(drain: &RelayDrain) -> f64 {
+/// Thousand rows a second without the beginning.
+pub fn steady(drain: &RelayDrain) -> f64 {
     drain.steady_records as f64 / drain.steady_seconds / 1000.0
 }
 
-fn scaled(spread: Spread, by: impl Fn(f64) -> f64) -> Spread {
-    let Spread { min, lower, median, upper, max } = spread;
-    Spread { min: by(min), lower: by(lower), median: by(median), upper: by(upper), max: by(max) }
-}
-
-fn latency_table(out: &mut String, latency: &Latency) -> fmt::Result {
+fn latency_table(page: &mut Page, control: &str, latency: &Latency) -> fmt::Result {
     writeln!(
-        out,
+        page,
         "### Latency\n\n{} transactions a second of one row, {} s a run. Relay: {:.1} MiB at most, {:.0} % of a core.\n",
         latency.rate,
         latency.seconds,
         latency.rss_kib as f64 / 1024.0,
         latency.relay_load * 100.0
     )?;
-    writeln!(out, "| ms | p50 | p90 | p99 | max |\n|---|---|---|---|---|")?;
-    let of = |value: fn(&super::results::LatencyRun) -> Percentiles| {
-        let median = |part: fn(&Percentiles) -> f64| {
-            Spread::of(latency.runs.iter().map(|run| part(&value(run))))
-                .map_or(f64::NAN, |spread| spread.median)
-        };
-        Percentiles {
-            p50: median(|p| p.p50),
-            p90: median(|p| p.p90),
-            p99: median(|p| p.p99),
-            max: median(|p| p.max),
-        }
-    };
-    percentiles(out, "**commit → received**, median of the runs", of(|run| run.from_commit))?;
-    percentiles(out, "intended → received, median of the runs", of(|run| run.from_intended))?;
-    percentiles(out, "intended → commit, median of the runs", of(|run| run.commit))?;
+    page.figure(plots::latency(control, latency));
+    writeln!(page, "| ms | p50 | p90 | p99 | max |\n|---|---|---|---|---|")?;
+    let of = |value: fn(&LatencyRun) -> Percentiles| Percentiles::median_of(latency.runs.iter().map(value));
+    percentiles(page, "**commit → received**, median of the runs", of(|run| run.from_commit))?;
+    percentiles(page, "intended → received, median of the runs", of(|run| run.from_intended))?;
+    percentiles(page, "intended → commit, median of the runs", of(|run| run.commit))?;
     for (number, run) in latency.runs.iter().enumerate() {
-        percentiles(out, &format!("run {}, commit → received", number + 1), run.from_commit)?;
+        percentiles(page, &format!("run {}, commit → received", number + 1), run.from_commit)?;
     }
-    writeln!(out)
+    writeln!(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of the last real run.
+    fn report() -> Report {
+        serde_json::from_str(include_str!("../../../docs/bench-relay.json")).unwrap()
+    }
+
+    #[test]
+    fn the_report_can_be_made_again_from_its_json() {
+        let report = report();
+        let page = report.page().unwrap();
+        let mut directory = tempfile::tempdir().unwrap();
+        // To be looked at.
+        directory.disable_cleanup(std::env::var_os("OUTBOX_TESTS_KEEP").is_some());
+        page.write(&directory.path().join("bench.md")).unwrap();
+        println!("{}", directory.path().display());
+        let read = |name| fs::read_to_string(directory.path().join(name)).unwrap();
+        let (text, html) = (read("bench.md"), read("bench.html"));
+        assert!(text.contains("requirements are met"));
+        let first = html.find("<h2>").unwrap();
+        assert!(html[first..].starts_with("<h2>Ratios</h2>"), "ratios come first");
+        assert!(!html.contains("NaN"));
+        for under in &report.results {
+            let control = &under.congestion_control;
+            assert!(text.contains(&format!("## Under {control}\n")));
+            assert!(html.contains(&format!("Processor time of an event, {control}.")));
+        }
+    }
+
+    #[test]
+    fn other_systems_are_further_rows() {
+        let mut report = report();
+        let case = case(&report.results[0].drains[0], &report.results[0].congestion_control);
+        report.others = vec![Other {
+            name: "Other <System>".to_owned(),
+            version: "1.2".to_owned(),
+            settings: "tests/peers/other.properties".to_owned(),
+            cases: [(case, Spread::of([30e3, 40e3, 50e3]).unwrap())].into(),
+        }];
+        let page = report.page().unwrap();
+        let text = page.markdown();
+        assert!(text.contains("| Other &lt;System> 1.2, thousand rows/s | 40 | 35 – 45 | 30 – 50 |"));
+        assert!(text.contains("| Other &lt;System> | 1.2; `tests/peers/other.properties` |"));
+        assert!(page.html().contains("relay ÷ Other &lt;System&gt; 1.2"));
+        let again: Report = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
+        assert_eq!(again.others, report.others);
+    }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::figures::quantile;
+use super::figures::{Spread, quantile};
 use super::plan::Shape;
 
 /// Everything measured under one congestion control.
@@ -136,5 +136,23 @@ impl Percentiles {
         values.sort_by(f64::total_cmp);
         let at = |share| quantile(&values, share).unwrap_or(f64::NAN);
         Percentiles { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1.0) }
+    }
+
+    /// Each the median of these runs.
+    pub fn median_of(runs: impl Iterator<Item = Percentiles> + Clone) -> Percentiles {
+        let median = |part: fn(Percentiles) -> f64| {
+            Spread::of(runs.clone().map(part)).map_or(f64::NAN, |spread| spread.median)
+        };
+        Percentiles {
+            p50: median(|p| p.p50),
+            p90: median(|p| p.p90),
+            p99: median(|p| p.p99),
+            max: median(|p| p.max),
+        }
+    }
+
+    /// From the lowest to the highest.
+    pub fn all(self) -> [f64; 4] {
+        [self.p50, self.p90, self.p99, self.max]
     }
 }

@@ -10,8 +10,8 @@ use super::verdict::Verdict;
 /// What it was measured on.
 ///
 /// # Errors
-/// Never: a string takes everything.
-pub fn machine_row(out: &mut String, machine: &Machine) -> fmt::Result {
+/// What it is written to does not take it.
+pub fn machine_row(out: &mut impl Write, machine: &Machine) -> fmt::Result {
     writeln!(
         out,
         "| machine | {}, {} cores, {} MiB, {} |",
@@ -19,12 +19,29 @@ pub fn machine_row(out: &mut String, machine: &Machine) -> fmt::Result {
     )
 }
 
+/// How many requirements are met and which are not, in one sentence, and whether that is all.
+pub fn sentence(verdicts: &[Verdict]) -> (bool, String) {
+    let unmet: Vec<&str> =
+        verdicts.iter().filter(|verdict| !verdict.met).map(|verdict| shortly(&verdict.requirement)).collect();
+    let all = verdicts.len();
+    if unmet.is_empty() && all > 0 {
+        return (true, format!("**All {all} requirements are met.**"));
+    }
+    let met = all - unmet.len();
+    (false, format!("**{met} of {all} requirements are met.** Not met: {}.", unmet.join("; ")))
+}
+
+/// Without how it is counted.
+fn shortly(requirement: &str) -> &str {
+    requirement.split(" (").next().unwrap_or(requirement)
+}
+
 /// Which requirement is met.
 ///
 /// # Errors
-/// Never: a string takes everything.
-pub fn verdict_table(out: &mut String, verdicts: &[Verdict]) -> fmt::Result {
-    writeln!(out, "\n## Verdict\n\n| requirement | found | |\n|---|---|---|")?;
+/// What it is written to does not take it.
+pub fn verdict_table(out: &mut impl Write, verdicts: &[Verdict]) -> fmt::Result {
+    writeln!(out, "\n## Requirements\n\n| requirement | found | |\n|---|---|---|")?;
     for Verdict { requirement, found, met } in verdicts {
         writeln!(out, "| {requirement} | {found} | {} |", if *met { "met" } else { "**not met**" })?;
     }
@@ -34,8 +51,8 @@ pub fn verdict_table(out: &mut String, verdicts: &[Verdict]) -> fmt::Result {
 /// Median, quartiles and range of a figure.
 ///
 /// # Errors
-/// Never: a string takes everything.
-pub fn row(out: &mut String, name: &str, spread: Option<Spread>, digits: usize) -> fmt::Result {
+/// What it is written to does not take it.
+pub fn row(out: &mut impl Write, name: &str, spread: Option<Spread>, digits: usize) -> fmt::Result {
     match spread {
         Some(Spread { min, lower, median, upper, max }) => writeln!(
             out,
@@ -48,7 +65,7 @@ pub fn row(out: &mut String, name: &str, spread: Option<Spread>, digits: usize) 
 /// Percentiles of a time.
 ///
 /// # Errors
-/// Never: a string takes everything.
-pub fn percentiles(out: &mut String, name: &str, p: Percentiles) -> fmt::Result {
+/// What it is written to does not take it.
+pub fn percentiles(out: &mut impl Write, name: &str, p: Percentiles) -> fmt::Result {
     writeln!(out, "| {name} | {:.2} | {:.2} | {:.2} | {:.1} |", p.p50, p.p90, p.p99, p.max)
 }

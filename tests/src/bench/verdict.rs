@@ -15,7 +15,7 @@ pub struct Verdict {
 }
 
 /// Least median and lower quartile of the ratio to `pg_recvlogical`, by rows per transaction.
-fn required_ratio(per_transaction: u64) -> (f64, f64) {
+pub fn required_ratio(per_transaction: u64) -> (f64, f64) {
     if per_transaction == 1 { (1.7, 1.5) } else { (1.4, 1.2) }
 }
 
@@ -26,7 +26,7 @@ const PAIRS: usize = 7;
 const LATENCY: (f64, f64) = (1.0, 10.0);
 
 /// Limits of memory in MiB: in steady streaming, and ever.
-const MEMORY: (f64, f64) = (64.0, 128.0);
+pub const MEMORY: (f64, f64) = (64.0, 128.0);
 
 /// Every requirement; one that was not measured is not met.
 pub fn verdicts(results: &[Results]) -> Vec<Verdict> {

@@ -8,13 +8,13 @@ use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use outbox_tests::bench::alone::command;
 use outbox_tests::bench::machine::{Machine, congestion_control};
+use outbox_tests::bench::others::Other;
 use outbox_tests::bench::plan::{Plan, Shape};
-use outbox_tests::bench::report::Report;
+use outbox_tests::bench::report::{Asked, Report};
 use outbox_tests::bench::results::Results;
 use outbox_tests::bench::verdict::verdicts;
 use outbox_tests::bench::{network, worker};
 use outbox_tests::parts;
-use serde_json::json;
 
 /// Drains one backlog by `pg_recvlogical` and by the relay, interleaved, and measures the time from commit
 /// to consumer. Exits with 0 whatever the numbers are, unless `--check` is given.
@@ -54,9 +54,15 @@ struct Arguments {
     /// A file to lock during every measured run, on a machine that others use in between.
     #[arg(long)]
     lock: Option<PathBuf>,
-    /// Where the report goes; a file of the same name with `.json` lies beside it.
+    /// Where the report goes; files of the same name with `.html` and `.json` lie beside it.
     #[arg(long, default_value = "docs/bench-relay.md")]
     out: PathBuf,
+    /// Measures nothing, and makes the report anew from the JSON of an earlier one.
+    #[arg(long)]
+    from_json: Option<PathBuf>,
+    /// Other systems that were measured on this machine, as a list in JSON: further rows of the report.
+    #[arg(long)]
+    others: Option<PathBuf>,
     /// Exit with 1 if a requirement is not met.
     #[arg(long)]
     check: bool,
@@ -76,8 +82,28 @@ fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Lets a worker measure under each congestion control, and reports.
+/// Makes the report, and says what it found.
 fn lead(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let mut report = match &arguments.from_json {
+        Some(earlier) => Report::read(earlier)?,
+        None => measure(arguments)?,
+    };
+    if let Some(others) = &arguments.others {
+        report.others = Other::read(others)?;
+    }
+    write(&arguments.out, &report)?;
+    let verdicts = verdicts(&report.results);
+    for verdict in &verdicts {
+        let met = if verdict.met { "met    " } else { "NOT MET" };
+        println!("{met}  {}: {}", verdict.requirement, verdict.found);
+    }
+    println!("report: {}", arguments.out.display());
+    let failed = verdicts.iter().any(|verdict| !verdict.met) || !report.left_out.is_empty();
+    Ok(if arguments.check && failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Lets a worker measure under each congestion control.
+fn measure(arguments: &Arguments) -> anyhow::Result<Report> {
     let plan = Plan {
         pairs: arguments.pairs,
         shapes: arguments.shapes.clone(),
@@ -113,24 +139,16 @@ fn lead(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Err(error) => return Err(error),
         }
     }
-    let report = Report {
+    Ok(Report {
         command: command("bench-relay"),
         date: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
         relay: String::from_utf8_lossy(&relay.stdout).trim().to_owned(),
-        plan: &plan,
-        machine: &machine,
-        results: &results,
-        left_out: &left_out,
-    };
-    let verdicts = verdicts(&results);
-    write(&arguments.out, &report)?;
-    for verdict in &verdicts {
-        let met = if verdict.met { "met    " } else { "NOT MET" };
-        println!("{met}  {}: {}", verdict.requirement, verdict.found);
-    }
-    println!("report: {}", arguments.out.display());
-    let failed = verdicts.iter().any(|verdict| !verdict.met) || !left_out.is_empty();
-    Ok(if arguments.check && failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        plan: Asked { pairs: plan.pairs, seed: plan.seed, relay_keys: plan.relay_keys },
+        machine,
+        left_out,
+        results,
+        others: Vec::new(),
+    })
 }
 
 /// A worker of its own for each congestion control: the setting is that of a namespace, and a namespace that
@@ -165,19 +183,10 @@ fn work(plan: &str, results: &str, control: &str, machine: &str) -> anyhow::Resu
     Ok(())
 }
 
-/// The report and the same as JSON beside it.
-fn write(out: &Path, report: &Report<'_>) -> anyhow::Result<()> {
-    fs::write(out, report.markdown()?).with_context(|| out.display().to_string())?;
-    let raw = json!({
-        "command": report.command,
-        "date": report.date,
-        "relay": report.relay,
-        "machine": report.machine,
-        "plan": { "pairs": report.plan.pairs, "seed": report.plan.seed, "relay_keys": report.plan.relay_keys },
-        "left_out": report.left_out,
-        "results": report.results,
-    });
+/// The report, beside it the same as HTML with plots, and as JSON.
+fn write(out: &Path, report: &Report) -> anyhow::Result<()> {
+    report.page()?.write(out)?;
     let beside = out.with_extension("json");
-    fs::write(&beside, serde_json::to_string_pretty(&raw)? + "\n")
-        .with_context(|| beside.display().to_string())
+    let json = serde_json::to_string_pretty(&serde_json::to_value(report)?)? + "\n";
+    fs::write(&beside, json).with_context(|| beside.display().to_string())
 }

@@ -69,11 +69,16 @@ impl Ground {
 
     /// Starts a process for the next run, with a name that none had before.
     pub fn start(&mut self, topic: &str, work: Work, (warm_up, every): (u64, u64)) -> (String, Instance) {
-        self.runs += 1;
-        let name = format!("run{}", self.runs);
+        let name = self.new_name();
         let job = Job { name: name.clone(), topic: topic.to_owned(), work, warm_up, every };
         let database = self.postgres.url(NAME);
         (name, Instance::start(&job, &self.kafka.brokers(), &database, self.logs.path()))
+    }
+
+    /// A name of a run that none had before.
+    pub fn new_name(&mut self) -> String {
+        self.runs += 1;
+        format!("run{}", self.runs)
     }
 
     /// An empty topic whose name none had before.

@@ -30,19 +30,29 @@ impl Instance {
     /// When it cannot be started.
     pub fn start(job: &Job, brokers: &str, database: &str, logs: &Path) -> Instance {
         let program = std::env::current_exe().expect("this program");
-        let log = logs.join(format!("{}.log", job.name));
-        let errors = File::create(&log).expect("our own directory");
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .arg("--job")
             .arg(serde_json::to_string(job).expect("plain values"))
             .env("KAFKA_BROKERS", brokers)
             .env("DATABASE_URL", database)
-            .env_remove("KAFKA_GROUP")
+            .env_remove("KAFKA_GROUP");
+        Instance::spawn(command, &job.name, logs)
+    }
+
+    /// Starts another program that says the same and ends in the same way.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn spawn(mut command: Command, name: &str, logs: &Path) -> Instance {
+        let log = logs.join(format!("{name}.log"));
+        let errors = File::create(&log).expect("our own directory");
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(errors)
             .spawn()
-            .expect("this program starts");
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
         let (sender, told) = channel();
         std::thread::spawn(move || {

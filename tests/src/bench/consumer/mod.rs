@@ -14,7 +14,8 @@
 //! | [`measure`] | every measurement, in its order |
 //! | [`results`] | what was measured |
 //! | [`verdict`] | which requirement is met |
-//! | [`report`] | the tables |
+//! | [`report`] | the report: its text and tables |
+//! | [`plots`] | its plots |
 //!
 //! Whatever is measured runs in a process of its own, so that its processor time and memory are its own.
 
@@ -26,6 +27,7 @@ pub mod latency;
 pub mod measure;
 pub mod pgbench;
 pub mod plan;
+pub mod plots;
 pub mod preload;
 pub mod report;
 pub mod results;

@@ -1,127 +1,275 @@
-//! The tables.
+//! The report of `make bench-consumer`: its text and tables.
 
 use std::fmt::{self, Write};
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
 
 use super::ground::{PARTITIONS, SETTINGS};
-use super::plan::{CONNECTIONS, GROUP, KEYS, Plan, SLEEPERS};
-use super::results::{Case, LatencyRun, Results, Run};
-use super::verdict::{cost, ratio, spread, verdicts};
+use super::plan::{CONNECTIONS, Counts, GROUP, KEYS, SLEEPERS};
+use super::plots;
+use super::results::{Case, Pair, Results, Run};
+use super::verdict::{
+    COST, MEMORY, OF_BARE, OF_ONE, OF_PGBENCH, OF_UNIFORM, cost, grown, memory, ratio, spread, verdicts,
+};
 use crate::bench::figures::Spread;
 use crate::bench::machine::Machine;
+use crate::bench::others::{Other, of_case};
 use crate::bench::results::Percentiles;
-use crate::bench::table::{machine_row, percentiles, row, verdict_table};
+use crate::bench::table::{machine_row, percentiles, row, sentence, verdict_table};
+use crate::page::{Page, code, plain};
+use crate::plot::bars::Limit;
 
-/// Everything that a report says.
-pub struct Report<'a> {
+/// Everything that a report says; its JSON is this.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Report {
     /// The command that made it.
     pub command: String,
     /// When it was made.
     pub date: String,
     /// What was asked for.
-    pub plan: &'a Plan,
+    pub plan: Asked,
     /// The machine.
-    pub machine: &'a Machine,
+    pub machine: Machine,
+    /// Of the consumer and its client.
+    #[serde(default = "Versions::unknown")]
+    pub versions: Versions,
     /// What was measured.
-    pub results: &'a Results,
+    pub results: Results,
+    /// Other systems on the same machine.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Other>,
 }
 
-/// Ratios, and what each is of.
-const RATIOS: [(&str, Case, Case); 6] = [
-    ("no-op by key ÷ bare loop, uniform", Case::NothingUniform, Case::BareUniform),
-    ("no-op by key ÷ bare loop, Zipf", Case::NothingZipf, Case::BareZipf),
-    ("no-op, Zipf ÷ uniform", Case::NothingZipf, Case::NothingUniform),
-    ("one by one ÷ `pgbench`, uniform", Case::OneUniform, Case::Pgbench),
-    ("grouped ÷ one by one, uniform", Case::GroupUniform, Case::OneUniform),
-    ("grouped ÷ one by one, Zipf", Case::GroupZipf, Case::OneZipf),
-];
+/// Of what was compiled into the process that was measured.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Versions {
+    /// The SDK's.
+    pub consumer: String,
+    /// The client's.
+    pub librdkafka: String,
+}
 
-/// Ratios of processor time.
-const COSTS: [(&str, Case, Case); 2] = [
-    ("cost of an event, long ÷ short backlog", Case::NothingUniform, Case::Bursts),
-    ("cost of an event, many ÷ few keys", Case::ManyKeys, Case::FewKeys),
-];
-
-impl Report<'_> {
-    /// The report as Markdown.
-    ///
-    /// # Errors
-    /// Never: a string takes everything.
-    pub fn markdown(&self) -> Result<String, fmt::Error> {
-        let mut out = String::new();
-        self.head(&mut out)?;
-        verdict_table(&mut out, &verdicts(self.results))?;
-        self.ratios(&mut out)?;
-        self.cases(&mut out)?;
-        self.meaning(&mut out)?;
-        if let [first, ..] = self.results.latency.as_slice() {
-            self.latency(&mut out, first.events)?;
+impl Versions {
+    /// Of this program, which is the one that is measured.
+    pub fn here() -> Versions {
+        Versions {
+            consumer: env!("CARGO_PKG_VERSION").to_owned(),
+            librdkafka: rdkafka::util::get_rdkafka_version().1,
         }
-        self.runs(&mut out)?;
-        Ok(out)
     }
 
-    fn head(&self, out: &mut String) -> fmt::Result {
-        let Report { command, date, plan, machine, results } = self;
-        writeln!(out, "# Throughput, cost and latency of the consumer\n")?;
+    /// Of an earlier program, which did not write them down.
+    fn unknown() -> Versions {
+        Versions { consumer: "not known".to_owned(), librdkafka: "not known".to_owned() }
+    }
+}
+
+/// Of the plan, what a report says.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Asked {
+    /// Runs of each case.
+    pub pairs: usize,
+    /// Seeds keys and payloads.
+    pub seed: u64,
+    /// Counts.
+    pub counts: Counts,
+}
+
+/// Something of one pair by something else of it.
+#[derive(Clone, Copy)]
+pub struct Ratio {
+    /// How it is called.
+    pub name: &'static str,
+    /// What is required of its median.
+    pub limit: Option<Limit>,
+    of: Of,
+}
+
+#[derive(Clone, Copy)]
+enum Of {
+    Rate(Case, Case),
+    Cost(Case, Case),
+    Memory(Case, Case),
+    Growth,
+}
+
+impl Ratio {
+    const fn new(name: &'static str, of: Of, limit: Option<Limit>) -> Ratio {
+        Ratio { name, limit, of }
+    }
+
+    /// Over all pairs.
+    pub fn spread(self, results: &Results) -> Option<Spread> {
+        spread(results, |pair: &Pair| match self.of {
+            Of::Rate(case, to) => ratio(pair, case, to),
+            Of::Cost(case, to) => cost(pair, case, to),
+            Of::Memory(case, to) => memory(pair, case, to),
+            Of::Growth => grown(pair),
+        })
+    }
+}
+
+/// Of rates: more is better.
+pub const RATES: [Ratio; 6] = [
+    Ratio::new(
+        "no-op by key ÷ bare loop, uniform",
+        Of::Rate(Case::NothingUniform, Case::BareUniform),
+        Some(Limit::Least(OF_BARE)),
+    ),
+    Ratio::new("no-op by key ÷ bare loop, Zipf", Of::Rate(Case::NothingZipf, Case::BareZipf), None),
+    Ratio::new(
+        "no-op, Zipf ÷ uniform",
+        Of::Rate(Case::NothingZipf, Case::NothingUniform),
+        Some(Limit::Least(OF_UNIFORM)),
+    ),
+    Ratio::new(
+        "one by one ÷ `pgbench`, uniform",
+        Of::Rate(Case::OneUniform, Case::Pgbench),
+        Some(Limit::Least(OF_PGBENCH)),
+    ),
+    Ratio::new(
+        "grouped ÷ one by one, uniform",
+        Of::Rate(Case::GroupUniform, Case::OneUniform),
+        Some(Limit::Least(OF_ONE)),
+    ),
+    Ratio::new("grouped ÷ one by one, Zipf", Of::Rate(Case::GroupZipf, Case::OneZipf), None),
+];
+
+/// Of processor time and memory: less is better.
+pub const COSTS: [Ratio; 4] = [
+    Ratio::new(
+        "cost of an event, long ÷ short backlog",
+        Of::Cost(Case::NothingUniform, Case::Bursts),
+        Some(Limit::Most(COST)),
+    ),
+    Ratio::new(
+        "cost of an event, many ÷ few keys",
+        Of::Cost(Case::ManyKeys, Case::FewKeys),
+        Some(Limit::Most(COST)),
+    ),
+    Ratio::new("most memory, a long backlog ÷ its first events", Of::Growth, Some(Limit::Most(MEMORY))),
+    Ratio::new(
+        "most memory, many ÷ few keys",
+        Of::Memory(Case::ManyKeys, Case::FewKeys),
+        Some(Limit::Most(MEMORY)),
+    ),
+];
+
+impl Report {
+    /// The report that has this JSON.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not of this bench.
+    pub fn read(path: &Path) -> anyhow::Result<Report> {
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        serde_json::from_str(&text).with_context(|| format!("{} is no report of this bench", path.display()))
+    }
+
+    /// The report, for Markdown and HTML.
+    ///
+    /// # Errors
+    /// Never: a page takes everything.
+    pub fn page(&self) -> Result<Page, fmt::Error> {
+        let mut page = Page::new("Throughput, cost and latency of the consumer");
+        let verdicts = verdicts(&self.results);
+        let (holds, says) = sentence(&verdicts);
+        page.verdict(holds, &says);
         writeln!(
-            out,
-            "Written by `{command}`; every number is of that run. Timings are of this machine alone: compare within the report.\n"
+            page,
+            "Written by `{}`; every number is of that run. Timings are of this machine alone: compare within the report.",
+            self.command
         )?;
-        writeln!(out, "| | |\n|---|---|")?;
+        self.ratios(&mut page)?;
+        verdict_table(&mut page, &verdicts)?;
+        self.measured_on(&mut page)?;
+        self.cases(&mut page)?;
+        self.meaning(&mut page)?;
+        if let [first, ..] = self.results.latency.as_slice() {
+            self.latency(&mut page, first.events)?;
+        }
+        self.runs(&mut page)?;
+        Ok(page)
+    }
+
+    fn measured_on(&self, out: &mut impl Write) -> fmt::Result {
+        let Report { date, plan, machine, versions, results, .. } = self;
+        writeln!(out, "\n## What it was measured on\n\n| | |\n|---|---|")?;
         writeln!(out, "| date | {date} |")?;
         machine_row(out, machine)?;
         writeln!(out, "| congestion control of the machine | {} |", machine.congestion_control)?;
-        writeln!(out, "| consumer | outbox-consumer {} |", env!("CARGO_PKG_VERSION"))?;
+        writeln!(out, "| consumer | outbox-consumer {} |", versions.consumer)?;
         let settings: Vec<String> =
             SETTINGS.iter().map(|(name, value)| format!("{name} = {value}")).collect();
         writeln!(out, "| PostgreSQL | {}; {} |", results.postgres, settings.join(", "))?;
         writeln!(
             out,
             "| Kafka | 4.3, one broker on the same machine, topics of {PARTITIONS} partitions, lz4; client: {} |",
-            rdkafka::util::get_rdkafka_version().1
+            versions.librdkafka
         )?;
         writeln!(
             out,
             "| events | headers `id` and `type`, 200 bytes of JSON; {KEYS} keys, uniform or by Zipf's law with exponent 1 |"
         )?;
+        for other in &self.others {
+            writeln!(
+                out,
+                "| {} | {}; {} |",
+                plain(&other.name),
+                plain(&other.version),
+                code(&other.settings)
+            )?;
+        }
         writeln!(out, "| pairs | {} |\n| seed | {} |", plan.pairs, plan.seed)
     }
 
-    fn ratios(&self, out: &mut String) -> fmt::Result {
-        writeln!(out, "\n## Ratios\n\nOf the runs of one pair each.\n")?;
-        writeln!(out, "| | median | quartiles | min – max |\n|---|---|---|---|")?;
-        for (name, case, to) in RATIOS {
-            row(out, name, spread(self.results, |pair| ratio(pair, case, to)), 2)?;
-        }
-        for (name, case, to) in COSTS {
-            row(out, name, spread(self.results, |pair| cost(pair, case, to)), 2)?;
+    fn ratios(&self, page: &mut Page) -> fmt::Result {
+        writeln!(page, "\n## Ratios\n")?;
+        page.figure(plots::ratios(&self.results, &self.others));
+        writeln!(page, "Of the runs of one pair each.\n")?;
+        writeln!(page, "| | median | quartiles | min – max |\n|---|---|---|---|")?;
+        for ratio in RATES.into_iter().chain(COSTS) {
+            row(page, ratio.name, ratio.spread(&self.results), 2)?;
         }
         Ok(())
     }
 
-    fn cases(&self, out: &mut String) -> fmt::Result {
+    fn cases(&self, page: &mut Page) -> fmt::Result {
         let of = |case: Case, figure: fn(&Run) -> Option<f64>| {
-            spread(self.results, |pair| pair.runs.get(&case).and_then(figure))
+            spread(&self.results, |pair| pair.runs.get(&case).and_then(figure))
         };
+        writeln!(page, "\n## Events a second\n")?;
+        for group in plots::GROUPS {
+            page.figure(plots::rates(&group, &self.results, &self.others));
+        }
         writeln!(
-            out,
-            "\n## Events a second\n\n| | what stands behind it | median | quartiles | min – max |\n|---|---|---|---|---|"
+            page,
+            "| | what stands behind it | median | quartiles | min – max |\n|---|---|---|---|---|"
         )?;
         for case in Case::ALL {
             let name = format!("{} | {}", case.name(), self.stands_behind(case));
-            row(out, &name, of(case, |run| Some(run.rate())), 0)?;
+            row(page, &name, of(case, |run| Some(run.rate())), 0)?;
+            for (other, theirs) in of_case(&self.others, case.name()) {
+                let name = format!("{}, {} | {}", plain(&other.title()), case.name(), code(&other.settings));
+                row(page, &name, Some(theirs), 0)?;
+            }
         }
-        writeln!(
-            out,
-            "\n## Processor time of an event, µs\n\n| | median | quartiles | min – max |\n|---|---|---|---|"
-        )?;
+        writeln!(page, "\n## Processor time of an event, µs\n")?;
+        for group in plots::GROUPS {
+            page.figure(plots::costs(&group, &self.results));
+        }
+        writeln!(page, "| | median | quartiles | min – max |\n|---|---|---|---|")?;
         let costs = Case::ALL.into_iter().filter(|case| *case != Case::Pgbench);
         for case in costs.clone() {
-            row(out, case.name(), of(case, |run| run.cpu_micros), 2)?;
+            row(page, case.name(), of(case, |run| run.cpu_micros), 2)?;
         }
-        writeln!(out, "\n## Most memory, MiB\n\n| | median | quartiles | min – max |\n|---|---|---|---|")?;
+        writeln!(page, "\n## Most memory, MiB\n")?;
+        page.figure(plots::memory(&self.results));
+        writeln!(page, "| | median | quartiles | min – max |\n|---|---|---|---|")?;
         for case in costs {
-            row(out, case.name(), of(case, |run| Some(run.peak_rss_kib? as f64 / 1024.0)), 0)?;
+            row(page, case.name(), of(case, |run| Some(run.peak_rss_kib? as f64 / 1024.0)), 0)?;
         }
         Ok(())
     }
@@ -157,7 +305,7 @@ impl Report<'_> {
         }
     }
 
-    fn meaning(&self, out: &mut String) -> fmt::Result {
+    fn meaning(&self, out: &mut impl Write) -> fmt::Result {
         let counts = &self.plan.counts;
         write!(
             out,
@@ -203,10 +351,10 @@ events.
         )
     }
 
-    fn latency(&self, out: &mut String, events: u64) -> fmt::Result {
+    fn latency(&self, page: &mut Page, events: u64) -> fmt::Result {
         let runs = &self.results.latency;
         writeln!(
-            out,
+            page,
             "
 ## Record to commit
 
@@ -220,17 +368,30 @@ broker, too, which *acknowledged* shows. The looks load the server a little. Con
             memory = runs.iter().map(|run| run.peak_rss_kib).max().unwrap_or(0) / 1024,
             load = Spread::of(runs.iter().map(|run| run.load * 100.0)).map_or(f64::NAN, |load| load.median),
         )?;
-        writeln!(out, "| ms | p50 | p90 | p99 | max |\n|---|---|---|---|---|")?;
-        percentiles(out, "**seen**, median of the runs", median(runs, |run| run.seen))?;
-        percentiles(out, "committed, median of the runs", median(runs, |run| run.committed))?;
-        percentiles(out, "acknowledged, median of the runs", median(runs, |run| run.acknowledged))?;
+        page.figure(plots::latency(runs));
+        writeln!(page, "| ms | p50 | p90 | p99 | max |\n|---|---|---|---|---|")?;
+        percentiles(
+            page,
+            "**seen**, median of the runs",
+            Percentiles::median_of(runs.iter().map(|run| run.seen)),
+        )?;
+        percentiles(
+            page,
+            "committed, median of the runs",
+            Percentiles::median_of(runs.iter().map(|run| run.committed)),
+        )?;
+        percentiles(
+            page,
+            "acknowledged, median of the runs",
+            Percentiles::median_of(runs.iter().map(|run| run.acknowledged)),
+        )?;
         for (number, run) in runs.iter().enumerate() {
-            percentiles(out, &format!("run {}, seen", number + 1), run.seen)?;
+            percentiles(page, &format!("run {}, seen", number + 1), run.seen)?;
         }
         Ok(())
     }
 
-    fn runs(&self, out: &mut String) -> fmt::Result {
+    fn runs(&self, out: &mut impl Write) -> fmt::Result {
         writeln!(
             out,
             "\n## Every run\n\nThousand events a second; µs of processor time of an event; MiB.\n"
@@ -259,14 +420,43 @@ fn zipf_limit() -> f64 {
     1_000.0 * sum
 }
 
-fn median(runs: &[LatencyRun], of: fn(&LatencyRun) -> Percentiles) -> Percentiles {
-    let median = |part: fn(&Percentiles) -> f64| {
-        Spread::of(runs.iter().map(|run| part(&of(run)))).map_or(f64::NAN, |spread| spread.median)
-    };
-    Percentiles {
-        p50: median(|p| p.p50),
-        p90: median(|p| p.p90),
-        p99: median(|p| p.p99),
-        max: median(|p| p.max),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of the last real run.
+    fn report() -> Report {
+        serde_json::from_str(include_str!("../../../../docs/bench-consumer.json")).unwrap()
+    }
+
+    #[test]
+    fn the_report_can_be_made_again_from_its_json() {
+        let page = report().page().unwrap();
+        let mut directory = tempfile::tempdir().unwrap();
+        // To be looked at.
+        directory.disable_cleanup(std::env::var_os("OUTBOX_TESTS_KEEP").is_some());
+        page.write(&directory.path().join("bench.md")).unwrap();
+        println!("{}", directory.path().display());
+        let read = |name| fs::read_to_string(directory.path().join(name)).unwrap();
+        let (text, html) = (read("bench.md"), read("bench.html"));
+        assert!(text.contains("requirements are met") && text.contains("## Every run"));
+        let first = html.find("<h2>").unwrap();
+        assert!(html[first..].starts_with("<h2>Ratios</h2>"), "ratios come first");
+        assert!(html.contains("one by one ÷ pgbench, uniform") && !html.contains("NaN"));
+    }
+
+    #[test]
+    fn other_systems_are_further_rows() {
+        let mut report = report();
+        report.others = vec![Other {
+            name: "Other".to_owned(),
+            version: "4.1".to_owned(),
+            settings: "tests/peers/other.yml".to_owned(),
+            cases: [("no-op, uniform".to_owned(), Spread::of([490e3]).unwrap())].into(),
+        }];
+        let page = report.page().unwrap();
+        let text = page.markdown();
+        assert!(text.contains("| Other 4.1, no-op, uniform | `tests/peers/other.yml` | 490000 |"));
+        assert!(page.html().contains("no-op, uniform ÷ Other 4.1"));
     }
 }

@@ -8,19 +8,19 @@ use crate::bench::verdict::Verdict;
 const PAIRS: usize = 7;
 
 /// Least share of the bare loop's rate.
-const OF_BARE: f64 = 0.45;
+pub const OF_BARE: f64 = 0.45;
 /// Least share of the rate with uniform keys that is left by Zipf.
-const OF_UNIFORM: f64 = 0.85;
+pub const OF_UNIFORM: f64 = 0.85;
 /// Least share of `pgbench`.
-const OF_PGBENCH: f64 = 0.8;
+pub const OF_PGBENCH: f64 = 0.8;
 /// How many times as fast shared commits have to be.
-const OF_ONE: f64 = 3.0;
+pub const OF_ONE: f64 = 3.0;
 /// Their least rate.
 const GROUPED: f64 = 25_000.0;
 /// Most that an event may cost with a long backlog or many keys, of what it costs without.
-const COST: f64 = 1.15;
+pub const COST: f64 = 1.15;
 /// Most memory with a long backlog or many keys, of what it takes without.
-const MEMORY: f64 = 1.15;
+pub const MEMORY: f64 = 1.15;
 
 /// Every requirement; one that was not measured is not met.
 pub fn verdicts(results: &Results) -> Vec<Verdict> {
@@ -62,12 +62,12 @@ pub fn cost(pair: &Pair, case: Case, to: Case) -> Option<f64> {
 }
 
 /// How many times as much memory it took at most.
-fn memory(pair: &Pair, case: Case, to: Case) -> Option<f64> {
+pub fn memory(pair: &Pair, case: Case, to: Case) -> Option<f64> {
     Some(pair.runs.get(&case)?.peak_rss_kib? as f64 / pair.runs.get(&to)?.peak_rss_kib? as f64)
 }
 
 /// How many times as much memory a long backlog took as its first events.
-fn grown(pair: &Pair) -> Option<f64> {
+pub fn grown(pair: &Pair) -> Option<f64> {
     let run = pair.runs.get(&Case::NothingUniform)?;
     Some(run.peak_rss_kib? as f64 / run.early_rss_kib? as f64)
 }
