@@ -15,19 +15,24 @@
 //! | [`workload`] | seeded outbox traffic whose order per key can be read from the data |
 //! | [`history`] | the checker: what was committed against what was published |
 //! | [`wait`] | waiting on observed state |
-//! | [`bench`] | what `make bench-relay` measures, and its report |
+//! | [`bench`] | what `make bench` measures, and its reports |
+//! | [`chaos`] | faults of every kind at the whole product |
+//! | [`page`], [`plot`] | reports as Markdown and as HTML, and their plots |
 //!
 //! Everything here panics with a sentence where a test cannot go on, because its callers are tests.
 
 pub mod authority;
 pub mod bench;
+pub mod chaos;
 pub mod cluster;
 pub mod fault;
 pub mod history;
 pub mod inbox;
 pub mod orders;
 pub mod outbox;
+pub mod page;
 pub mod parts;
+pub mod plot;
 pub mod quarantine;
 pub mod relay;
 pub mod scene;

@@ -60,11 +60,15 @@ pub struct Upstream {
     sent: Mutex<Vec<Sent>>,
 }
 
-#[derive(Clone)]
-struct Sent {
-    id: Uuid,
-    key: String,
-    payload: String,
+/// An order, as it was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// The event's id.
+    pub id: Uuid,
+    /// Its record's key.
+    pub key: String,
+    /// Its payload.
+    pub payload: String,
 }
 
 /// What an instance is started with beyond the defaults.
@@ -121,6 +125,11 @@ impl Upstream {
         number
     }
 
+    /// What was sent, copies not counted, by number.
+    pub fn sent(&self) -> Vec<Sent> {
+        self.sent.lock().clone()
+    }
+
     /// Sends a copy of an order that was sent before; returns its key.
     ///
     /// # Panics
@@ -142,11 +151,27 @@ impl Upstream {
     /// # Panics
     /// When librdkafka's queue is full.
     pub fn send(&self, event_type: &str, id: Uuid, key: &str, payload: &str) {
+        self.record(event_type, id, Some(key), payload);
+    }
+
+    /// Sends any record without a key.
+    ///
+    /// # Panics
+    /// When librdkafka's queue is full.
+    pub fn send_without_key(&self, event_type: &str, id: Uuid, payload: &str) {
+        self.record(event_type, id, None, payload);
+    }
+
+    fn record(&self, event_type: &str, id: Uuid, key: Option<&str>, payload: &str) {
         let id = id.to_string();
         let headers = OwnedHeaders::new()
             .insert(Header { key: "id", value: Some(&id) })
             .insert(Header { key: "type", value: Some(event_type) });
-        let record = BaseRecord::to(&self.topic).key(key).payload(payload).headers(headers);
+        let record = BaseRecord::<str, str>::to(&self.topic).payload(payload).headers(headers);
+        let record = match key {
+            Some(key) => record.key(key),
+            None => record,
+        };
         self.producer.send(record).map_err(|(error, _)| error).expect("room in the producer");
         self.producer.poll(Duration::ZERO);
     }
@@ -196,6 +221,11 @@ impl<'s> Orders<'s> {
             client: Mutex::new(Arc::new(client)),
             upstream: Arc::new(upstream),
         }
+    }
+
+    /// Name of the consumer, and of its database, topic and group.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Whoever sends.

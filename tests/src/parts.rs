@@ -13,7 +13,7 @@ pub const RELAY_VARIABLE: &str = "OUTBOX_RELAY_BIN";
 #[derive(Debug, thiserror::Error)]
 pub enum PartsError {
     /// A server's programs were neither named nor found.
-    #[error("{key} is not known: run `scripts/parts all`")]
+    #[error("{key} is not known: run `scripts/parts all` (for the benchmark's peers, `scripts/parts peers`)")]
     Unknown {
         /// The variable that would name it.
         key: String,
@@ -58,6 +58,30 @@ pub fn java() -> Result<PathBuf, PartsError> {
     find("OUTBOX_JAVA")
 }
 
+/// Directory of what `make bench` compares with, one directory for each.
+///
+/// # Errors
+/// [`PartsError`] where it is not there.
+pub fn peers() -> Result<PathBuf, PartsError> {
+    find("OUTBOX_PEERS")
+}
+
+/// The Java that runs them.
+///
+/// # Errors
+/// [`PartsError`] where there is none.
+pub fn peers_java() -> Result<PathBuf, PartsError> {
+    find("OUTBOX_PEERS_JAVA")
+}
+
+/// The library that gives a process another clock (libfaketime).
+///
+/// # Errors
+/// [`PartsError`] where it is not there.
+pub fn faketime() -> Result<PathBuf, PartsError> {
+    find("OUTBOX_FAKETIME")
+}
+
 /// The built relay: `OUTBOX_RELAY_BIN`, else `outbox-relay` in the directory that cargo built the running
 /// test into.
 ///
@@ -69,6 +93,11 @@ pub fn relay() -> Result<PathBuf, PartsError> {
         None => built_beside(&env::current_exe().unwrap_or_default()).join("outbox-relay"),
     };
     if path.is_file() { Ok(path) } else { Err(PartsError::RelayNotBuilt { path }) }
+}
+
+/// A program of this crate, in the directory that cargo built the running test or program into.
+pub fn beside(name: &str) -> PathBuf {
+    built_beside(&env::current_exe().unwrap_or_default()).join(name)
 }
 
 /// Cargo puts tests into `<target>/<profile>/deps/` and binaries into `<target>/<profile>/`.

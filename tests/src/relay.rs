@@ -84,7 +84,8 @@ impl RelayConfig {
         (status, text)
     }
 
-    fn launch(&self, directory: &Path, mut command: Vec<String>) -> Process {
+    /// Starts a command of the relay with this configuration; `relay.toml` and `relay.log` lie in the directory.
+    pub(crate) fn launch(&self, directory: &Path, mut command: Vec<String>) -> Process {
         let config = directory.join("relay.toml");
         fs::write(&config, self.file()).expect("a file in our own directory");
         let program = parts::relay().unwrap_or_else(|error| panic!("{error}"));

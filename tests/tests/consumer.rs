@@ -1,7 +1,7 @@
 //! The consumer on a real Kafka and PostgreSQL: what becomes of handlers that fail.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outbox_tests::cluster::{Kafka, Postgres};
 use outbox_tests::fault::process::Process;
@@ -111,6 +111,36 @@ async fn a_deadlock_in_the_park_counts_no_attempt() {
     orders.warehouse(true).await;
     assert_eq!(orders.happened(1, Duration::from_secs(60), &[0]).await, Effects::once(1));
     assert_eq!(orders.number("SELECT attempt::bigint FROM effects").await, 4, "{}", orders.log(0));
+    end(&process);
+}
+
+/// C20: when everything fails the handler is paused: one event at a time is tried, and nobody else climbs the ladder.
+/// When one goes well all go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn when_everything_fails_the_flow_to_the_park_stops_until_one_goes_well() {
+    const KEYS: usize = 400;
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("everything", &postgres, &kafka, program()).await;
+    for number in 0..KEYS {
+        orders.upstream().order(&format!("key-{number}"), failing("closed"));
+    }
+    orders.upstream().flush();
+    let process = orders.start(0);
+    eventually_async(Duration::from_secs(60), "the pause", async || {
+        (orders.said(0, "the handler is paused") == 1).then_some(())
+    })
+    .await;
+    // Time enough for all of them: an attempt takes no time, and three of them are 300 ms apart.
+    let paused = Instant::now();
+    while paused.elapsed() < Duration::from_secs(6) {
+        let parked = orders.number("SELECT count(*) FROM inbox.parked_key").await;
+        assert!(parked < 100, "{parked} of {KEYS} are parked after {:?}", paused.elapsed());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(orders.said(0, "the handler goes on"), 0);
+    orders.warehouse(true).await;
+    assert_eq!(orders.happened(KEYS, Duration::from_secs(60), &[0]).await, Effects::once(KEYS));
+    assert_eq!(orders.said(0, "the handler goes on"), 1, "{}", orders.log(0));
     end(&process);
 }
 

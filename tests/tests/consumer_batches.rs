@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outbox_consumer::ladder::{Ladder, in_place, seconds};
+use outbox_consumer::ladder::{Exhausted, Ladder, in_place, seconds};
 use outbox_consumer::{
     Consumer, Event, Handled, HandledBatch, Outcome, RunError, State, Tx, WithDatabase, all_done, batch,
     done, each, transactional,
@@ -42,19 +42,28 @@ struct Order {
 struct AsTold;
 
 /// A gate that handlers wait at, and what they did.
-struct Scene {
-    open: watch::Sender<bool>,
+pub(crate) struct Scene {
+    pub(crate) open: watch::Sender<bool>,
     /// Sizes of the batches that came, or keys of the events.
     calls: Mutex<Vec<(usize, String)>>,
 }
 
 impl Scene {
-    fn new() -> Arc<Scene> {
+    pub(crate) fn new() -> Arc<Scene> {
         Arc::new(Scene { open: watch::channel(false).0, calls: Mutex::default() })
     }
 
-    async fn passed(&self) {
+    pub(crate) async fn passed(&self) {
         self.open.subscribe().wait_for(|open| *open).await.expect("the scene outlives its handlers");
+    }
+
+    pub(crate) fn called_for(&self, key: &str) {
+        self.calls.lock().push((1, key.to_owned()));
+    }
+
+    /// Keys of the events that handlers were called for, as often as they were.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        self.calls.lock().iter().map(|(_, key)| key.clone()).collect()
     }
 
     fn sizes(&self) -> Vec<usize> {
@@ -103,7 +112,7 @@ async fn parked_once(order: Event<Order>, tx: Tx, scene: State<Arc<Scene>>) -> H
         Err(AsTold)?;
     }
     let key = order.facts().key().unwrap_or_default().to_owned();
-    scene.calls.lock().push((1, key.clone()));
+    scene.called_for(&key);
     if key == "slow" {
         scene.passed().await;
     }
@@ -112,14 +121,14 @@ async fn parked_once(order: Event<Order>, tx: Tx, scene: State<Arc<Scene>>) -> H
 }
 
 /// A consumer in this process, with an admin port.
-struct Running {
+pub(crate) struct Running {
     admin: Port,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), RunError>>,
 }
 
 impl Running {
-    fn start(
+    pub(crate) fn start(
         name: &str,
         (postgres, kafka): (&Postgres, &Kafka),
         scene: &Arc<Scene>,
@@ -144,7 +153,7 @@ impl Running {
     }
 
     /// Waits until so many records are read.
-    async fn has_read(&self, records: u64) {
+    pub(crate) async fn has_read(&self, records: u64) {
         eventually_async(LIMIT, &format!("{records} records to be read"), async || {
             let metrics = get(self.admin.number(), "/metrics")?;
             let read = metrics.lines().filter(|line| line.starts_with("outbox_consumer_read_records_total{"));
@@ -154,7 +163,7 @@ impl Running {
         .await;
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.stop.send(()).expect("a consumer that runs");
         self.task.await.expect("no panic").expect("an end in order");
     }
@@ -201,7 +210,8 @@ async fn of_a_batch_only_the_payload_that_cannot_be_read_is_left_out() {
     let (postgres, kafka) = (Postgres::start(15), Kafka::start());
     let orders = Orders::prepare(NAME, &postgres, &kafka, program()).await;
     let scene = Scene::new();
-    let running = Running::start(NAME, (&postgres, &kafka), &scene, in_place(3), |consumer| {
+    let retry = in_place(3).when_exhausted(Exhausted::Skip);
+    let running = Running::start(NAME, (&postgres, &kafka), &scene, retry, |consumer| {
         consumer.concurrency(1).on("OrderPlaced", batch(500, alike))
     });
     let unreadable =
@@ -232,7 +242,8 @@ async fn the_event_that_spoils_a_batch_is_found_and_the_others_stay_together() {
     let (postgres, kafka) = (Postgres::start(15), Kafka::start());
     let orders = Orders::prepare(NAME, &postgres, &kafka, program()).await;
     let scene = Scene::new();
-    let running = Running::start(NAME, (&postgres, &kafka), &scene, in_place(2), |consumer| {
+    let retry = in_place(2).when_exhausted(Exhausted::Skip);
+    let running = Running::start(NAME, (&postgres, &kafka), &scene, retry, |consumer| {
         consumer.concurrency(1).on("OrderPlaced", batch(500, alike))
     });
     fill(&running, &orders, |upstream, key| _ = upstream.order(key, failing("always"))).await;
@@ -257,7 +268,8 @@ async fn an_event_that_is_named_runs_alone_and_the_others_again_without_it() {
     let (postgres, kafka) = (Postgres::start(15), Kafka::start());
     let orders = Orders::prepare(NAME, &postgres, &kafka, program()).await;
     let scene = Scene::new();
-    let running = Running::start(NAME, (&postgres, &kafka), &scene, in_place(2), |consumer| {
+    let retry = in_place(2).when_exhausted(Exhausted::Skip);
+    let running = Running::start(NAME, (&postgres, &kafka), &scene, retry, |consumer| {
         consumer.concurrency(1).on("OrderPlaced", batch(500, told_apart))
     });
     fill(&running, &orders, |upstream, key| _ = upstream.order(key, failing("always"))).await;

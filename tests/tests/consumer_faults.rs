@@ -1,5 +1,6 @@
 //! The consumer under every fault at once: its effects happen once and in order, and everything settles in the end.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -7,6 +8,8 @@ use std::time::{Duration, Instant};
 use outbox_tests::cluster::{Kafka, Postgres};
 use outbox_tests::fault::commits::CommitCutter;
 use outbox_tests::fault::process::Process;
+use outbox_tests::history::Log;
+use outbox_tests::history::log::Isolation;
 use outbox_tests::orders::{Asked, Effects, Orders, PARTITIONS, Upstream, With};
 use outbox_tests::outbox::proving;
 use outbox_tests::wait::eventually_async;
@@ -14,8 +17,10 @@ use outbox_tests::workload;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
+use rustix::process::Signal;
 
-use crate::consumer::{GOOD, end, good_from, program};
+use crate::consumer::{GOOD, end, failing, good_from, program};
+use crate::letters::{Operator, says};
 
 /// How long the effect of a fault, or the way out of it, may take to be seen: PostgreSQL ends what a frozen owner holds
 /// after a minute, and a consumer in isolation runs nothing else before that.
@@ -26,6 +31,10 @@ const KEYS: u32 = 60;
 const PACE: Duration = Duration::from_millis(9);
 /// Orders that may wait for their effects: work in hand all the time, and no more than can be done.
 const BEHIND: usize = 400;
+
+/// What is given up at once, and what only when it runs from the park.
+const POISON: &str = "permanent";
+const PARKED_POISON: &str = "permanent parked";
 
 /// What goes wrong. Beside all of them a tenth of the records comes twice, some of them late, and a hundredth fails at
 /// first.
@@ -91,18 +100,23 @@ struct Ground<'s> {
     instances: Vec<(usize, Process)>,
     started: usize,
     pace: Arc<Pace>,
+    environment: Vec<(&'static str, String)>,
 }
 
 /// What the sender has to know.
 #[derive(Default)]
 struct Pace {
-    happened: AtomicUsize,
+    /// Events with an effect, and those that were given up.
+    settled: AtomicUsize,
     stop: AtomicBool,
+    /// Of a hundred orders so many are never any good.
+    poison: u32,
 }
 
 impl Ground<'_> {
     fn start(&mut self) -> usize {
-        let with = With { database_port: Some(self.cutter.port()), ..With::default() };
+        let environment = self.environment.clone();
+        let with = With { database_port: Some(self.cutter.port()), environment, ..With::default() };
         let number = self.started;
         self.instances.push((number, self.orders.start_with(number, &with)));
         self.started += 1;
@@ -262,8 +276,10 @@ impl Ground<'_> {
 
     /// Tells the sender how far the effects are.
     async fn count(&self) {
-        let happened = self.orders.number("SELECT count(*) FROM effects").await;
-        self.pace.happened.store(usize::try_from(happened).unwrap_or(0), SeqCst);
+        let settled = "SELECT (SELECT count(*) FROM effects)
+                            + (SELECT count(*) FROM inbox.settlement WHERE state = 'dead')";
+        let settled = self.orders.number(settled).await;
+        self.pace.settled.store(usize::try_from(settled).unwrap_or(0), SeqCst);
     }
 
     /// How often each instance was given a partition.
@@ -296,7 +312,7 @@ impl Ground<'_> {
 fn traffic(upstream: &Upstream, pace: &Pace, mut random: StdRng) {
     while !pace.stop.load(SeqCst) {
         std::thread::sleep(PACE);
-        if upstream.count() > pace.happened.load(SeqCst) + BEHIND {
+        if upstream.count() > pace.settled.load(SeqCst) + BEHIND {
             continue;
         }
         let key = format!("customer-{}", random.random_range(0..KEYS));
@@ -305,6 +321,11 @@ fn traffic(upstream: &Upstream, pace: &Pace, mut random: StdRng) {
             0 => Asked { millis: usual.millis, ..good_from(5) },
             1 => Asked { millis: usual.millis, ..good_from(2) },
             _ => usual,
+        };
+        let asked = match random.random_range(0..200) {
+            drawn if drawn < pace.poison => failing(POISON),
+            drawn if drawn < pace.poison * 2 => failing(PARKED_POISON),
+            _ => asked,
         };
         let number = upstream.order(&key, asked);
         match random.random_range(0..100) {
@@ -316,41 +337,34 @@ fn traffic(upstream: &Upstream, pace: &Pace, mut random: StdRng) {
     upstream.flush();
 }
 
-/// C1, C9, C10, C21, C22, C27 to C32, C43: every kind of fault, in random order and into one another.
-#[tokio::test(flavor = "multi_thread")]
-async fn effects_happen_once_and_in_order_through_every_fault() {
-    let seed = workload::seed();
+/// Traffic of a seed, and faults in the middle of it, until every event that is any good has its effect.
+async fn through_faults<'s>(
+    orders: &'s Orders<'s>,
+    (postgres, kafka, cutter): (&'s Postgres, &'s Kafka, &'s CommitCutter),
+    (poison, environment): (u32, Vec<(&'static str, String)>),
+    seed: u64,
+) -> Ground<'s> {
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
-    let orders = Orders::prepare("faults", &postgres, &kafka, program()).await;
-    let cutter = CommitCutter::start(postgres.port());
     let faults = draw(if proving() { 60 } else { 15 }, &mut random);
-    let pace = Arc::new(Pace::default());
+    let pace = Arc::new(Pace { poison, ..Pace::default() });
     let sender = {
         let (upstream, pace) = (orders.upstream().clone(), pace.clone());
         let random = StdRng::seed_from_u64(random.random());
         std::thread::spawn(move || traffic(&upstream, &pace, random))
     };
-    let mut ground = Ground {
-        orders: &orders,
-        postgres: &postgres,
-        kafka: &kafka,
-        cutter: &cutter,
-        random,
-        instances: Vec::new(),
-        started: 0,
-        pace: pace.clone(),
-    };
+    let (instances, started) = (Vec::new(), 0);
+    let mut ground =
+        Ground { orders, postgres, kafka, cutter, random, instances, started, pace, environment };
     (0..3).for_each(|_| _ = ground.start());
     let began = Instant::now();
     for (number, fault) in faults.iter().enumerate() {
         println!("{:>5.1?} fault {number}: {fault:?}", began.elapsed());
         ground.cause(*fault).await;
     }
-    pace.stop.store(true, SeqCst);
+    ground.pace.stop.store(true, SeqCst);
     sender.join().expect("the sender");
-    let sent = orders.upstream().count();
+    let sent = orders.upstream().count() - poisoned(orders).len();
     let effects = orders.happened(sent, LIMIT, &ground.numbers()).await;
     assert_eq!(effects, Effects::once(sent));
     eventually_async(LIMIT, "every marker to go", async || {
@@ -359,7 +373,7 @@ async fn effects_happen_once_and_in_order_through_every_fault() {
         (orders.number(left).await == 0).then_some(())
     })
     .await;
-    orders.committed_to_the_end("faults", LIMIT).await;
+    orders.committed_to_the_end(orders.name(), LIMIT).await;
     ground.instances.iter().for_each(|(_, process)| end(process));
     // What came twice was known by its inbox row, not by luck.
     let done = orders.number("SELECT count(*) FROM inbox.settlement WHERE state = 'done'").await;
@@ -370,6 +384,68 @@ async fn effects_happen_once_and_in_order_through_every_fault() {
          and {under_way} cut off under way (seed {seed})",
         faults.len(),
         began.elapsed()
+    );
+    ground
+}
+
+/// The orders that were never any good: ids and payloads.
+fn poisoned(orders: &Orders<'_>) -> BTreeMap<String, String> {
+    let sent = orders.upstream().sent().into_iter();
+    let poison = sent.filter(|sent| sent.payload.contains("\"fails\":\"permanent"));
+    poison.map(|sent| (sent.id.to_string(), sent.payload)).collect()
+}
+
+/// C1, C9, C10, C21, C22, C27 to C32, C43: every kind of fault, in random order and into one another.
+#[tokio::test(flavor = "multi_thread")]
+async fn effects_happen_once_and_in_order_through_every_fault() {
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("faults", &postgres, &kafka, program()).await;
+    let cutter = CommitCutter::start(postgres.port());
+    through_faults(&orders, (&postgres, &kafka, &cutter), (0, Vec::new()), workload::seed()).await;
+}
+
+/// C10, C11, C23: the same with events that are no good under `skip`, some of them parked first. Every event has an
+/// effect or a dead letter and none has both; a letter may have copies, of a process that ended between the letter and
+/// its settlement, and they are one letter to whoever decides.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_event_has_an_effect_or_a_dead_letter_through_every_fault() {
+    const NAME: &str = "faults_skip";
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare(NAME, &postgres, &kafka, program()).await;
+    let cutter = CommitCutter::start(postgres.port());
+    let skip = vec![("ORDER_EXHAUSTED", "skip".to_owned())];
+    through_faults(&orders, (&postgres, &kafka, &cutter), (4, skip), workload::seed()).await;
+
+    let poisoned = poisoned(&orders);
+    let kinds = [POISON, PARKED_POISON].map(|kind| {
+        let fails = format!("\"fails\":\"{kind}\"");
+        poisoned.values().filter(|payload| payload.contains(&fails)).count()
+    });
+    assert!(kinds.iter().all(|kind| *kind > 0), "{kinds:?}");
+    let mut log = Log::open(&kafka.brokers(), &[&format!("{NAME}.{NAME}.dlq")], Isolation::ReadUncommitted);
+    log.catch_up();
+    let letters: BTreeMap<String, String> = log
+        .records()
+        .iter()
+        .map(|letter| {
+            let value = String::from_utf8_lossy(letter.value.as_deref().unwrap_or_default()).into_owned();
+            (letter.header("dlq.id").unwrap_or_default().to_owned(), value)
+        })
+        .collect();
+    assert_eq!(letters, poisoned, "by id, with the original payload");
+    let dead = orders.query("SELECT id::text FROM inbox.settlement WHERE state = 'dead'", &[]).await;
+    let dead: BTreeSet<String> = dead.iter().map(|row| row.get(0)).collect();
+    assert!(dead.iter().eq(poisoned.keys()), "settled as dead: {dead:?}, and no good were {poisoned:?}");
+    let both =
+        "SELECT count(*) FROM effects e JOIN inbox.settlement s ON s.id = e.event WHERE s.state <> 'done'";
+    assert_eq!(orders.number(both).await, 0);
+    let operator = Operator::beside(NAME, &postgres, &kafka);
+    let (copies, all) = (log.records().len(), poisoned.len());
+    says(&operator.does(&["project", "--group", NAME]), &[&format!("read {copies}, {copies} new")]);
+    let open = operator.json(&["list", "--state", "open", "--limit", "10000"]);
+    assert_eq!(open["letters"].as_array().map(Vec::len), Some(all), "{open}");
+    println!(
+        "proof: {all} dead letters, {kinds:?} of either kind, {copies} records, none missing and none in vain"
     );
 }
 
@@ -420,4 +496,70 @@ async fn a_frozen_owner_delays_no_key_but_those_it_holds() {
     assert_eq!(effects, Effects::once(upstream.count()));
     end(&frozen);
     end(&other);
+}
+
+/// C43: the answers to COMMITs never come, and no connection ends. What stands between holds a worker and its key for as
+/// long as the database is waited for, and no longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_is_never_answered_is_found_out_about() {
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("silent", &postgres, &kafka, program()).await;
+    let cutter = CommitCutter::start(postgres.port());
+    let consumer = orders.start_with(0, &With { database_port: Some(cutter.port()), ..With::default() });
+    let upstream = orders.upstream();
+    (0..20).for_each(|key| _ = upstream.order(&format!("key-{key}"), GOOD));
+    orders.happened(20, LIMIT, &[0]).await;
+    cutter.silence(3);
+    (0..60).for_each(|number| _ = upstream.order(&format!("key-{}", number % 20), GOOD));
+    upstream.flush();
+    eventually_async(LIMIT, "silence", async || (cutter.unsilenced() == 0).then_some(())).await;
+    let since = Instant::now();
+    let effects = orders.happened(80, LIMIT, &[0]).await;
+    assert_eq!(effects, Effects::once(80));
+    orders.committed_to_the_end("silent", LIMIT).await;
+    assert!(orders.said(0, "the answer to a COMMIT is missing") > 0, "{}", orders.log(0));
+    println!("proof: after COMMITs without an answer all was settled within {:.1?}", since.elapsed());
+    end(&consumer);
+}
+
+/// librdkafka waits by the wall clock. One that is set back by an hour while a consumer starts, or ends, holds up neither,
+/// nor does it keep it from hearing that it shall end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_back_holds_up_neither_start_nor_end() {
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("set_back", &postgres, &kafka, program()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let (clock, new) = (directory.path().join("clock"), directory.path().join("new"));
+    let set = |by: &str| {
+        std::fs::write(&new, format!("{by}\n")).unwrap();
+        std::fs::rename(&new, &clock).unwrap();
+    };
+    let with = With {
+        environment: vec![
+            ("LD_PRELOAD", outbox_tests::parts::faketime().unwrap().display().to_string()),
+            ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
+            ("FAKETIME_NO_CACHE", "1".to_owned()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ],
+        ..With::default()
+    };
+    for round in 0..3 {
+        set("+3600");
+        let process = orders.start_with(round, &with);
+        // From before the first line of the program until it has read something.
+        tokio::time::sleep(Duration::from_millis(60 * round as u64)).await;
+        set("+0");
+        orders.upstream().order("key", GOOD);
+        orders.upstream().flush();
+        orders.happened(round + 1, Duration::from_secs(30), &[round]).await;
+        if round % 3 == 2 {
+            set("+3600");
+            // All its threads have begun a wait by that clock meanwhile.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            process.signal(Signal::TERM);
+            set("+0");
+        }
+        end(&process);
+    }
+    assert_eq!(orders.effects().await, Effects::once(3));
 }

@@ -1,15 +1,19 @@
 //! Records that end the process, and kills that are nobody's fault.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use outbox_tests::cluster::{Kafka, Postgres};
 use outbox_tests::fault::process::Process;
 use outbox_tests::fault::proxy::Proxy;
+use outbox_tests::history::log::Isolation;
+use outbox_tests::history::{Log, Published};
 use outbox_tests::orders::{Asked, Effects, Orders, With};
 use outbox_tests::wait::eventually_async;
 
 use crate::consumer::{GOOD, end, failing, program};
 use crate::consumer_kinds::{self, Outside, send, settled};
+use crate::letters::{Operator, says};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -83,6 +87,92 @@ async fn records_that_kill_the_process_are_found_and_no_other_is_blamed() {
     end(&consumer.process);
 }
 
+/// What is read of a topic, from its beginning.
+fn read(kafka: &Kafka, topic: &str) -> Log {
+    let mut log = Log::open(&kafka.brokers(), &[topic], Isolation::ReadUncommitted);
+    log.catch_up();
+    log
+}
+
+/// A letter is what its record was, and says what it did, and where it stood.
+fn is_evidence(letter: &Published, record: &Published) {
+    assert_eq!((&letter.key, &letter.value), (&record.key, &record.value), "byte for byte");
+    let headers = &letter.headers[..record.headers.len()];
+    assert_eq!(headers, record.headers, "with the headers it came with");
+    for (name, value) in [
+        (
+            "dlq.error.message",
+            "the process died 3 times while this record was the only one it ran".to_owned(),
+        ),
+        ("dlq.attempts", "3".to_owned()),
+        ("dlq.cause", "kills_the_process".to_owned()),
+        ("dlq.topic", record.topic.clone()),
+        ("dlq.partition", record.partition.to_string()),
+        ("dlq.offset", record.offset.to_string()),
+        ("dlq.handler", "OrderPlaced".to_owned()),
+        ("dlq.owner", "tests".to_owned()),
+    ] {
+        assert_eq!(letter.header(name), Some(value.as_str()), "{name}");
+    }
+}
+
+/// C10, C25: six records of one partition end the process, two of them of one key. With `skip` each becomes a dead letter
+/// that says so, with its bytes and where it stood; everything else goes on, that of their keys included.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_one_partition_that_kill_the_process_are_dead_letters_with_the_evidence() {
+    const NAME: &str = "killers";
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare(NAME, &postgres, &kafka, program()).await;
+    let upstream = orders.upstream();
+    let key = |number: usize| format!("key-{number}");
+    (0..60).for_each(|number| _ = upstream.order(&key(number), GOOD));
+    upstream.flush();
+    // Which keys are together is seen, not computed.
+    let mut together: BTreeMap<i32, Vec<String>> = BTreeMap::new();
+    for record in read(&kafka, NAME).records() {
+        let key = String::from_utf8(record.key.clone().unwrap_or_default()).expect("a text");
+        together.entry(record.partition).or_default().push(key);
+    }
+    let (partition, keys) = together.into_iter().max_by_key(|(_, keys)| keys.len()).expect("a partition");
+    assert!(keys.len() >= 5, "{keys:?}");
+    let killers: Vec<usize> =
+        [0, 1, 2, 3, 4, 4].iter().map(|at| upstream.order(&keys[*at], failing("abort"))).collect();
+    (0..60).for_each(|number| _ = upstream.order(&key(number), GOOD));
+    upstream.flush();
+    let skip = vec![("ORDER_EXHAUSTED", "skip".to_owned())];
+    let mut consumer = Supervised::start(&orders, With { environment: skip, ..kept_place() });
+    let dead = "SELECT count(*) FROM inbox.settlement WHERE state = 'dead'";
+    consumer.until("a dead letter each", dead, 6).await;
+    consumer.until("every other effect", "SELECT count(*) FROM effects", 120).await;
+    assert_eq!(orders.effects().await, Effects::once(120));
+    println!(
+        "proof: six records of one partition that kill the process dead after {} deaths",
+        consumer.deaths
+    );
+    // Three of each while it was named, and what it took to begin to ask.
+    assert!((18..=24).contains(&consumer.deaths), "{} deaths\n{}", consumer.deaths, orders.log(0));
+
+    let (sent, source) = (upstream.sent(), read(&kafka, NAME));
+    let letters = read(&kafka, &format!("{NAME}.{NAME}.dlq"));
+    let ids: BTreeSet<&str> = letters.records().iter().filter_map(|letter| letter.header("dlq.id")).collect();
+    assert_eq!(ids.len(), killers.len(), "nobody else is blamed");
+    for number in killers {
+        let id = sent[number].id.to_string();
+        let named = |log: &Log, header| {
+            let found = log.records().iter().find(|one| one.header(header) == Some(id.as_str()));
+            found.cloned().unwrap_or_else(|| panic!("{id} is in no {header}"))
+        };
+        let (record, letter) = (named(&source, "id"), named(&letters, "dlq.id"));
+        assert_eq!(record.partition, partition);
+        is_evidence(&letter, &record);
+    }
+    let operator = Operator::beside(NAME, &postgres, &kafka);
+    operator.does(&["project", "--group", NAME]);
+    says(&operator.does(&["causes"]), &["kills_the_process", "6 dead letters of 1 cause"]);
+    orders.committed_to_the_end(NAME, LIMIT).await;
+    end(&consumer.process);
+}
+
 /// C25: a record that only failed before ends the process when it runs from the park.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parked_record_that_kills_the_process_is_found_and_no_other_is_blamed() {
@@ -100,6 +190,42 @@ async fn a_parked_record_that_kills_the_process_is_found_and_no_other_is_blamed(
     consumer.until("the record to be held", held, 1).await;
     assert_eq!(orders.number("SELECT count(*) FROM inbox.parked_key").await, 1);
     assert_eq!(orders.effects().await, Effects::once(400));
+    end(&consumer.process);
+}
+
+/// C25: what follows a parked event in company ends the process, which names nobody: the next ones run one by one, and the
+/// one that it was is found.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_kills_the_process_in_company_is_found_and_no_other_is_blamed() {
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("company_poison", &postgres, &kafka, program()).await;
+    let upstream = orders.upstream();
+    for key in ["poisoned", "neighbour"] {
+        for number in 0..60 {
+            let asked = match number {
+                0 => failing("closed"),
+                20 if key == "poisoned" => failing("abort"),
+                _ => Asked { millis: 5, ..GOOD },
+            };
+            upstream.order(key, asked);
+        }
+    }
+    upstream.flush();
+    let mut consumer = Supervised::start(&orders, kept_place());
+    consumer.until("all to be parked", "SELECT count(*) FROM inbox.parked_event", 120).await;
+    orders.warehouse(true).await;
+    let held = "SELECT count(*) FROM inbox.parked_key
+                 WHERE held_by = 'hold' AND key = 'poisoned' AND waiting = 40 AND last_error LIKE '%the process died%'";
+    consumer.until("the record to be held", held, 1).await;
+    consumer.until("every other effect", "SELECT count(*) FROM effects", 80).await;
+    assert_eq!(orders.effects().await, Effects::once(80));
+    // Three of its own, and the first, which named nobody.
+    println!("proof: a record that kills the process in company held after {} deaths", consumer.deaths);
+    assert_eq!(consumer.deaths, 4, "{}", orders.log(0));
+    eventually_async(LIMIT, "the neighbour's marker to go", async || {
+        (orders.number("SELECT count(*) FROM inbox.parked_key").await == 1).then_some(())
+    })
+    .await;
     end(&consumer.process);
 }
 

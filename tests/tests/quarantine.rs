@@ -11,6 +11,7 @@ use outbox_tests::relay::Relay;
 use outbox_tests::scene::{LIMIT, Scene};
 use outbox_tests::wait::{eventually, eventually_async};
 use outbox_tests::workload::{self, Workload};
+use rand::distr::Alphanumeric;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rdkafka::ClientConfig;
@@ -23,7 +24,11 @@ const SMALL_RECORDS: &str = "2048";
 
 /// An event of a key; `n` is its place among them.
 async fn event(scene: &Scene<'_>, key: &str, n: u32, bytes: usize) {
-    let payload = format!("{{\"n\":{n},\"x\":\"{}\"}}", "x".repeat(bytes));
+    event_with(scene, key, n, &"x".repeat(bytes)).await;
+}
+
+async fn event_with(scene: &Scene<'_>, key: &str, n: u32, text: &str) {
+    let payload = format!("{{\"n\":{n},\"x\":\"{text}\"}}");
     let insert = "INSERT INTO outbox.events (aggregatetype, aggregateid, type, payload)
                   VALUES ($1, $2, 'Made', $3::text::json)";
     scene.database.execute(insert, &[&scene.name, &key, &payload]).await.unwrap();
@@ -429,6 +434,45 @@ async fn a_record_that_the_broker_refuses_is_found_alone_and_no_later_event_of_i
     let verdict = outbox.verdict(&mut log, LIMIT).await;
     println!("proof: refused records: released={released} {verdict}");
     verdict.assert_pass();
+    assert!(relay.terminate().code() == Some(0), "{}", relay.log());
+}
+
+/// A broker that has nothing of a producer at a partition takes any sequence number of it there. Were the second record
+/// on its way when the first is refused, it would be taken, before the one that is released later.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_follows_the_first_record_of_a_producer_before_its_acknowledgement() {
+    let (postgres, kafka) = (&cluster::shared().postgres, Kafka::start());
+    // The limit is lowered under a relay that will not look for long: only the broker can refuse.
+    let scene = Scene::prepare(postgres, &kafka, "firsts")
+        .await
+        .configured(|config| config.text("topics.look_interval", "1h"));
+    let relay = scene.start();
+    // The topic is in use, and the key's partition is not: of twelve, this is another.
+    event(&scene, "warm", 0, 10).await;
+    relay.wait_status(LIMIT, "a record", |status| (status["totals"]["records"] == 1).then_some(()));
+    limit_of(&kafka, &scene.topic(), SMALL_RECORDS).await;
+    // What a producer sends now waits in the broker's socket, as far as the producer sends it.
+    kafka.pause();
+    let incompressible: String =
+        StdRng::seed_from_u64(1).sample_iter(Alphanumeric).take(6_000).map(char::from).collect();
+    event_with(&scene, "cold", 1, &incompressible).await;
+    let in_flight = |status: &serde_json::Value| status["in_flight"]["records"].as_u64();
+    relay.wait_status(LIMIT, "the first record to leave", |status| {
+        (in_flight(status) == Some(1)).then_some(())
+    });
+    for n in 2..20 {
+        event(&scene, "cold", n, 10).await;
+    }
+    let since = std::time::Instant::now();
+    relay.wait_status(LIMIT, "the others to wait behind it", |status| {
+        assert_eq!(in_flight(status), Some(1), "{status}");
+        (since.elapsed() > Duration::from_secs(1)).then_some(())
+    });
+    kafka.resume();
+    wait_entries(&scene.database, "held", &["cold"]).await;
+    limit_of(&kafka, &scene.topic(), "1048588").await;
+    release_all(&scene.database).await;
+    wait_published(&scene, "cold", &(1..20).collect::<Vec<u64>>());
     assert!(relay.terminate().code() == Some(0), "{}", relay.log());
 }
 

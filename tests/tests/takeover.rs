@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use outbox_tests::cluster::{self, Kafka, Postgres, usual_version};
+use outbox_tests::history::Verdict;
 use outbox_tests::relay::Relay;
 use outbox_tests::scene::{LIMIT, Scene};
 use outbox_tests::wait::eventually;
@@ -114,6 +115,39 @@ async fn a_frozen_relay_loses_lane_and_slot_and_harms_nothing_when_it_thaws() {
     println!("proof: takeover from a frozen relay after {taken:.1?}");
 }
 
+/// Lets it catch up, and go on with the producer that suits one that has, past the first record to each partition, which
+/// goes alone.
+async fn in_full_flow(scene: &Scene<'_>) -> Verdict {
+    scene.insert(100).await;
+    let verdict = scene.verdict().await;
+    verdict.assert_pass();
+    verdict
+}
+
+/// What a frozen relay had in flight is confirmed by its successor: it has nothing to answer for when it is told to stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_lost_its_session_ends_in_order_once_its_successor_has_confirmed_all() {
+    let servers = cluster::shared();
+    let scene = Scene::prepare(&servers.postgres, &servers.kafka, "takeover_left").await;
+    let first = scene.start();
+    let workload = load(&scene).await;
+    wait_published(&first, 500);
+    let second = Relay::start(&scene.config);
+    wait_standby(&second);
+    first.pause();
+    wait_streaming(&second);
+    wait_published(&second, 500);
+    first.resume();
+    wait_standby(&first);
+    eventually(LIMIT, "the first to hear of it", || {
+        first.log().contains("is confirmed by the lane's owner").then_some(())
+    });
+    assert_eq!(first.terminate().code(), Some(0), "{}", first.log());
+    workload.stop().await;
+    scene.verdict().await.assert_pass();
+    assert_eq!(second.terminate().code(), Some(0), "{}", second.log());
+}
+
 fn active_pid(scene: &Scene<'_>) -> String {
     format!("SELECT active_pid::text FROM pg_replication_slots WHERE slot_name = '{}'", scene.slot())
 }
@@ -126,8 +160,8 @@ async fn a_drained_relay_repeats_nothing() {
         scene.insert(2_000).await;
     }
     let relay = scene.start();
-    relay.wait_status(LIMIT, "the first records", |status| {
-        (status["totals"]["records"].as_u64()? > 0).then_some(())
+    relay.wait_status(LIMIT, "records in full flow", |status| {
+        (status["totals"]["records"].as_u64()? > 1_000).then_some(())
     });
     let started = Instant::now();
     assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
@@ -180,6 +214,7 @@ async fn a_drain_that_cannot_finish_says_what_is_left_and_a_second_signal_ends_i
     let scene = scene.configured(|config| config.text("drain_timeout", "10m"));
     let relay = scene.start();
     scene.verdict().await.assert_pass();
+    in_full_flow(&scene).await;
     kafka.pause();
     scene.insert(50).await;
     in_flight(&relay);
@@ -196,9 +231,10 @@ async fn a_drain_that_cannot_finish_says_what_is_left_and_a_second_signal_ends_i
     let relay = scene.start();
     let verdict = scene.verdict().await;
     verdict.assert_pass();
-    assert_eq!(verdict.committed, 200);
+    assert_eq!(verdict.committed, 300);
 
     // A broker that comes back in time: the drain has waited for it, and nothing comes twice.
+    let verdict = in_full_flow(&scene).await;
     kafka.pause();
     scene.insert(50).await;
     in_flight(&relay);
@@ -211,7 +247,7 @@ async fn a_drain_that_cannot_finish_says_what_is_left_and_a_second_signal_ends_i
     scene.insert(50).await;
     let verdict = scene.verdict().await;
     verdict.assert_pass();
-    assert_eq!((verdict.committed, verdict.repeated), (300, repeated), "{verdict}");
+    assert_eq!((verdict.committed, verdict.repeated), (500, repeated), "{verdict}");
     relay.terminate();
     println!("proof: undrained exit after {took:.1?} of 13 s with {left} left; second signal {second:.1?}");
 }

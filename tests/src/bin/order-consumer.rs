@@ -52,7 +52,9 @@ async fn apply(order: Event<Order>, tx: Tx) -> Handled {
             tx.execute(raise, &[]).await?;
             done()
         }
-        Some("permanent") => Err(Closed).permanent()?,
+        // First a failed attempt like any other: it is given up when the event runs from the park.
+        Some("permanent parked") if attempt <= 3 => Err(Closed)?,
+        Some("permanent" | "permanent parked") => Err(Closed).permanent()?,
         Some("panic") => panic!("as told"),
         Some("rejected") => reject("as told"),
         Some("hidden") => {
@@ -94,11 +96,21 @@ fn deeper(depth: u64) -> u64 {
     if depth == u64::MAX { 0 } else { deeper(depth + 1) + frame[0] }
 }
 
+fn setting(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.is_empty())
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
     let topic = std::env::var("ORDER_TOPIC")?;
-    let rung = std::env::var("ORDER_RUNG")?.parse()?;
+    let rung = seconds(std::env::var("ORDER_RUNG")?.parse()?);
+    // Short rungs, enough of them, unless told otherwise, that a key waits for minutes before it is held.
+    let rungs = setting("ORDER_RUNGS").map_or(Ok(20), |rungs| rungs.parse())?;
+    let exhausted = match setting("ORDER_EXHAUSTED").as_deref() {
+        Some("skip") => Exhausted::Skip,
+        _ => Exhausted::Hold,
+    };
     let mut consumer = Consumer::from_env(&std::env::var("ORDER_CONSUMER")?)
         .owner("tests", seconds(60))
         .topic(&topic)
@@ -106,8 +118,7 @@ async fn main() -> anyhow::Result<()> {
         .on("OrderSeen", idempotent(async |_: Event<Order>| done()))
         .kafka_option("session.timeout.ms", "6000")
         .kafka_option("heartbeat.interval.ms", "1000")
-        // Short rungs, enough of them that a key waits for minutes before it is held.
-        .retry(in_place(3).then([seconds(rung); 20]).when_exhausted(Exhausted::Hold));
+        .retry(in_place(3).then(vec![rung; rungs]).when_exhausted(exhausted));
     for option in std::env::var("ORDER_KAFKA")?.split(';').filter(|option| !option.is_empty()) {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
         consumer = consumer.kafka_option(name, value);

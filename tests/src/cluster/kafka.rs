@@ -1,7 +1,8 @@
 //! A private Kafka of one broker or more (KRaft, combined roles), run from the jars of a release.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -126,6 +127,31 @@ impl Kafka {
         let addresses: Vec<String> =
             self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.advertised())).collect();
         addresses.join(",")
+    }
+
+    /// The listener that brokers use among themselves: no proxy stands before it. For those who watch.
+    pub fn inside(&self) -> String {
+        let addresses: Vec<String> =
+            self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.internal.number())).collect();
+        addresses.join(",")
+    }
+
+    /// How many brokers there are.
+    pub fn count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Runs one of Kafka's tools, `org.apache.kafka.tools` and this, behind the proxies.
+    ///
+    /// # Panics
+    /// When it does not end within a minute and a half.
+    pub fn tool(&self, class: &str, arguments: &[&str]) -> (ExitStatus, String) {
+        let node = &self.nodes[0];
+        let (brokers, class) = (self.inside(), format!("org.apache.kafka.tools.{class}"));
+        let mut command = vec!["--bootstrap-server", brokers.as_str()];
+        command.extend(arguments);
+        let process = node.launch("tool", &["-XX:TieredStopAtLevel=1"], &class, &command);
+        (process.wait(PATIENCE), process.log_tail())
     }
 
     /// The listener with TLS, by the name in the certificate.
@@ -441,6 +467,11 @@ impl Node {
     /// When it does not run.
     pub fn pid(&self) -> u32 {
         self.process.lock().as_ref().expect("the broker runs").pid()
+    }
+
+    /// Its directory: data, configuration, and `broker.log`.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     fn assert_alive(&self) {

@@ -27,6 +27,8 @@ struct Cuts {
     answered: AtomicUsize,
     /// The server had not answered yet: it may still be at it.
     under_way: AtomicUsize,
+    /// How many are to be kept back instead.
+    silenced: AtomicUsize,
 }
 
 /// A running proxy, with a runtime of its own. Dropping it cuts every connection.
@@ -63,6 +65,16 @@ impl CommitCutter {
     /// answered, the rest while it is still at it.
     pub fn lose(&self, answers: usize) {
         self.cuts.wanted.fetch_add(answers, SeqCst);
+    }
+
+    /// Keeps back the answers to the next so many COMMITs: the connections stay open and lead nowhere.
+    pub fn silence(&self, answers: usize) {
+        self.cuts.silenced.fetch_add(answers, SeqCst);
+    }
+
+    /// COMMITs that are still to be silenced.
+    pub fn unsilenced(&self) -> usize {
+        self.cuts.silenced.load(SeqCst)
     }
 
     /// Answers that were lost after the server had given them, and before.
@@ -107,6 +119,11 @@ async fn forward(mut client: TcpStream, target: u16, cuts: &Cuts) -> io::Result<
             readable = wait(&mut from_client), if !cutting => {
                 readable?;
                 let message = message(&mut from_client).await?;
+                if is_commit(&message) && take(&cuts.silenced) {
+                    to_server.write_all(&message).await?;
+                    // Until the client gives up.
+                    return from_client.read_u8().await.map(|_| ());
+                }
                 cutting = is_commit(&message) && take(&cuts.wanted);
                 to_server.write_all(&message).await?;
                 if cutting && cuts.under_way.load(SeqCst) < cuts.answered.load(SeqCst) {

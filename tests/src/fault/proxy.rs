@@ -59,6 +59,23 @@ struct Counts {
     to_server: AtomicU64,
     to_client: AtomicU64,
     open: AtomicUsize,
+    accepted: AtomicU64,
+    reset: AtomicU64,
+    eaten: AtomicU64,
+    delayed: AtomicU64,
+}
+
+/// What a proxy has done to its connections so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Done {
+    /// Connections that clients made, refused ones included.
+    pub accepted: u64,
+    /// Connections that were reset, refused ones included.
+    pub reset: u64,
+    /// Bytes that were eaten, in both directions.
+    pub eaten: u64,
+    /// Chunks that were delayed, in both directions.
+    pub delayed: u64,
 }
 
 impl Counts {
@@ -150,6 +167,13 @@ impl Proxy {
         self.counts.open.load(Ordering::SeqCst)
     }
 
+    /// What was done to connections so far.
+    pub fn done(&self) -> Done {
+        let read = |count: &AtomicU64| count.load(Ordering::SeqCst);
+        let Counts { accepted, reset, eaten, delayed, .. } = &*self.counts;
+        Done { accepted: read(accepted), reset: read(reset), eaten: read(eaten), delayed: read(delayed) }
+    }
+
     /// Bytes that were read from one direction's sender so far, eaten ones included.
     pub fn bytes(&self, direction: Direction) -> u64 {
         self.counts.read(direction).load(Ordering::SeqCst)
@@ -179,7 +203,9 @@ async fn listen(
 /// One connection, from its acceptance to its end or its cut.
 async fn forward(mut client: TcpStream, target: u16, rules: watch::Receiver<Rules>, counts: Arc<Counts>) {
     let Rules { accept, generation, .. } = *rules.borrow();
+    counts.accepted.fetch_add(1, Ordering::SeqCst);
     if !accept {
+        counts.reset.fetch_add(1, Ordering::SeqCst);
         reset(client);
         return;
     }
@@ -197,16 +223,21 @@ async fn forward(mut client: TcpStream, target: u16, rules: watch::Receiver<Rule
         let up = pump(from_client, to_server, Direction::ToServer, rules.clone(), &counts);
         let down = pump(from_server, to_client, Direction::ToClient, rules, &counts);
         tokio::select! {
-            (up, down) = async { tokio::join!(up, down) } => up && down,
+            // A reset of one end is told to the other at once, as a router would pass it on.
+            ended = async { tokio::try_join!(up, down) } => ended.is_ok(),
             _ = cuts.wait_for(|rules| rules.generation != generation) => false,
         }
     };
     if !ended {
+        counts.reset.fetch_add(1, Ordering::SeqCst);
         reset(client);
         reset(server);
     }
     counts.open.fetch_sub(1, Ordering::SeqCst);
 }
+
+/// A connection ended, and not in order.
+struct Broken;
 
 /// Closes a connection with a reset instead of an orderly end.
 fn reset(connection: TcpStream) {
@@ -215,14 +246,14 @@ fn reset(connection: TcpStream) {
 }
 
 /// Moves one direction's bytes by the rules until its end. The rules are read again after every read, since
-/// they may have changed while it waited. Returns whether the end was an orderly one.
+/// they may have changed while it waited. An error is an end that was no orderly one.
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     direction: Direction,
     mut rules: watch::Receiver<Rules>,
     counts: &Counts,
-) -> bool {
+) -> Result<(), Broken> {
     let mut buffer = vec![0; 64 * 1024];
     let mut closed = false;
     loop {
@@ -235,24 +266,28 @@ async fn pump(
             biased;
             changed = rules.changed() => match changed {
                 Ok(()) => continue,
-                Err(_) => return false,
+                Err(_) => return Err(Broken),
             },
             read = from.read(&mut buffer), if flow != Flow::Hold => match read {
                 Ok(length) => length,
-                Err(_) => return false,
+                Err(_) => return Err(Broken),
             },
         };
         if length == 0 {
-            return to.shutdown().await.is_ok() || closed;
+            return if to.shutdown().await.is_ok() || closed { Ok(()) } else { Err(Broken) };
         }
         counts.read(direction).fetch_add(length as u64, Ordering::SeqCst);
         let flow = rules.borrow().flow(direction);
         if let Flow::Delay(by) = flow {
+            counts.delayed.fetch_add(1, Ordering::SeqCst);
             tokio::time::sleep(by).await;
         }
         let passes = matches!(flow, Flow::Pass | Flow::Delay(_) | Flow::Hold);
+        if !passes || closed {
+            counts.eaten.fetch_add(length as u64, Ordering::SeqCst);
+        }
         if passes && !closed && to.write_all(&buffer[..length]).await.is_err() {
-            return false;
+            return Err(Broken);
         }
     }
 }
@@ -306,6 +341,31 @@ mod tests {
         for end in [&mut client, &mut server] {
             assert_eq!(end.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
         }
+    }
+
+    #[test]
+    fn a_servers_reset_is_told_to_a_client_that_only_waits() {
+        let (proxy, mut client, server) = connected();
+        client.write_all(b"never read").unwrap();
+        eventually(LIMIT, "the bytes", || (proxy.bytes(Direction::ToServer) == 10).then_some(()));
+        socket2::SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(server);
+        assert_eq!(client.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        eventually(LIMIT, "one reset", || (proxy.done().reset == 1).then_some(()));
+    }
+
+    #[test]
+    fn what_was_done_is_counted() {
+        let (proxy, mut client, _server) = connected();
+        proxy.set(Direction::ToServer, Flow::Eat);
+        client.write_all(b"eaten").unwrap();
+        eventually(LIMIT, "the eaten bytes", || (proxy.done().eaten == 5).then_some(()));
+        proxy.delay(Duration::from_millis(1));
+        client.write_all(b"late").unwrap();
+        eventually(LIMIT, "the late chunk", || (proxy.done().delayed == 1).then_some(()));
+        proxy.cut();
+        let done = Done { accepted: 1, reset: 1, eaten: 5, delayed: 1 };
+        eventually(LIMIT, "the reset", || (proxy.done() == done).then_some(()));
     }
 
     #[test]

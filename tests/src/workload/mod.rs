@@ -96,7 +96,7 @@ impl Workload {
     /// # Panics
     /// When the database cannot be reached or refuses.
     pub async fn start(url: &str, settings: Settings) -> Workload {
-        println!("workload: seed {} ({settings:?})", settings.seed);
+        eprintln!("workload: seed {} ({settings:?})", settings.seed);
         let client = connect(url).await.expect("the database");
         make_entities(&client, &settings).await.expect("the table of entities");
         let counts = Arc::new(Counts::default());

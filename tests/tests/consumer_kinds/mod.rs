@@ -28,7 +28,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
 use uuid::Uuid;
 
-const LIMIT: Duration = Duration::from_secs(90);
+pub(crate) const LIMIT: Duration = Duration::from_secs(90);
 
 pub(crate) fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_kinds-consumer"))
@@ -121,7 +121,7 @@ pub(crate) fn send(orders: &Orders<'_>, event_type: &str, key: &str, number: i64
     id
 }
 
-fn payload(number: i64, does: &str) -> String {
+pub(crate) fn payload(number: i64, does: &str) -> String {
     format!("{{\"number\":{number},\"does\":\"{does}\"}}")
 }
 

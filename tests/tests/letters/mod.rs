@@ -1,18 +1,19 @@
 //! Dead letters from the failure to the decision: written to Kafka, projected into PostgreSQL, listed, replayed and
 //! discarded with `outbox-dlq` as an operator runs it. No consumer runs: what one would do to a parked event is done
-//! here by hand.
+//! here by hand. With one that runs: `consumer_letters`.
 
 mod decided;
+mod operator;
 mod projected;
 mod replayed;
 mod tool;
 mod written;
 
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use jiff::Timestamp;
+pub(crate) use operator::{Ended, Operator, ended, says, tool};
 use outbox_consumer::dead_letters::{Evidence, Header, Letter, Placed, Sink, topic};
 use outbox_tests::cluster::{self, Kafka};
 use outbox_tests::inbox::{Inbox, SCOPE, Session, server};
@@ -30,30 +31,13 @@ struct Stage {
     name: &'static str,
     topic: String,
     sink: Sink,
-}
-
-/// How a run of the tool ended.
-struct Ended {
-    code: Option<i32>,
-    out: String,
-    err: String,
+    operator: Operator,
 }
 
 fn client(kafka: &Kafka) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", kafka.brokers()).set("log_level", "2");
     config
-}
-
-/// The tool beside this test, or where `OUTBOX_DLQ_BIN` says.
-fn tool() -> PathBuf {
-    let beside = || {
-        let test = std::env::current_exe().expect("a path of this test");
-        test.parent().and_then(|deps| deps.parent()).expect("cargo's directories").join("outbox-dlq")
-    };
-    let path = std::env::var_os("OUTBOX_DLQ_BIN").map_or_else(beside, PathBuf::from);
-    assert!(path.is_file(), "no tool at {}: cargo build --release -p outbox-consumer", path.display());
-    path
 }
 
 impl Stage {
@@ -65,7 +49,9 @@ impl Stage {
         kafka.create_topic(&topic, 3, &[]).await;
         let sink = Sink::new(&client(kafka), name, topic::RETENTION).unwrap();
         assert_eq!(sink.prepare(&topic).await.unwrap(), []);
-        Stage { inbox, session, kafka, name, topic, sink }
+        let database = format!("postgres://{name}:secret@127.0.0.1:{}/{name}", server().port());
+        let operator = Operator { database, brokers: kafka.brokers() };
+        Stage { inbox, session, kafka, name, topic, sink, operator }
     }
 
     fn evidence(&self, number: u32, cause: &str, replay: u32) -> Evidence {
@@ -98,13 +84,13 @@ impl Stage {
         }
     }
 
-    /// Writes an event's dead letter, as often as it is called.
+    /// Writes an event's dead letter, as often as it is called. An empty key is none.
     async fn send(&self, number: u32, key: &str, cause: &str, replay: u32) -> Placed {
         let id = Header::text("id", self.inbox.id(number));
         let empty = Header { name: "empty".into(), value: None };
         let value = format!("value \u{0} {number}");
         let letter = Letter {
-            key: Some(key.as_bytes()),
+            key: (!key.is_empty()).then_some(key.as_bytes()),
             value: Some(value.as_bytes()),
             headers: &[id, empty],
             evidence: &self.evidence(number, cause, replay),
@@ -122,35 +108,26 @@ impl Stage {
     }
 
     fn command(&self, line: &[&str]) -> Command {
-        let mut command = Command::new(tool());
-        let url = format!("postgres://{0}:secret@127.0.0.1:{1}/{0}", self.name, server().port());
-        command.args(line).env("DATABASE_URL", url).env("KAFKA_BROKERS", self.kafka.brokers());
-        command.env("LOGNAME", "alice").env_remove("SUDO_USER").stdin(Stdio::null());
-        command
+        self.operator.command(line)
     }
 
     fn run(&self, line: &[&str]) -> Ended {
-        ended(self.command(line))
+        self.operator.run(line)
     }
 
-    /// What it prints, having done what it was asked for.
     #[track_caller]
     fn does(&self, line: &[&str]) -> String {
-        let Ended { code, out, err } = self.run(line);
-        assert_eq!(code, Some(0), "{line:?}\n{out}\n{err}");
-        out
+        self.operator.does(line)
     }
 
-    /// What it complains about.
     #[track_caller]
     fn fails(&self, line: &[&str]) -> String {
-        let Ended { code, out, err } = self.run(line);
-        assert_eq!(code, Some(1), "{line:?}\n{out}\n{err}");
-        err
+        self.operator.fails(line)
     }
 
+    #[track_caller]
     fn json(&self, line: &[&str]) -> Value {
-        serde_json::from_str(&self.does(&[line, &["--json"]].concat())).unwrap()
+        self.operator.json(line)
     }
 
     fn project(&self) -> String {
@@ -177,18 +154,5 @@ impl Stage {
                  SELECT inbox.remove_parked_key('{SCOPE}', '{topic}', '{key}'); COMMIT"
             ))
             .await;
-    }
-}
-
-fn ended(mut command: Command) -> Ended {
-    let output = command.output().expect("the tool runs");
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
-}
-
-#[track_caller]
-fn says(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
 }

@@ -69,6 +69,18 @@ async fn a_replay_is_foreseen_and_parked_once_and_its_number_grows() {
     says(&audit, &["stock was filled (by alice)", "again (by alice)", "dlq_replay", "2 decisions"]);
 }
 
+/// As the consumer parks them: each by its id, so that none waits for another.
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_without_a_key_are_replayed_each_by_itself() {
+    let stage = Stage::prepare("dlq_keyless").await;
+    stage.dead(&[1, 2], "", "timeout").await;
+    stage.project();
+    says(&stage.does(&["replay", "--all", "--reason", "it is back"]), &["replayed 2 dead letters"]);
+    let parked = "SELECT count(DISTINCT key), bool_and(record_key IS NULL), bool_and(key = inbox.order_key(uuid_send(id)))
+                    FROM inbox.parked_event";
+    assert_eq!(stage.session.one(parked).await, "2 t t");
+}
+
 /// A run that is killed leaves each letter either replayed or open, and the same command goes on (C38).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_that_is_killed_goes_on_and_replays_each_once() {

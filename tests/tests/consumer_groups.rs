@@ -1,0 +1,174 @@
+//! Group commit: events of different keys share a transaction, and what fails in it harms no other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use outbox_consumer::ladder::in_place;
+use outbox_consumer::{Event, Handled, State, Tx, done, transactional};
+use outbox_tests::cluster::{Kafka, Postgres};
+use outbox_tests::orders::{Effects, Orders};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::consumer::{GOOD, program};
+use crate::consumer_batches::{Running, Scene};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// Keys of a test, one order each: fewer than a group takes.
+const KEYS: usize = 40;
+
+#[derive(Debug, Deserialize)]
+struct Order {
+    number: i64,
+    /// How the first attempt fails.
+    #[serde(default)]
+    first: Option<String>,
+}
+
+/// Writes its effect, and which transaction it is in: an effect's own `xmin` is that of its savepoint.
+async fn apply(order: Event<Order>, tx: Tx, scene: State<Arc<Scene>>) -> Handled {
+    let facts = order.facts();
+    let key = facts.key().unwrap_or_default().to_owned();
+    scene.called_for(&key);
+    scene.passed().await;
+    let effect = "INSERT INTO effects (event, key, number, attempt) VALUES ($1, $2, $3, $4)";
+    let attempt = i32::try_from(facts.attempt())?;
+    tx.execute(effect, &[&facts.id(), &key, &order.number, &attempt]).await?;
+    tx.execute("INSERT INTO transactions VALUES ($1, pg_current_xact_id())", &[&facts.id()]).await?;
+    match order.first.as_deref().filter(|_| attempt == 1) {
+        Some("statement") => _ = tx.execute("SELECT pg_sleep(60)", &[]).await?,
+        Some("waits") => std::future::pending().await,
+        Some("fails") => _ = tx.execute("SELECT 1 / 0", &[]).await?,
+        Some(_) | None => {}
+    }
+    done()
+}
+
+/// A consumer with one worker that has everything in hand before the first handler goes on.
+struct Ground<'s> {
+    orders: &'s Orders<'s>,
+    scene: Arc<Scene>,
+    running: Running,
+}
+
+impl<'s> Ground<'s> {
+    async fn prepare(
+        orders: &'s Orders<'s>,
+        servers: (&Postgres, &Kafka),
+        group_commit: usize,
+    ) -> Ground<'s> {
+        let table = "CREATE TABLE transactions (event uuid NOT NULL, xact xid8 NOT NULL)";
+        orders.query(table, &[]).await;
+        let scene = Scene::new();
+        let running = Running::start(orders.name(), servers, &scene, in_place(3), |consumer| {
+            consumer
+                .concurrency(1)
+                .group_commit(group_commit)
+                .on("OrderPlaced", transactional(apply))
+                .on("OrderDelayed", transactional(apply).timeout(Duration::from_secs(1)))
+        });
+        orders.upstream().order("first", GOOD);
+        orders.upstream().flush();
+        running.has_read(1).await;
+        Ground { orders, scene, running }
+    }
+
+    /// Lets the first one go on when so many records are read.
+    async fn open(&self, records: usize) {
+        self.orders.upstream().flush();
+        self.running.has_read(records as u64).await;
+        self.scene.open.send_replace(true);
+    }
+
+    /// The keys of each transaction's events. What the inbox says of an event was written by the same one; the row's own
+    /// `xmin` would be upkeep's where that has moved it to a partition.
+    async fn transactions(&self) -> Vec<BTreeSet<String>> {
+        let rows = "SELECT t.xact::text, e.key, s.writer = t.xact
+                      FROM transactions t JOIN effects e USING (event) JOIN inbox.settlement s ON s.id = e.event";
+        let mut transactions: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for row in self.orders.query(rows, &[]).await {
+            let (xact, key, settled_with): (String, String, bool) = (row.get(0), row.get(1), row.get(2));
+            assert!(settled_with, "{key} is settled in the transaction of its effect");
+            transactions.entry(xact).or_default().insert(key);
+        }
+        transactions.into_values().collect()
+    }
+
+    fn attempts(&self) -> BTreeMap<String, usize> {
+        let mut attempts = BTreeMap::new();
+        self.scene.keys().into_iter().for_each(|key| *attempts.entry(key).or_default() += 1);
+        attempts
+    }
+}
+
+fn key(number: usize) -> String {
+    format!("key-{number:02}")
+}
+
+/// C48: the events of forty keys have one transaction, effects and inbox rows alike.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_different_keys_share_a_transaction() {
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("shared", &postgres, &kafka, program()).await;
+    let ground = Ground::prepare(&orders, (&postgres, &kafka), 50).await;
+    (0..KEYS).for_each(|number| _ = orders.upstream().order(&key(number), GOOD));
+    ground.open(KEYS + 1).await;
+    assert_eq!(orders.happened(KEYS + 1, LIMIT, &[]).await, Effects::once(KEYS + 1));
+    let mut sizes: Vec<usize> = ground.transactions().await.iter().map(BTreeSet::len).collect();
+    sizes.sort_unstable();
+    assert_eq!(sizes, [1, KEYS]);
+    ground.running.end().await;
+}
+
+/// Where it is not wanted each event has a transaction of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_group_commit_no_event_shares_a_transaction() {
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("unshared", &postgres, &kafka, program()).await;
+    let ground = Ground::prepare(&orders, (&postgres, &kafka), 1).await;
+    (0..KEYS).for_each(|number| _ = orders.upstream().order(&key(number), GOOD));
+    ground.open(KEYS + 1).await;
+    assert_eq!(orders.happened(KEYS + 1, LIMIT, &[]).await, Effects::once(KEYS + 1));
+    let sizes: Vec<usize> = ground.transactions().await.iter().map(BTreeSet::len).collect();
+    assert_eq!(sizes, [1; KEYS + 1]);
+    ground.running.end().await;
+}
+
+/// C9, C48, C51, C53: of a group one handler's statement takes too long, one waits too long without a statement, and of
+/// one a statement fails. They alone run again, with what follows in their keys; the others run once, and have one
+/// transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_takes_too_long_in_a_group_harms_no_other() {
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("harmless", &postgres, &kafka, program()).await;
+    let (ground, upstream) = (Ground::prepare(&orders, (&postgres, &kafka), 50).await, orders.upstream());
+    let failing = ["statement", "waits", "fails"];
+    for number in 0..KEYS {
+        if let Some(first) = number.checked_sub(KEYS / 2).and_then(|at| failing.get(at)) {
+            let payload = format!("{{\"number\":-1,\"first\":\"{first}\"}}");
+            upstream.send("OrderDelayed", Uuid::now_v7(), first, &payload);
+            upstream.send("OrderDelayed", Uuid::now_v7(), first, "{\"number\":-2}");
+        }
+        upstream.order(&key(number), GOOD);
+    }
+    ground.open(KEYS + 1 + failing.len() * 2).await;
+    let effects = orders.happened(KEYS + 1 + failing.len() * 2, LIMIT, &[]).await;
+    assert_eq!((effects.happened, effects.doubled), (KEYS + 1 + failing.len() * 2, 0));
+    for first in failing {
+        let rows = "SELECT number, attempt FROM effects WHERE key = $1 ORDER BY at";
+        let rows: Vec<(i64, i32)> =
+            orders.query(rows, &[&first]).await.iter().map(|row| (row.get(0), row.get(1))).collect();
+        assert_eq!(rows, [(-1, 2), (-2, 1)], "{first}: in order, the first of them at its second attempt");
+    }
+    let attempts = ground.attempts();
+    assert!((0..KEYS).all(|number| attempts[&key(number)] == 1), "no innocent runs again: {attempts:?}");
+    assert!(
+        failing.iter().all(|first| attempts[*first] == 3),
+        "two of the one and one of the other: {attempts:?}"
+    );
+    let transactions = ground.transactions().await;
+    let innocent: BTreeSet<String> = (0..KEYS).map(key).collect();
+    assert!(transactions.contains(&innocent), "{transactions:?}");
+    ground.running.end().await;
+}
