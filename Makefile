@@ -88,8 +88,8 @@ unit: all ## Tests that need no server
 
 servers: all ## Tests against real PostgreSQL and real Kafka
 	@scripts/parts all >/dev/null
-	$(CARGO) test $(PROFILE) --locked --workspace $(FEATURES) --test servers -- --test-threads=3 --skip chaos::
-	$(CARGO) test $(PROFILE) --locked --workspace $(FEATURES) --test servers -- chaos::
+	CARGO=$(CARGO) scripts/servers --test-threads=3 --skip chaos::
+	CARGO=$(CARGO) scripts/servers chaos::
 
 prove: all ## The full counts; writes docs/proof.md and docs/mutants.md (at most 90 minutes)
 	@scripts/parts all >/dev/null
