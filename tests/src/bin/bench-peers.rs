@@ -9,9 +9,8 @@ use outbox_tests::bench::alone::command;
 use outbox_tests::bench::consumer::job::{self, Job};
 use outbox_tests::bench::machine::Machine;
 use outbox_tests::bench::peers::plan::{Counts, Part, Plan};
-use outbox_tests::bench::peers::report::Report;
+use outbox_tests::bench::peers::report::{Asked, Report};
 use outbox_tests::bench::peers::{capture, consume};
-use serde_json::json;
 
 /// Drains an outbox by the relay and by Debezium, and a topic by the consumer, by Confluent Parallel Consumer and by
 /// Spring Kafka, and writes the report of all benchmarks.
@@ -44,7 +43,10 @@ struct Arguments {
     /// The report of bench-consumer.
     #[arg(long, default_value = "docs/bench-consumer.json")]
     consumer: PathBuf,
-    /// Where the report goes; a file of the same name with `.json` lies beside it.
+    /// Measures nothing and makes the report anew from this JSON, with the two other reports as they are now.
+    #[arg(long)]
+    from_json: Option<PathBuf>,
+    /// Where the report goes; files of the same name with `.html` and `.json` lie beside it.
     #[arg(long, default_value = "docs/bench.md")]
     out: PathBuf,
     /// Is the process that is measured.
@@ -70,6 +72,18 @@ fn work(job: &str) -> anyhow::Result<()> {
 }
 
 fn lead(arguments: &Arguments) -> anyhow::Result<()> {
+    let mut report = match &arguments.from_json {
+        Some(earlier) => Report::read(earlier)?,
+        None => measure(arguments)?,
+    };
+    report.relay = read(&arguments.relay)?;
+    report.consumer = read(&arguments.consumer)?;
+    write(&arguments.out, &report)?;
+    println!("report: {}", arguments.out.display());
+    Ok(())
+}
+
+fn measure(arguments: &Arguments) -> anyhow::Result<Report> {
     let plan = Plan {
         only: arguments.only.clone(),
         systems: arguments.systems.clone(),
@@ -83,18 +97,16 @@ fn lead(arguments: &Arguments) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let mut peers = runtime.block_on(capture::measure(&plan));
     peers.extend(runtime.block_on(consume::measure(&plan)));
-    let report = Report {
+    let Plan { pairs, seed, postgres, counts, .. } = plan;
+    Ok(Report {
         command: command("bench-peers"),
         date: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
-        plan: &plan,
-        machine: &machine,
-        peers: &peers,
-        relay: read(&arguments.relay)?,
-        consumer: read(&arguments.consumer)?,
-    };
-    write(&arguments.out, &report)?;
-    println!("report: {}", arguments.out.display());
-    Ok(())
+        plan: Asked { pairs, seed, postgres, counts },
+        machine,
+        peers,
+        relay: None,
+        consumer: None,
+    })
 }
 
 /// Another report's numbers, where it has been made.
@@ -106,22 +118,13 @@ fn read(path: &Path) -> anyhow::Result<Option<serde_json::Value>> {
     serde_json::from_slice(&text).with_context(|| path.display().to_string()).map(Some)
 }
 
-/// The report, and the same as JSON beside it.
-fn write(out: &Path, report: &Report<'_>) -> anyhow::Result<()> {
+/// The report as Markdown, HTML and JSON.
+fn write(out: &Path, report: &Report) -> anyhow::Result<()> {
     if let Some(directory) = out.parent() {
         fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
     }
-    fs::write(out, report.markdown()?).with_context(|| out.display().to_string())?;
-    let raw = json!({
-        "command": report.command,
-        "date": report.date,
-        "machine": report.machine,
-        "plan": { "pairs": report.plan.pairs, "seed": report.plan.seed, "counts": report.plan.counts },
-        "peers": report.peers,
-        "relay": report.relay,
-        "consumer": report.consumer,
-    });
+    report.page()?.write(out)?;
     let beside = out.with_extension("json");
-    fs::write(&beside, serde_json::to_string_pretty(&raw)? + "\n")
+    fs::write(&beside, serde_json::to_string_pretty(report)? + "\n")
         .with_context(|| beside.display().to_string())
 }

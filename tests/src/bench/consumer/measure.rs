@@ -101,7 +101,7 @@ fn reads(case: Case) -> Option<&'static str> {
         Case::OneZipf => Some(ONE_ZIPF),
         Case::FewKeys => Some(FEW),
         Case::ManyKeys => Some(MANY),
-        Case::Bursts | Case::Pgbench => None,
+        Case::Bursts | Case::Pgbench | Case::PgbenchGroups => None,
     }
 }
 
@@ -138,7 +138,11 @@ async fn run(case: Case, counts: &Counts, ground: &mut Ground, writer: &mut Writ
         }
         Case::Pgbench => {
             ground.clear().await;
-            pgbench::run(ground, counts.pgbench_seconds).await
+            pgbench::run(ground, 1, counts.pgbench_seconds).await
+        }
+        Case::PgbenchGroups => {
+            ground.clear().await;
+            pgbench::run(ground, GROUP, counts.pgbench_seconds).await
         }
         Case::OneUniform | Case::OneZipf => {
             ground.clear().await;

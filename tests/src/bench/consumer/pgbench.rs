@@ -4,36 +4,52 @@
 use std::process::Command;
 
 use super::ground::{Ground, NAME};
-use super::plan::CONNECTIONS;
+use super::plan::{CONNECTIONS, KEYS};
 use super::results::Run;
 use crate::cluster::postgres::{PASSWORD, SUPERUSER};
 
-/// Three round trips, as in `consumer-sdk/src/runtime/inbox.rs`: begin with claim and look for markers, effect, commit.
-/// The id is of version 7 and no other's: the client's number and a count of its own.
-pub const SCRIPT: &str = r"\set count :count + 1
-\set sku random(0, 9999)
+/// The transaction of so many events, as in `consumer-sdk/src/runtime/inbox.rs`: begin with claim and look for markers in a
+/// round trip, the effects, commit. Of several events each has a savepoint and a round trip of its own, as their handlers
+/// have. The ids are of version 7 and no other's: the client's number and a count of its own.
+pub fn script(events: usize) -> String {
+    let all = |one: &str| format!("array_fill({one}, ARRAY[{events}])");
+    let (created, keys) = (all("NULL::timestamptz"), all("'key'::bytea"));
+    let (topics, partitions) = (all("'uniform'::text"), all("0::int"));
+    let mut script = format!(
+        r"\set count :count + 1
 \startpipeline
 BEGIN;
 SET LOCAL statement_timeout = 30000;
 SELECT verdicts, parked FROM inbox.claim_keys('pgbench',
-    ARRAY[:prefix || lpad((:client_id * 10000000 + :count)::text, 12, '0')]::uuid[], ARRAY[NULL]::timestamptz[],
-    ARRAY['uniform']::text[], ARRAY[0]::int[], ARRAY[:count]::bigint[], NULL, ARRAY['uniform']::text[], ARRAY['key']::bytea[],
-    500);
+    ARRAY(SELECT (:prefix || lpad((:client_id * 10000000000 + :count * {events} + event)::text, 12, '0'))::uuid
+            FROM generate_series(1, {events}) event),
+    {created}, {topics}, {partitions}, ARRAY(SELECT generate_series(1, {events})::bigint), NULL, {topics}, {keys}, 500);
 \endpipeline
-UPDATE stock SET free = free - 1 WHERE sku = 'sku-' || lpad(:sku::text, 7, '0');
-\startpipeline
-SELECT;
-COMMIT;
-\endpipeline
-";
+"
+    );
+    for event in 0..events {
+        let savepoint = match (events, event) {
+            (1, _) => "",
+            (_, 0) => "SAVEPOINT event;\n",
+            _ => "RELEASE SAVEPOINT event;\nSAVEPOINT event;\n",
+        };
+        let effect = "UPDATE stock SET free = free - 1 WHERE sku = 'sku-' || lpad(:sku::text, 7, '0');";
+        // In rising order, as a group's keys are, so that no two wait for each other.
+        let keys = KEYS as usize;
+        let (from, to) = (event * keys / events, (event + 1) * keys / events - 1);
+        script +=
+            &format!("\\set sku random({from}, {to})\n\\startpipeline\n{savepoint}{effect}\n\\endpipeline\n");
+    }
+    script + "\\startpipeline\nSELECT;\nCOMMIT;\n\\endpipeline\n"
+}
 
-/// Runs it for so many seconds.
+/// Runs it for so many seconds, with so many events of a transaction.
 ///
 /// # Panics
 /// When it fails, or says nothing of a rate.
-pub async fn run(ground: &Ground, seconds: u64) -> Run {
+pub async fn run(ground: &Ground, events: usize, seconds: u64) -> Run {
     let script = ground.directory().join("claim-update-commit.sql");
-    std::fs::write(&script, SCRIPT).expect("our own directory");
+    std::fs::write(&script, self::script(events)).expect("our own directory");
     // Its first bytes are the time, as in every id of version 7.
     let millis = jiff::Timestamp::now().as_millisecond();
     let prefix = format!("{:08x}-{:04x}-7000-8000-", millis >> 16, millis & 0xFFFF);
@@ -54,13 +70,14 @@ pub async fn run(ground: &Ground, seconds: u64) -> Run {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "pgbench: {}\n{said}{errors}", output.status);
-    let (events, rate) = figures(&said).unwrap_or_else(|| panic!("no rate\n{said}{errors}"));
+    let (transactions, rate) = figures(&said).unwrap_or_else(|| panic!("no rate\n{said}{errors}"));
+    let events = transactions * events as u64;
     let effects = ground.number("SELECT -sum(free)::bigint FROM stock").await;
     let settled = "SELECT count(*) FROM inbox.settlement WHERE scope = 'pgbench' AND state = 'done'";
     let once = effects == ground.number(settled).await && u64::try_from(effects) == Ok(events);
     Run {
         events,
-        seconds: events as f64 / rate,
+        seconds: transactions as f64 / rate,
         cpu_micros: None,
         peak_rss_kib: None,
         early_rss_kib: None,
@@ -79,6 +96,15 @@ fn figures(said: &str) -> Option<(u64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_event_of_a_group_has_its_savepoint() {
+        let (one, group) = (script(1), script(50));
+        assert!(!one.contains("SAVEPOINT") && one.matches("UPDATE").count() == 1, "{one}");
+        assert_eq!(group.matches("\nSAVEPOINT event;").count(), 50);
+        assert_eq!(group.matches("RELEASE SAVEPOINT event;").count(), 49);
+        assert_eq!(group.matches("COMMIT;").count(), 1);
+    }
 
     #[test]
     fn a_rate_is_read() {

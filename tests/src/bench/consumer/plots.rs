@@ -38,7 +38,14 @@ pub const GROUPS: [Group; 3] = [
     Group {
         title: "Handlers that write to PostgreSQL",
         digits: 1,
-        cases: &[Case::Pgbench, Case::OneUniform, Case::OneZipf, Case::GroupUniform, Case::GroupZipf],
+        cases: &[
+            Case::Pgbench,
+            Case::OneUniform,
+            Case::OneZipf,
+            Case::PgbenchGroups,
+            Case::GroupUniform,
+            Case::GroupZipf,
+        ],
     },
 ];
 
@@ -94,7 +101,7 @@ pub fn rates(group: &Group, results: &Results, others: &[Other]) -> Figure {
 
 /// Processor time of an event, of a group.
 pub fn costs(group: &Group, results: &Results) -> Figure {
-    let cases = group.cases.iter().filter(|case| **case != Case::Pgbench);
+    let cases = group.cases.iter().filter(|case| !case.is_pgbench());
     let rows = cases.map(|case| {
         let cost = of(results, *case, |run| run.cpu_micros);
         Row::bar(unmarked(case.name()), class(*case), cost)
@@ -114,7 +121,7 @@ pub fn memory(results: &Results) -> Figure {
     let mut rows = Vec::new();
     for group in GROUPS {
         rows.push(Row::Heading(group.title.to_owned()));
-        for case in group.cases.iter().filter(|case| **case != Case::Pgbench) {
+        for case in group.cases.iter().filter(|case| !case.is_pgbench()) {
             let peak = of(results, *case, |run| Some(run.peak_rss_kib? as f64 / 1024.0));
             rows.push(Row::bar(unmarked(case.name()), class(*case), peak));
         }
@@ -155,7 +162,8 @@ fn of(results: &Results, case: Case, figure: fn(&Run) -> Option<f64>) -> Option<
 
 /// What it is compared with is grey.
 fn class(case: Case) -> &'static str {
-    if matches!(case, Case::BareUniform | Case::BareZipf | Case::Pgbench) { "c5" } else { "c0" }
+    let compared = matches!(case, Case::BareUniform | Case::BareZipf) || case.is_pgbench();
+    if compared { "c5" } else { "c0" }
 }
 
 /// Without Markdown's marks.

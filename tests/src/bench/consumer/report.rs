@@ -113,7 +113,7 @@ impl Ratio {
 }
 
 /// Of rates: more is better.
-pub const RATES: [Ratio; 6] = [
+pub const RATES: [Ratio; 7] = [
     Ratio::new(
         "no-op by key ÷ bare loop, uniform",
         Of::Rate(Case::NothingUniform, Case::BareUniform),
@@ -136,6 +136,7 @@ pub const RATES: [Ratio; 6] = [
         Some(Limit::Least(OF_ONE)),
     ),
     Ratio::new("grouped ÷ one by one, Zipf", Of::Rate(Case::GroupZipf, Case::OneZipf), None),
+    Ratio::new("grouped ÷ `pgbench`, groups", Of::Rate(Case::GroupUniform, Case::PgbenchGroups), None),
 ];
 
 /// Of processor time and memory: less is better.
@@ -261,7 +262,7 @@ impl Report {
             page.figure(plots::costs(&group, &self.results));
         }
         writeln!(page, "| | median | quartiles | min – max |\n|---|---|---|---|")?;
-        let costs = Case::ALL.into_iter().filter(|case| *case != Case::Pgbench);
+        let costs = Case::ALL.into_iter().filter(|case| !case.is_pgbench());
         for case in costs.clone() {
             row(page, case.name(), of(case, |run| run.cpu_micros), 2)?;
         }
@@ -295,6 +296,10 @@ impl Report {
                 zipf_limit()
             ),
             Case::Pgbench => format!("{} s; {database}, a commit per event", counts.pgbench_seconds),
+            Case::PgbenchGroups => format!(
+                "{} s; {CONNECTIONS} connections, fsync on, {GROUP} events of a commit, each in its savepoint and in a round trip",
+                counts.pgbench_seconds
+            ),
             Case::OneUniform | Case::OneZipf => {
                 format!("{} events; {database}, a commit per event", counts.one_by_one)
             }

@@ -49,6 +49,8 @@ pub enum Case {
     SleepZipf,
     /// The transaction without a consumer.
     Pgbench,
+    /// A group's transaction without a consumer.
+    PgbenchGroups,
     /// A commit per event, uniform keys.
     OneUniform,
     /// Shared commits, uniform keys.
@@ -61,7 +63,7 @@ pub enum Case {
 
 impl Case {
     /// All, in the order of a pair.
-    pub const ALL: [Case; 14] = [
+    pub const ALL: [Case; 15] = [
         Case::BareUniform,
         Case::NothingUniform,
         Case::NothingZipf,
@@ -72,6 +74,7 @@ impl Case {
         Case::SleepUniform,
         Case::SleepZipf,
         Case::Pgbench,
+        Case::PgbenchGroups,
         Case::OneUniform,
         Case::GroupUniform,
         Case::GroupZipf,
@@ -87,10 +90,18 @@ impl Case {
             Case::Bursts => part == Part::Backlog,
             Case::FewKeys | Case::ManyKeys => part == Part::Keys,
             Case::SleepUniform | Case::SleepZipf => part == Part::Sleep,
-            Case::Pgbench | Case::OneUniform | Case::GroupUniform | Case::GroupZipf | Case::OneZipf => {
-                part == Part::Postgres
-            }
+            Case::Pgbench
+            | Case::PgbenchGroups
+            | Case::OneUniform
+            | Case::GroupUniform
+            | Case::GroupZipf
+            | Case::OneZipf => part == Part::Postgres,
         }
+    }
+
+    /// Whether it is none of ours, and what it costs nobody asks.
+    pub fn is_pgbench(self) -> bool {
+        matches!(self, Case::Pgbench | Case::PgbenchGroups)
     }
 
     /// How it is called in tables.
@@ -106,6 +117,7 @@ impl Case {
             Case::SleepUniform => "1 ms handler, uniform",
             Case::SleepZipf => "1 ms handler, Zipf",
             Case::Pgbench => "`pgbench`",
+            Case::PgbenchGroups => "`pgbench`, groups",
             Case::OneUniform => "one by one, uniform",
             Case::GroupUniform => "grouped, uniform",
             Case::GroupZipf => "grouped, Zipf",

@@ -11,6 +11,7 @@
 //! | [`consumers`] | who consumes a topic, as a process |
 //! | [`consume`] | one topic drained by each |
 //! | [`results`] | what was measured |
+//! | [`plots`] | the plots of the report |
 //! | [`report`] | the tables, with those of the two other benchmarks |
 //!
 //! A round measures everybody once, forwards and backwards in turn, so a ratio is of two runs of one round. Every system
@@ -21,6 +22,7 @@ pub mod configuration;
 pub mod consume;
 pub mod consumers;
 pub mod plan;
+pub mod plots;
 pub mod relays;
 pub mod report;
 pub mod results;

@@ -1,14 +1,19 @@
-//! The tables, with the ratios of the two other benchmarks.
+//! The tables and plots, with the ratios of the two other benchmarks.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
+use std::fs;
+use std::path::Path;
 
+use anyhow::Context;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::capture::STEADY;
 use super::consumers::{self, Work};
-use super::plan::Plan;
+use super::plan::Counts;
+use super::plots;
 use super::relays;
 use super::results::{Latency, Results};
 use crate::bench::consumer::ground::SETTINGS;
@@ -17,57 +22,83 @@ use crate::bench::figures::Spread;
 use crate::bench::machine::Machine;
 use crate::bench::results::{Pair, Percentiles, Results as RelayResults};
 use crate::bench::table::{machine_row, percentiles, row};
+use crate::page::Page;
 
-/// Everything that a report says.
-pub struct Report<'a> {
+/// Everything that a report says; its JSON is this.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Report {
     /// The command that made it.
     pub command: String,
     /// When it was made.
     pub date: String,
     /// What was asked for.
-    pub plan: &'a Plan,
+    pub plan: Asked,
     /// The machine.
-    pub machine: &'a Machine,
+    pub machine: Machine,
     /// What was measured.
-    pub peers: &'a [Results],
+    pub peers: Vec<Results>,
     /// What bench-relay wrote as JSON, where it has been run.
     pub relay: Option<Value>,
     /// The same of bench-consumer.
     pub consumer: Option<Value>,
 }
 
-impl Report<'_> {
-    /// The report as Markdown.
+/// Of the plan, what a report says.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Asked {
+    /// Rounds.
+    pub pairs: usize,
+    /// Seeds the payloads.
+    pub seed: u64,
+    /// PostgreSQL's major version.
+    pub postgres: u32,
+    /// How much of everything.
+    pub counts: Counts,
+}
+
+impl Report {
+    /// The report that has this JSON.
     ///
     /// # Errors
-    /// Never: a string takes everything.
-    pub fn markdown(&self) -> Result<String, fmt::Error> {
-        let mut out = String::new();
-        self.head(&mut out)?;
-        self.ratios(&mut out)?;
-        out.write_str(METHOD)?;
+    /// The file cannot be read, or is not of this bench.
+    pub fn read(path: &Path) -> anyhow::Result<Report> {
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        serde_json::from_str(&text).with_context(|| format!("{} is no report of this bench", path.display()))
+    }
+
+    /// The report, for Markdown and HTML.
+    ///
+    /// # Errors
+    /// Never: a page takes everything.
+    pub fn page(&self) -> Result<Page, fmt::Error> {
+        let mut page = Page::new("Relay and consumer beside their peers");
+        self.head(&mut page)?;
+        self.ratios(&mut page)?;
+        page.write_str(METHOD)?;
         let mut cases: Vec<&str> = Vec::new();
-        for results in self.peers {
+        for results in &self.peers {
             if !cases.contains(&results.case.as_str()) {
                 cases.push(&results.case);
             }
         }
         for case in cases {
             let systems: Vec<&Results> = self.peers.iter().filter(|results| results.case == case).collect();
-            writeln!(out, "\n## {}{}\n", case[..1].to_uppercase(), &case[1..])?;
+            writeln!(page, "\n## {}{}\n", case[..1].to_uppercase(), &case[1..])?;
             if is_steady(&systems) {
-                latency_tables(&mut out, &systems)?
+                page.figure(plots::latency(case, &systems));
+                latency_tables(&mut page, &systems)?;
             } else {
-                case_tables(&mut out, &systems)?
+                page.figure(plots::throughput(case, &systems));
+                page.figure(plots::cost(case, &systems));
+                case_tables(&mut page, &systems)?;
             }
-            writeln!(out, "\n{}", meaning(case))?;
+            writeln!(page, "\n{}", meaning(case))?;
         }
-        Ok(out)
+        Ok(page)
     }
 
-    fn head(&self, out: &mut String) -> fmt::Result {
+    fn head(&self, out: &mut impl Write) -> fmt::Result {
         let Report { command, date, plan, machine, .. } = self;
-        writeln!(out, "# Relay and consumer beside their peers\n")?;
         writeln!(
             out,
             "Written by `{command}`; every number is of that run. Timings are of this machine alone, and clients, PostgreSQL and \
@@ -87,40 +118,41 @@ impl Report<'_> {
         writeln!(out, "| rounds | {} |\n| seed | {} |", plan.pairs, plan.seed)
     }
 
-    fn ratios(&self, out: &mut String) -> fmt::Result {
-        writeln!(
-            out,
-            "\n## Ratios\n\nHow many times as fast we are, of two runs of one round each. Above 1 we are faster.\n"
-        )?;
-        writeln!(out, "| | median | quartiles | min – max |\n|---|---|---|---|")?;
+    fn ratios(&self, page: &mut Page) -> fmt::Result {
+        let mut rows: Vec<(String, Option<Spread>)> = Vec::new();
         for peer in self.peers.iter().filter(|results| !is_ours(results) && !is_baseline(results)) {
-            let Some(ours) = ours(self.peers, peer) else { continue };
+            let Some(ours) = ours(&self.peers, peer) else { continue };
             let (system, settings) = (&peer.system, peer.settings);
-            if !peer.latency.is_empty() {
-                let name = format!("{}: p99 of {system}, {settings} ÷ ours", peer.case);
-                row(out, &name, latency_ratio(ours, peer), 1)?;
+            rows.push(if peer.latency.is_empty() {
+                (format!("{}: ÷ {system}, {settings}", peer.case), peer.ratio(ours))
             } else {
-                let name = format!("{}: ÷ {system}, {settings}", peer.case);
-                row(out, &name, peer.ratio(ours), 2)?;
-            }
+                (format!("{}: p99 of {system}, {settings} ÷ ours", peer.case), latency_ratio(ours, peer))
+            });
         }
+        let mut baselines = Vec::new();
         for under in results_of::<Vec<RelayResults>>(self.relay.as_ref()).unwrap_or_default() {
             for drains in &under.drains {
-                let name = format!(
-                    "[bench-relay](bench-relay.md), {}, {}: ÷ `pg_recvlogical`",
-                    drains.shape.name(),
-                    under.congestion_control
-                );
-                row(out, &name, Spread::of(drains.pairs.iter().map(Pair::ratio)), 2)?;
+                let (shape, control) = (drains.shape.name(), &under.congestion_control);
+                let name = format!("[bench-relay](bench-relay.md), {shape}, {control}: ÷ `pg_recvlogical`");
+                baselines.push((name, Spread::of(drains.pairs.iter().map(Pair::ratio))));
             }
         }
         if let Some(consumer) = results_of::<ConsumerResults>(self.consumer.as_ref()) {
             for (what, ours, other) in CONSUMER {
-                let name = format!("[bench-consumer](bench-consumer.md), {what}");
                 let ratio =
                     |pair: &ConsumerPair| Some(pair.runs.get(&ours)?.rate() / pair.runs.get(&other)?.rate());
-                row(out, &name, Spread::of(consumer.pairs.iter().filter_map(ratio)), 2)?;
+                let name = format!("[bench-consumer](bench-consumer.md), {what}");
+                baselines.push((name, Spread::of(consumer.pairs.iter().filter_map(ratio))));
             }
+        }
+        writeln!(
+            page,
+            "\n## Ratios\n\nHow many times as fast we are, of two runs of one round each. Above 1 we are faster.\n"
+        )?;
+        page.figure(plots::ratios(&rows));
+        writeln!(page, "| | median | quartiles | min – max |\n|---|---|---|---|")?;
+        for (name, spread) in rows.into_iter().chain(baselines) {
+            row(page, &name, spread, 2)?;
         }
         Ok(())
     }
@@ -213,7 +245,7 @@ fn is_steady(systems: &[&Results]) -> bool {
 }
 
 /// Whether it is one of this repository.
-fn is_ours(results: &Results) -> bool {
+pub(super) fn is_ours(results: &Results) -> bool {
     results.system.starts_with("outbox-")
 }
 
@@ -239,7 +271,7 @@ fn latency_ratio(ours: &Results, peer: &Results) -> Option<Spread> {
     Spread::of(peer.latency.iter().zip(&ours.latency).map(|(peer, ours)| p99(peer) / p99(ours)))
 }
 
-fn case_tables(out: &mut String, systems: &[&Results]) -> fmt::Result {
+fn case_tables(out: &mut impl Write, systems: &[&Results]) -> fmt::Result {
     writeln!(out, "| thousand events a second, warm | median | quartiles | min – max |\n|---|---|---|---|")?;
     for results in systems {
         row(out, &name(results), Spread::of(results.runs.iter().map(|rate| rate / 1e3)), 1)?;
@@ -268,7 +300,7 @@ fn case_tables(out: &mut String, systems: &[&Results]) -> fmt::Result {
 }
 
 /// Medians of processor time by process, and memory.
-fn usage_table(out: &mut String, systems: &[&Results]) -> fmt::Result {
+fn usage_table(out: &mut impl Write, systems: &[&Results]) -> fmt::Result {
     let processes: Vec<&str> = ["itself", "walsender", "broker", "PostgreSQL"]
         .into_iter()
         .filter(|process| systems.iter().any(|results| results.cpu_us_per_event.contains_key(*process)))
@@ -291,22 +323,23 @@ fn median(cpu: &BTreeMap<String, Vec<f64>>, process: &str) -> String {
     spread.map_or_else(|| "–".to_owned(), |spread| format!("{:.2}", spread.median))
 }
 
-fn latency_tables(out: &mut String, systems: &[&Results]) -> fmt::Result {
+fn latency_tables(out: &mut impl Write, systems: &[&Results]) -> fmt::Result {
     writeln!(out, "| ms, median of the runs | p50 | p90 | p99 | max |\n|---|---|---|---|---|")?;
     for results in systems {
-        let runs: Vec<Percentiles> = results.latency.iter().map(|run| run.from_intended).collect();
-        percentiles(out, &name(results), middle(&runs))?;
+        let runs = results.latency.iter().map(|run| run.from_intended);
+        percentiles(out, &name(results), middle(runs))?;
     }
     writeln!(out, "\n| of that until it was handed over | p50 | p90 | p99 | max |\n|---|---|---|---|---|")?;
     for results in systems {
-        let runs: Vec<Percentiles> = results.latency.iter().map(|run| run.handed_over).collect();
-        percentiles(out, &name(results), middle(&runs))?;
+        let runs = results.latency.iter().map(|run| run.handed_over);
+        percentiles(out, &name(results), middle(runs))?;
     }
     usage_table(out, systems)
 }
 
 /// Of each percentile the median of the runs.
-fn middle(runs: &[Percentiles]) -> Percentiles {
+pub(super) fn middle(runs: impl IntoIterator<Item = Percentiles>) -> Percentiles {
+    let runs: Vec<Percentiles> = runs.into_iter().collect();
     let median = |part: fn(&Percentiles) -> f64| {
         Spread::of(runs.iter().map(part)).map_or(f64::NAN, |spread| spread.median)
     };
@@ -316,6 +349,11 @@ fn middle(runs: &[Percentiles]) -> Percentiles {
         p99: median(|p| p.p99),
         max: median(|p| p.max),
     }
+}
+
+/// Who, with which settings.
+pub(super) fn title(results: &Results) -> String {
+    format!("{}, {}", results.system, results.settings)
 }
 
 fn name(results: &Results) -> String {
@@ -353,35 +391,33 @@ mod tests {
 
     #[test]
     fn the_ratios_of_the_other_reports_are_taken_over() {
-        let machine = Machine::here();
-        let plan = Plan {
-            only: Vec::new(),
-            systems: None,
-            pairs: 1,
-            seed: 1,
-            postgres: 15,
-            counts: super::super::plan::Counts::QUICK,
-            lock: None,
-        };
+        let plan = Asked { pairs: 1, seed: 1, postgres: 15, counts: Counts::QUICK };
         let read = |name: &str| {
             let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
             serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
         };
         let peers =
-            [results("outbox-relay", Settings::Defaults), results("Debezium Server", Settings::Tuned)];
+            vec![results("outbox-relay", Settings::Defaults), results("Debezium Server", Settings::Tuned)];
         let report = Report {
             command: "bench-peers".to_owned(),
             date: String::new(),
-            plan: &plan,
-            machine: &machine,
-            peers: &peers,
+            plan,
+            machine: Machine::here(),
+            peers,
             relay: Some(read("bench-relay.json")),
             consumer: Some(read("bench-consumer.json")),
         };
-        let text = report.markdown().unwrap();
+        let page = report.page().unwrap();
+        let text = page.markdown();
         for line in ["backlog: ÷ Debezium Server, tuned | 1.00", "bbr: ÷ `pg_recvlogical` |", "÷ `pgbench` |"]
         {
             assert!(text.contains(line), "{line}\n{text}");
         }
+        let html = page.html();
+        assert_eq!(html.matches("<figure").count(), 3, "ratios, and two of the case");
+        assert!(html.contains("Debezium Server, tuned") && !html.contains("NaN"), "{html}");
+        // What is written can be read and makes the same page.
+        let again: Report = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
+        assert_eq!(again.page().unwrap().html(), html);
     }
 }
