@@ -223,6 +223,9 @@ fn relay_config(postgres: &Postgres, kafka: &Kafka) -> RelayConfig {
     RelayConfig::new(RELAY, &postgres.url_for("chaos_relay", OUTBOX), SECRET, &kafka.brokers())
         .text("kafka.max_record_bytes", "100kB")
         .text("source.connect_timeout", "2s")
+        // The slot is lost more often here than it ever should be.
+        .raw("recovery.max_fills", "16")
+        .text("recovery.window", "30s")
 }
 
 async fn prepare_outbox(postgres: &Postgres, kafka: &Kafka) {

@@ -111,7 +111,8 @@ kinds! {
         "relay half-open to PostgreSQL" => relays::half_open,
         "relay in the dark towards PostgreSQL" => relays::black,
         "relay far from PostgreSQL" => relays::delayed,
-        "walsender terminated" => relays::walsender;
+        "walsender terminated" => relays::walsender,
+        "slot dropped" => relays::slot_dropped;
     Brokers:
         "broker killed" => brokers::killed,
         "broker frozen" => brokers::frozen,

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::{Ground, READY, SEEN, Struck, mend, until};
 use crate::chaos::stage::Relay;
 use crate::fault::proxy::Flow;
+use crate::wait::watch;
 
 /// The one that reads, and the other.
 fn both<'a>(ground: &Ground<'a>) -> Option<(&'a Relay, &'a Relay)> {
@@ -155,4 +156,26 @@ pub fn walsender(ground: &mut Ground<'_>) -> Struck {
     let ended = ground.stage.outbox.try_ask(end, &[]).is_some_and(|rows| rows.iter().any(|row| row.get(0)));
     let noticed = if ended { noticed(owner, other, count) } else { None };
     Struck::at(owner.actor.name(), noticed.map(|noticed| format!("pg_terminate_backend; {noticed}")))
+}
+
+/// Somebody drops the slot: what it has not brought has to come from the table.
+pub fn slot_dropped(ground: &mut Ground<'_>) -> Struck {
+    let Some((owner, _)) = both(ground) else { return Struck::nobody() };
+    let outbox = &ground.stage.outbox;
+    let free = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots
+                 WHERE slot_name LIKE 'outbox_%' AND active_pid IS NOT NULL";
+    let drop = "SELECT slot_name::text, pg_drop_replication_slot(slot_name)::text FROM pg_replication_slots
+                 WHERE slot_name LIKE 'outbox_%' AND NOT active";
+    let began = Instant::now();
+    // Its reader comes back quickly; one of the two is faster.
+    let dropped = watch(SEEN, || {
+        outbox.try_ask(free, &[])?;
+        outbox.try_ask(drop, &[]).filter(|rows| !rows.is_empty())
+    });
+    let read = "SELECT 1 FROM pg_replication_slots WHERE slot_name LIKE 'outbox_%' AND active";
+    let seen = dropped.and_then(|_| {
+        until(SEEN, || outbox.try_ask(read, &[]).filter(|rows| !rows.is_empty()))?;
+        Some(format!("a new slot is read after {:.1} s", began.elapsed().as_secs_f64()))
+    });
+    Struck::at(owner.actor.name(), seen)
 }
