@@ -24,10 +24,23 @@ pub struct ParsedUrl {
     pub database: String,
     /// How the connection is protected, from `sslmode` and its companions.
     pub transport: Transport,
+    /// Further servers, in their order, of which one may be the primary; a relay's URL only.
+    pub others: Vec<Place>,
     /// Parameter `connect_timeout`, given in whole seconds.
     pub connect_timeout: Option<Duration>,
     /// Parameter `application_name`.
     pub application_name: Option<String>,
+}
+
+/// A server, and how the connection to it is protected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// How the connection is protected.
+    pub transport: Transport,
 }
 
 const SPECIAL: &str =
@@ -83,20 +96,27 @@ impl ParsedUrl {
         if user.is_empty() {
             wrong.push(format!("it names no user: {expected}"));
         }
-        let host = single_host(&parsed, program).unwrap_or_else(|problem| {
-            wrong.push(problem);
-            String::new()
-        });
-        let port = parsed.get_ports().first().copied().unwrap_or(5432);
-        if port == 0 {
-            wrong.push("port 0 is none to connect to".into());
-        }
         // Without a host as if it were this machine: what is wrong with the parameters is told nevertheless.
-        let judged = if host.is_empty() { "localhost" } else { &host };
-        let transport = Transport::decide(program, judged, &params.asked).unwrap_or_else(|problems| {
-            wrong.extend(problems);
-            Transport::clear(program)
+        let hosts = hosts(&parsed, program).unwrap_or_else(|problem| {
+            wrong.push(problem);
+            vec!["localhost".to_owned()]
         });
+        let ports = parsed.get_ports();
+        let mut places = Vec::new();
+        for (at, host) in hosts.into_iter().enumerate() {
+            let port = ports.get(at).or(ports.first()).copied().unwrap_or(5432);
+            if port == 0 {
+                wrong.push("port 0 is none to connect to".into());
+            }
+            let transport = Transport::decide(program, &host, &params.asked).unwrap_or_else(|problems| {
+                // The same is wrong for each of them.
+                if at == 0 {
+                    wrong.extend(problems);
+                }
+                Transport::clear(program)
+            });
+            places.push(Place { host, port, transport });
+        }
         let password = match parsed.get_password().map(std::str::from_utf8).transpose() {
             Ok(password) => password.filter(|p| !p.is_empty()).map(SecretString::from),
             Err(_) => {
@@ -109,7 +129,21 @@ impl ParsedUrl {
         }
         let database = parsed.get_dbname().unwrap_or(&user).to_string();
         let Params { connect_timeout, application_name, .. } = params;
-        Ok(ParsedUrl { host, port, user, password, database, transport, connect_timeout, application_name })
+        let others = places.split_off(1.min(places.len()));
+        let Some(Place { host, port, transport }) = places.pop() else {
+            return Err(Mistakes(vec![expected]));
+        };
+        Ok(ParsedUrl {
+            host,
+            port,
+            user,
+            password,
+            database,
+            transport,
+            others,
+            connect_timeout,
+            application_name,
+        })
     }
 }
 
@@ -214,12 +248,13 @@ fn is_plain(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-fn single_host(parsed: &tokio_postgres::Config, program: Program) -> Result<String, String> {
+/// The servers that a URL names. A relay looks for the primary among them; a consumer's pool has one address.
+fn hosts(parsed: &tokio_postgres::Config, program: Program) -> Result<Vec<String>, String> {
     let nameless = || format!("it names no host: {}", expected(program));
-    match parsed.get_hosts() {
-        [Host::Tcp(host)] if host.is_empty() => Err(nameless()),
-        [Host::Tcp(host)] => Ok(host.clone()),
-        [Host::Unix(_)] => {
+    let named = |host: &Host| match host {
+        Host::Tcp(host) if host.is_empty() => Err(nameless()),
+        Host::Tcp(host) => Ok(host.clone()),
+        Host::Unix(_) => {
             let why = match program {
                 Program::Relay => "the reader is faster over loopback TCP; ",
                 Program::Consumer => "",
@@ -228,17 +263,15 @@ fn single_host(parsed: &tokio_postgres::Config, program: Program) -> Result<Stri
                 "Unix sockets are not supported: {why}write localhost and have the server listen there"
             ))
         }
-        [] => Err(nameless()),
-        _ => {
-            let then = match program {
-                Program::Relay => ", and the relay compares what it finds there",
-                Program::Consumer => "",
-            };
-            Err(format!(
-                "several hosts are not supported: name the one address that leads to the primary (a failover changes \
-                 where it leads{then})"
-            ))
+    };
+    match (parsed.get_hosts(), program) {
+        ([], _) => Err(nameless()),
+        ([_, _, ..], Program::Consumer) => {
+            Err("several hosts are not supported: name the one address that leads to \
+                                                the primary (a failover changes where it leads)"
+                .into())
         }
+        (hosts, _) => hosts.iter().map(named).collect(),
     }
 }
 
@@ -299,7 +332,6 @@ mod tests {
             ("postgres://relay@/orders", "names no host"),
             ("postgres://relay@localhost:x", "cannot be read"),
             ("postgres://relay@localhost:0", "port 0"),
-            ("postgres://relay@a,b/orders", "several hosts"),
             ("postgres://relay@%2Fvar%2Frun/orders", "Unix sockets"),
             ("postgres://relay@localhost?options=-csearch_path", "parameter options is not known"),
             ("postgres://relay@localhost?connect_timeout=0", "connect_timeout"),
@@ -316,10 +348,29 @@ mod tests {
 
     #[test]
     fn all_that_is_wrong_is_told_at_once() {
-        let problem = parse("postgres://@a,b?options=x&connect_timeout=y&sslmode=allow").unwrap_err();
+        let text = "postgres://@a,b?options=x&connect_timeout=y&sslmode=allow";
+        let problem = ParsedUrl::parse(Program::Consumer, text).unwrap_err().to_string();
         for part in ["options", "connect_timeout", "no user", "several hosts", "sslmode"] {
             assert!(problem.contains(part), "{part}: {problem}");
         }
+        let problem = parse("postgres://relay@a:0,b:0?sslmode=allow").unwrap_err();
+        assert_eq!(
+            (problem.matches("port 0").count(), problem.matches("sslmode=allow").count()),
+            (2, 1),
+            "{problem}"
+        );
+    }
+
+    #[test]
+    fn a_relay_may_name_several_servers() {
+        let url = parse("postgres://relay@db1,db2:6000,127.0.0.1:7000/orders").unwrap();
+        assert_eq!((url.host.as_str(), url.port), ("db1", 5432));
+        let others: Vec<(&str, u16)> =
+            url.others.iter().map(|place| (place.host.as_str(), place.port)).collect();
+        assert_eq!(others, [("db2", 6000), ("127.0.0.1", 7000)]);
+        let modes = [url.transport.mode, url.others[0].transport.mode, url.others[1].transport.mode];
+        assert_eq!(modes, [SslMode::VerifyFull, SslMode::VerifyFull, SslMode::Disable]);
+        assert!(parse("postgres://relay@db1,%2Fvar%2Frun/orders").unwrap_err().contains("Unix sockets"));
     }
 
     #[test]

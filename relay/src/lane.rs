@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::config::Settings;
+use crate::config::{Answer, Settings};
 use crate::observe::{Observed, Phase};
-use crate::session::{self, Context, End};
+use crate::session::compare::HaltReason;
+use crate::session::{self, Context, End, Ended};
 
 /// First and longest pause between two sessions.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -36,7 +37,7 @@ pub async fn run(
     shutdown: watch::Receiver<bool>,
     no_wait: bool,
 ) -> Outcome {
-    let context = Context {
+    let mut context = Context {
         settings,
         lane: 0,
         observed,
@@ -44,20 +45,25 @@ pub async fn run(
         no_wait,
         outstanding: Arc::default(),
         owned: Arc::default(),
+        logged_in: Arc::default(),
         refusals: Arc::default(),
+        found: Arc::default(),
     };
+    let mut places = Places::of(context.settings.places());
     let mut pause = FIRST_PAUSE;
     loop {
+        context.settings = places.here();
         let began = Instant::now();
-        let end = session::run(&context).await;
+        let Ended { end, had_begun } = session::run(&context).await;
         if began.elapsed() >= HAS_WORKED {
             pause = FIRST_PAUSE;
         }
-        let again = matches!(end, End::Again(_));
+        let again = matches!(end, End::Again(_) | End::Astray(_));
+        let elsewhere = matches!(end, End::Reconnect(_) | End::ServerGoing(_)) && !had_begun;
         if let Some(outcome) = settle(&context, end) {
             return outcome;
         }
-        if again {
+        if again || elsewhere && places.next_one() {
             continue;
         }
         context.observed.reconnects.add(1);
@@ -68,6 +74,30 @@ pub async fn run(
             () = tokio::time::sleep(pause) => {}
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// The servers of which one is the primary, tried in turn.
+struct Places<T> {
+    all: Vec<Arc<T>>,
+    at: usize,
+    tried: usize,
+}
+
+impl<T> Places<T> {
+    fn of(all: Vec<T>) -> Places<T> {
+        Places { all: all.into_iter().map(Arc::new).collect(), at: 0, tried: 0 }
+    }
+
+    fn here(&self) -> Arc<T> {
+        self.all[self.at].clone()
+    }
+
+    /// Goes on to the next; false once all have been tried, after which it is time for a pause.
+    fn next_one(&mut self) -> bool {
+        self.at = (self.at + 1) % self.all.len();
+        self.tried = (self.tried + 1) % self.all.len();
+        self.tried != 0
     }
 }
 
@@ -82,6 +112,11 @@ fn stopped(context: &Context) -> Outcome {
     Outcome::Drained
 }
 
+fn fills(context: &Context, reason: &HaltReason) -> bool {
+    let recovery = &context.settings.recovery;
+    reason.loss().is_some_and(|loss| recovery.answer(loss) == Answer::Fill)
+}
+
 /// One session's end: the lane's outcome, or `None` to begin another session.
 fn settle(context: &Context, end: End) -> Option<Outcome> {
     let observed = &context.observed;
@@ -92,6 +127,13 @@ fn settle(context: &Context, end: End) -> Option<Outcome> {
             observed.error(sentence.clone());
             Some(Outcome::Undrained(sentence))
         }
+        // What the stream shows has no place in the comparison of the next session, which is told of it.
+        End::Astray(reason) if fills(context, &reason) => {
+            tracing::warn!("{reason}");
+            *context.found.lock() = Some(*reason);
+            None
+        }
+        End::Astray(reason) => settle(context, End::Halt(reason.to_string())),
         End::Halt(sentence) => {
             observed.error(sentence.clone());
             observed.enter(Phase::Halted, Some(sentence.clone()));
@@ -107,11 +149,25 @@ fn settle(context: &Context, end: End) -> Option<Outcome> {
             tracing::info!("beginning anew: {sentence}");
             None
         }
-        End::ServerGoing(sentence) | End::Reconnect(sentence) => {
+        End::LogIn(sentence) if !context.may_log_in_later() => settle(context, End::Halt(sentence)),
+        End::LogIn(sentence) | End::ServerGoing(sentence) | End::Reconnect(sentence) => {
             tracing::warn!("reconnecting: {sentence}");
             observed.error(sentence.clone());
             observed.enter(Phase::Connecting, Some(sentence));
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_server_is_tried_before_a_pause() {
+        let mut places = Places::of(vec!['a', 'b', 'c']);
+        let tried: Vec<(char, bool)> = (0..6).map(|_| (*places.here(), places.next_one())).collect();
+        let round = [('a', true), ('b', true), ('c', false)];
+        assert_eq!(tried, [round, round].concat());
     }
 }

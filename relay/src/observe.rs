@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use crate::config::Loss;
 use crate::lsn::Lsn;
 
 /// Where a lane stands in its life.
@@ -114,10 +115,13 @@ pub struct Observed {
     pub state_records: Gauge,
     /// Commit time of the newest wholly published transaction, Unix milliseconds; 0 before the first.
     pub published_commit_millis: Gauge,
+    /// Rows that were published from the table and not from the stream.
+    pub filled_rows: Gauge,
     /// Epoch of the stream.
     pub epoch: Gauge,
     /// TCP segments with data received on the replication connections; 0 where the kernel does not say.
     pub replication_segments: Gauge,
+    fills: [Gauge; Loss::ALL.len()],
     text: Mutex<Texts>,
 }
 
@@ -171,8 +175,10 @@ impl Observed {
             reconnects: g(),
             state_records: g(),
             published_commit_millis: g(),
+            filled_rows: g(),
             epoch: g(),
             replication_segments: g(),
+            fills: Default::default(),
             text: Mutex::new(Texts {
                 phase: Phase::Connecting,
                 phase_since: Instant::now(),
@@ -212,6 +218,16 @@ impl Observed {
     /// The newest error and when it happened.
     pub fn last_error(&self) -> Option<(SystemTime, String)> {
         self.text.lock().last_error.clone()
+    }
+
+    /// A loss was answered with a fill.
+    pub fn filled(&self, loss: Loss) {
+        self.fills[loss as usize].add(1);
+    }
+
+    /// Fills by the loss that they answered.
+    pub fn fills(&self) -> impl Iterator<Item = (Loss, u64)> {
+        Loss::ALL.into_iter().zip(&self.fills).map(|(loss, count)| (loss, count.get()))
     }
 
     /// Keeps which topics have grown.

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use rdkafka::types::RDKafkaErrorCode;
 use uuid::Uuid;
 
-use crate::config::{Existing, StateSettings};
+use crate::config::{Existing, RecoverySettings, StateSettings};
 use crate::ledger::{self, Confirmed, Head, Settler, Transaction, Writer};
 use crate::lsn::Lsn;
 use crate::observe::Observed;
@@ -24,7 +24,7 @@ use crate::reader::Positions;
 use crate::reader::feedback::FeedbackClock;
 use crate::router::RowPosition;
 use crate::router::course::{Astray, Begun, Course};
-use crate::session::compare::{Decision, MustMeet, ServerFacts, SlotFacts, compare};
+use crate::session::compare::{Decision, MustMeet, ServerFacts, SlotFacts, Wishes, compare};
 use crate::session::{End, claimed};
 use crate::state::draft::{Draft, Next};
 use crate::state::{ListedEntry, StateRecord};
@@ -118,7 +118,15 @@ pub fn start(
         }
         (_, record) => record,
     };
-    let start = match compare(record.as_ref(), Some(slot), server, Existing::Refuse, false) {
+    let recovery = RecoverySettings::halting();
+    let wishes = Wishes {
+        existing: Existing::Refuse,
+        table_has_rows: false,
+        recovery: &recovery,
+        now: Timestamp::UNIX_EPOCH,
+        found: None,
+    };
+    let start = match compare(record.as_ref(), Some(slot), server, &wishes) {
         Decision::Begin { position } => Start { record: fresh(position), must_meet: None },
         Decision::Continue { position, must_meet } => {
             Start { record: record.unwrap_or_else(|| fresh(position)), must_meet }

@@ -17,10 +17,14 @@ use outbox_admin_port::exporter::{OTelSdkError, TextError};
 use parking_lot::{Mutex, RwLock};
 
 use super::status::Status;
+use crate::config::Loss;
 use crate::observe::Phase;
 
 /// The one family that is a set of states: 1 for the phase the lane is in, 0 for the others.
 pub const PHASE_FAMILY: &str = "outbox_relay_phase";
+
+/// The one family with a series for each kind of loss.
+pub const FILLS_FAMILY: &str = "outbox_relay_fills_total";
 
 /// One metric family with a single series.
 pub struct Family {
@@ -57,7 +61,7 @@ fn float(value: u64) -> Option<f64> {
     Some(value as f64)
 }
 
-/// Every family but [`PHASE_FAMILY`].
+/// Every family with one series.
 pub const FAMILIES: &[Family] = &[
     counter(
         "outbox_relay_published_records_total",
@@ -76,6 +80,11 @@ pub const FAMILIES: &[Family] = &[
         "outbox_relay_skipped_rows_total",
         "Rows passed over because the state record says they are published.",
         |s| float(s.totals.skipped_rows),
+    ),
+    counter(
+        "outbox_relay_filled_rows_total",
+        "Rows published from the table and not from the stream.",
+        |s| float(s.totals.filled_rows),
     ),
     counter(
         "outbox_relay_foreign_changes_total",
@@ -197,6 +206,7 @@ impl Metrics {
         let label = KeyValue::new("relay", relay.to_owned());
         FAMILIES.iter().for_each(|family| instrument(&meter, family, &label, &status));
         phases(&meter, &label, &status);
+        fills(&meter, &label, &status);
         Ok(Metrics { exporter, status, scraping: Mutex::new(()) })
     }
 
@@ -235,6 +245,22 @@ fn instrument(
             let _ = gauge.with_callback(observe).build();
         }
     }
+}
+
+fn fills(meter: &Meter, label: &KeyValue, status: &Arc<RwLock<Option<Status>>>) {
+    let status = status.clone();
+    let series = Loss::ALL.map(|loss| (loss.name(), [label.clone(), KeyValue::new("loss", loss.name())]));
+    let counter = meter
+        .f64_observable_counter(FILLS_FAMILY)
+        .with_description("Gaps that were filled from the table, by what had been lost.")
+        .with_callback(move |instrument| {
+            let status = status.read();
+            for (loss, labels) in &series {
+                let count = status.as_ref().and_then(|status| status.totals.fills.get(loss));
+                instrument.observe(count.copied().unwrap_or_default() as f64, labels);
+            }
+        });
+    let _ = counter.build();
 }
 
 fn phases(meter: &Meter, label: &KeyValue, status: &Arc<RwLock<Option<Status>>>) {

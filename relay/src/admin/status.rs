@@ -3,6 +3,8 @@
 //!
 //! The metrics read the same struct, so the two can never disagree.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::lsn::Lsn;
@@ -136,6 +138,10 @@ pub struct Totals {
     pub transactions: u64,
     /// Rows passed over because the state record says they are published.
     pub skipped_rows: u64,
+    /// Rows published from the table and not from the stream.
+    pub filled_rows: u64,
+    /// Gaps that were filled from the table, by what had been lost: the keys of `recovery`.
+    pub fills: BTreeMap<&'static str, u64>,
     /// Changes in the stream that are not an insert into the outbox.
     pub foreign_changes: u64,
     /// Rows put into the quarantine.

@@ -204,6 +204,7 @@ async fn every_family_is_exported_and_documented() {
         assert!(DOCUMENT.contains(&format!("| `{}` | {kind} |", family.name)), "{}", family.name);
     }
     assert!(DOCUMENT.contains(&format!("| `{}` | gauge |", metrics::PHASE_FAMILY)));
+    assert!(DOCUMENT.contains(&format!("| `{}` | counter |", metrics::FILLS_FAMILY)));
     let exported = text.lines().filter(|line| line.starts_with("# TYPE ")).count();
-    assert_eq!(exported, metrics::FAMILIES.len() + 1, "{text}");
+    assert_eq!(exported, metrics::FAMILIES.len() + 2, "{text}");
 }

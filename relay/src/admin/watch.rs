@@ -162,6 +162,8 @@ impl Watch {
             bytes: observed.published_bytes.get(),
             transactions: observed.published_transactions.get(),
             skipped_rows: observed.skipped_rows.get(),
+            filled_rows: observed.filled_rows.get(),
+            fills: observed.fills().map(|(loss, count)| (loss.name(), count)).collect(),
             foreign_changes: observed.foreign_changes.get(),
             quarantined_rows: observed.quarantined_rows.get(),
             quarantine_settled: observed.quarantine_settled.get(),

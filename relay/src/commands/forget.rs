@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
-use super::{ConfigFile, Exit, logging, output, runtime};
+use super::{ConfigFile, Exit, logging, outlook, output, runtime};
 use crate::config::Settings;
 use crate::publisher::Contact;
 use crate::session::{End, Ending, Sql, blocking, lane_name};
@@ -64,6 +64,7 @@ fn on_runtime(settings: Settings, yes: bool) -> anyhow::Result<Exit> {
 
 /// Owns the lane, so that no relay writes meanwhile; fences, reads, and forgets if told to.
 async fn forget(settings: Arc<Settings>, ending: Arc<Ending>, yes: bool) -> anyhow::Result<Exit> {
+    let settings = Arc::new(outlook::at_primary(&settings).await);
     let lane = lane_name(&settings, 0);
     let sql = Sql::connect(&settings.source, &lane, ending.clone()).await?;
     if !sql.try_own(&lane).await? {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::config::Settings;
 use crate::lsn::Lsn;
-use crate::session::compare::{Decision, SlotFacts, compare};
+use crate::session::compare::{Decision, SlotFacts};
 use crate::session::own::{identify, target};
-use crate::session::{End, Ending, Sql, SqlError, chain, server_facts};
+use crate::session::{End, Ending, Facts, Sql, SqlError, chain, server_facts, weigh};
 use crate::state::{RecordedPhase, StateRecord, glance};
 use crate::wire::{Connection, SystemIdentity, WireError};
 
@@ -55,6 +55,24 @@ pub async fn replication(settings: &Settings) -> Result<Replication, NoReplicati
         Ok(Replication { system, history })
     });
     work.await.unwrap_or_else(|error| Err(NoReplication::Failed(error.to_string())))
+}
+
+/// The settings for the server that is the primary, of several; for the first where none is.
+pub async fn at_primary(settings: &Settings) -> Settings {
+    let places = settings.places();
+    if places.len() > 1 {
+        for place in &places {
+            let connected =
+                Sql::connect(&place.source, &format!("{} look", place.name), Arc::new(Ending::default()))
+                    .await;
+            if let Ok(sql) = connected
+                && sql.server().await.is_ok_and(|look| !look.in_recovery)
+            {
+                return place.clone();
+            }
+        }
+    }
+    settings.clone()
 }
 
 /// A connection for questions only: it owns nothing, so it may idle while Kafka is asked.
@@ -121,5 +139,6 @@ pub async fn decide(
     let wal_end = sql.wal_end().await?;
     let Replication { system, history } = replication;
     let server = server_facts(&look, system.timeline, history.clone(), wal_end, &settings.source.database);
-    Ok(Outlook { decision: compare(record, slot, &server, settings.existing, has_rows), wal_end })
+    let facts = Facts { record, slot, server: &server, has_rows, found: None };
+    Ok(Outlook { decision: weigh(sql, settings, 0, facts).await?, wal_end })
 }

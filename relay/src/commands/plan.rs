@@ -17,7 +17,6 @@ use crate::publisher::{Contact, metadata_config};
 use crate::session::compare::{Decision, SlotFacts};
 use crate::session::{Sql, lane_name};
 use crate::state::StateRecord;
-use outbox_schema::sql::{quote_identifier, quote_literal, quote_qualified};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 
@@ -123,6 +122,7 @@ struct Plan {
 }
 
 async fn make(settings: Arc<Settings>) -> anyhow::Result<Plan> {
+    let settings = Arc::new(outlook::at_primary(&settings).await);
     // First, since it refuses to say the password in clear text where the SQL driver would not.
     let replication =
         outlook::replication(&settings).await.map_err(|refusal| anyhow::anyhow!(refusal.sentence()))?;
@@ -223,14 +223,20 @@ impl Plan {
                 );
                 ("new-timeline", sentence)
             }
-            Decision::Fill { epoch, base, drop_slot, .. } => {
+            Decision::Fill { epoch, base, drop_slot, reason, .. } => {
                 self.epoch = Some(record.map_or(*epoch, |record| record.epoch.max(*epoch)));
                 let rows = match base {
                     None => "every row that the table holds",
                     Some(_) => "the rows of the table that are not known to be published",
                 };
-                let slot = if *drop_slot { "drop the slot of a fill that was cut short, " } else { "" };
-                ("fill", format!("{slot}make a slot, publish {rows}, then stream"))
+                let slot = match (drop_slot, reason) {
+                    (false, _) => "",
+                    (true, None) => "drop the slot of a fill that was cut short, ",
+                    (true, Some(_)) => "drop the slot, ",
+                };
+                let seen =
+                    reason.as_ref().map_or(String::new(), |reason| format!("; what was seen: {reason}"));
+                ("fill", format!("{slot}make a new slot, publish {rows}, then stream{seen}"))
             }
             Decision::Halt(reason) => {
                 self.would = Would::Halt;
@@ -315,16 +321,8 @@ async fn state_topic_exists(settings: &Arc<Settings>) -> anyhow::Result<bool> {
 /// Rows that a fill publishes; `None` where they cannot be counted in time.
 async fn rows(sql: &Sql, settings: &Settings, base: Option<&str>) -> Option<i64> {
     let outbox = &settings.outbox;
-    let table = quote_qualified(&outbox.schema, &outbox.table);
-    let condition = match (base, &outbox.columns.writer) {
-        (Some(base), Some(writer)) => format!(
-            "WHERE NOT pg_visible_in_snapshot({}, {}::pg_snapshot)",
-            quote_identifier(writer),
-            quote_literal(base)
-        ),
-        (_, _) => String::new(),
-    };
-    let count = format!("SELECT count(*) FROM (SELECT FROM {table} {condition} LIMIT {}) r", COUNTED + 1);
+    let (table, wanted) = (crate::fill::table(outbox), crate::fill::unpublished(outbox, base).ok()?);
+    let count = format!("SELECT count(*) FROM (SELECT FROM {table} WHERE {wanted} LIMIT {}) r", COUNTED + 1);
     sql.one("counting the rows of a fill", &count, &[]).await.ok().map(|row| row.get(0))
 }
 

@@ -13,10 +13,12 @@ use super::given::{AllGiven, Form};
 use super::keys::{self, AnyKey, Fallback, HEADERS, KAFKA_OPTIONS, Key, QUARANTINE_TOPICS, TOPIC_OPTIONS};
 use super::kinds::{AnyTemplate, HIDDEN, Kind};
 use super::mistakes::{Mistake, Mistakes, Origin};
+use super::recovery::hindrance;
 use super::rules::{Rewrite, Rules, Template, TopicRule};
 use super::{
-    AdminSettings, ColumnNames, Existing, KafkaSettings, LogSettings, OutboxSettings, QuarantineSettings,
-    RuleColumns, Settings, SourceSettings, StateSettings, TopicSettings, kafka_options, topic_options,
+    AdminSettings, Answer, ColumnNames, Existing, KafkaSettings, LogSettings, Loss, OutboxSettings,
+    QuarantineSettings, RecoverySettings, RuleColumns, Settings, SourceSettings, StateSettings,
+    TopicSettings, kafka_options, topic_options,
 };
 
 /// Reads every key. `None` where there is a mistake, which then stands in `mistakes`.
@@ -29,6 +31,7 @@ pub fn settings(given: &AllGiven, existing: Option<Existing>, mistakes: &mut Mis
     let outbox = reader.outbox(kafka.as_ref().map(|kafka| kafka.topic_prefix.as_str()));
     let quarantine = reader.quarantine();
     let configured = reader.get(&keys::START_EXISTING);
+    let recovery = reader.recovery(outbox.as_ref().map(|outbox| &outbox.columns));
     let state = reader.state();
     let admin = reader.admin();
     let drain_timeout = reader.get(&keys::DRAIN_TIMEOUT);
@@ -41,6 +44,7 @@ pub fn settings(given: &AllGiven, existing: Option<Existing>, mistakes: &mut Mis
         outbox: outbox?,
         quarantine: quarantine?,
         existing: existing.or(configured)?,
+        recovery: recovery?,
         state: state?,
         admin: admin?,
         drain_timeout: drain_timeout?,
@@ -92,12 +96,14 @@ impl Reader<'_> {
 
     fn source(&mut self, name: Option<&str>) -> Option<SourceSettings> {
         let url = self.get(&keys::SOURCE_URL);
-        let password = self.password(url.as_ref());
+        let password_file = self.get(&keys::SOURCE_PASSWORD_FILE);
+        let password = self.password(url.as_ref(), password_file.clone());
         let connect_timeout = self.get(&keys::SOURCE_CONNECT_TIMEOUT);
         let wal_sender_timeout = self.get(&keys::SOURCE_WAL_SENDER_TIMEOUT);
         let max_row_bytes = self.get(&keys::SOURCE_MAX_ROW_BYTES);
         let read_ahead_bytes = self.get(&keys::SOURCE_READ_AHEAD_BYTES);
         let receive_buffer = self.get(&keys::SOURCE_RECEIVE_BUFFER);
+        let failover_slot = self.get(&keys::SOURCE_FAILOVER_SLOT);
         if max_row_bytes.zip(read_ahead_bytes).is_some_and(|(row, ahead)| row > ahead) {
             let problem = "is more than source.read_ahead_bytes: such a row would never fit";
             self.refuse(&keys::SOURCE_MAX_ROW_BYTES, problem.into());
@@ -108,7 +114,11 @@ impl Reader<'_> {
             self.refuse(&keys::SOURCE_CONNECT_TIMEOUT, problem.into());
         }
         let url = url?;
-        for problem in tls::check(&url.transport, &url.host) {
+        let first = tls::check(&url.transport, &url.host);
+        let others = url.others.iter().flat_map(|place| tls::check(&place.transport, &place.host));
+        let mut problems: Vec<String> = first.into_iter().chain(others).collect();
+        problems.dedup();
+        for problem in problems {
             self.refuse(&keys::SOURCE_URL, problem);
         }
         Some(SourceSettings {
@@ -116,22 +126,24 @@ impl Reader<'_> {
             port: url.port,
             user: url.user,
             password,
+            password_file,
             database: url.database,
             transport: url.transport,
+            others: url.others,
             application_name: url.application_name.unwrap_or(format!("outbox_{}", name?)),
             connect_timeout: in_url.or(connect_timeout)?,
             wal_sender_timeout: wal_sender_timeout?,
             max_row_bytes: max_row_bytes?,
             read_ahead_bytes: read_ahead_bytes?,
             receive_buffer: receive_buffer?,
+            failover_slot: failover_slot?,
         })
     }
 
     /// The password, from one place only: with two, whoever changes one of them would change nothing.
-    fn password(&mut self, url: Option<&ParsedUrl>) -> Option<SecretString> {
+    fn password(&mut self, url: Option<&ParsedUrl>, file: Option<PathBuf>) -> Option<SecretString> {
         let in_url = url.and_then(|url| url.password.clone());
         let given = self.get(&keys::SOURCE_PASSWORD);
-        let file = self.get(&keys::SOURCE_PASSWORD_FILE);
         let mut places = Vec::new();
         if in_url.is_some() {
             places.push("source.url".to_string());
@@ -373,6 +385,39 @@ impl Reader<'_> {
             writer,
             seq,
             rules: RuleColumns::default(),
+        })
+    }
+
+    /// What follows on losses; a table that cannot be filled from halts, and where it shall be it is a mistake.
+    fn recovery(&mut self, columns: Option<&ColumnNames>) -> Option<RecoverySettings> {
+        let rows_stay = self.get(&keys::OUTBOX_ROWS_STAY);
+        let max_fills = self.get(&keys::RECOVERY_MAX_FILLS);
+        let window = self.get(&keys::RECOVERY_WINDOW);
+        let mut answer = |loss: Loss, key: &Key<_>| {
+            let given = self.get(key);
+            let hindrance = hindrance(loss, columns?, rows_stay);
+            if let (Some(Answer::Fill), Some(why)) = (given, hindrance) {
+                self.refuse(key, why.into());
+            }
+            let otherwise = if hindrance.is_some() { Answer::Halt } else { Answer::Fill };
+            Some(given.unwrap_or(otherwise))
+        };
+        let slot_gone = answer(Loss::SlotGone, &keys::RECOVERY_SLOT_GONE);
+        let slot_invalidated = answer(Loss::SlotInvalidated, &keys::RECOVERY_SLOT_INVALIDATED);
+        let slot_ahead = answer(Loss::SlotAhead, &keys::RECOVERY_SLOT_AHEAD);
+        let failover = answer(Loss::Failover, &keys::RECOVERY_FAILOVER);
+        let other_system = answer(Loss::OtherSystem, &keys::RECOVERY_OTHER_SYSTEM);
+        let restored = answer(Loss::Restored, &keys::RECOVERY_RESTORED);
+        Some(RecoverySettings {
+            slot_gone: slot_gone?,
+            slot_invalidated: slot_invalidated?,
+            slot_ahead: slot_ahead?,
+            failover: failover?,
+            other_system: other_system?,
+            restored: restored?,
+            max_fills: max_fills?,
+            window: window?,
+            rows_stay,
         })
     }
 

@@ -8,7 +8,7 @@ use super::kinds::{
     LogFilter, RelayName, Secret, Size, Span, TableName, TopicName, TopicPrefix, TopicReplacement,
     TopicTemplate, WholeRegex,
 };
-use super::{Existing, LogFormat, Policy, ReceiveBuffer, SourceFormat};
+use super::{Answer, Existing, LogFormat, Policy, ReceiveBuffer, SourceFormat};
 
 /// What every environment variable of the relay begins with.
 pub const VARIABLE_PREFIX: &str = "OUTBOX_RELAY_";
@@ -134,6 +134,12 @@ const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
+/// What may follow on a loss.
+pub const ANSWERS: Choice<Answer> = Choice(&[("fill", Answer::Fill), ("halt", Answer::Halt)]);
+/// What an unset answer means.
+const WHERE_IT_CAN: Fallback =
+    Unset("`fill` where the columns `writer` and `seq` are known and rows stay, else `halt`");
+
 /// What may become of a row that cannot be published.
 pub const POLICIES: Choice<Policy> =
     Choice(&[("hold-key", Policy::HoldKey), ("continue", Policy::Continue), ("halt", Policy::Halt)]);
@@ -150,7 +156,8 @@ keys! {
     /// code 4. Kubernetes grants 30 s before it kills.
     DRAIN_TIMEOUT: Span = Span { min: millis(100), max: seconds(3600) }, "drain_timeout", Text("25s"), "\"25s\"";
 
-    /// The PostgreSQL server, role and database. Parameters: `sslmode`, `sslrootcert`, `sslcert`, `sslkey` and
+    /// The PostgreSQL server, role and database. Several servers with commas between (`db1:5432,db2:5432`) are tried
+    /// in turn until one is the primary. Parameters: `sslmode`, `sslrootcert`, `sslcert`, `sslkey` and
     /// `channel_binding` (see [TLS to PostgreSQL](#tls-to-postgresql)), `connect_timeout` (seconds) and
     /// `application_name`. A password in it has to be percent-encoded.
     SOURCE_URL: DatabaseUrl = DatabaseUrl, "source.url", Required,
@@ -158,7 +165,8 @@ keys! {
     /// The role's password. Better given by its environment variable or by `source.password_file`; one
     /// source of the password only.
     SOURCE_PASSWORD: Secret = Secret, "source.password", Unset("none"), "\"…\"";
-    /// A file that holds the role's password; one line break at its end is taken off.
+    /// A file that holds the role's password; one line break at its end is taken off. It is read again for every
+    /// connection, so a password can be changed under a running relay: in the file and on the server, in either order.
     SOURCE_PASSWORD_FILE: FilePath = FilePath, "source.password_file", Unset("none"),
         "\"/run/secrets/relay-password\"";
     /// How long one attempt to connect may take. Not together with the URL's `connect_timeout`.
@@ -168,6 +176,9 @@ keys! {
     /// before it gives the slot free. The relay reports at least three times as often.
     SOURCE_WAL_SENDER_TIMEOUT: Span = Span { min: seconds(1), max: seconds(3600) },
         "source.wal_sender_timeout", Text("10s"), "\"10s\"";
+    /// Whether a slot that `init` or a fill makes is a failover slot, from PostgreSQL 17 on: standbys with
+    /// `sync_replication_slots = on` keep a copy of it, with which the relay goes on after a promotion.
+    SOURCE_FAILOVER_SLOT: Flag = Flag, "source.failover_slot", Text("true"), "false";
     /// The form in which the server sends the values of a row. `binary` spares the server the making of text
     /// (bytea comes at half the size, numbers and times as they are stored), and the records are the same byte
     /// for byte: json and text are passed on untouched in both, jsonb is written by PostgreSQL in both, and
@@ -272,6 +283,10 @@ keys! {
     COLUMN_WRITER: ColumnName = ColumnName, "outbox.columns.writer", NO_SUCH_COLUMN, "\"writer\"";
     /// Column of the order in which rows are published from the table.
     COLUMN_SEQ: ColumnName = ColumnName, "outbox.columns.seq", NO_SUCH_COLUMN, "\"seq\"";
+    /// Whether a row stays in the table until it is published. Where services delete it at once there is
+    /// nothing to fill from, and every loss halts.
+    OUTBOX_ROWS_STAY: Flag = Flag, "outbox.rows_stay",
+        Unset("looked for: a fill halts where no published row stands in the table"), "true";
 
     /// The topic as a template such as `shop.{aggregatetype}.{region}`, in place of prefix and aggregate type.
     /// A placeholder is a part of `outbox.columns` or any column of the table; `init` publishes the columns
@@ -298,6 +313,29 @@ keys! {
     START_EXISTING: Choice<Existing> = Choice(&[
         ("refuse", Existing::Refuse), ("publish", Existing::Publish), ("skip", Existing::Skip),
     ]), "start.existing", Text("refuse"), "\"publish\"";
+
+    /// What follows when the slot is gone although the state record knows of it. `fill` makes a new one and
+    /// publishes from the table every row that is not known to be published, under its own event id, with a
+    /// new epoch; some may come twice. `halt` stops and names what may be missing.
+    RECOVERY_SLOT_GONE: Choice<Answer> = ANSWERS, "recovery.slot_gone", WHERE_IT_CAN, "\"halt\"";
+    /// What follows when the server has invalidated the slot, since it held back more log than was allowed.
+    RECOVERY_SLOT_INVALIDATED: Choice<Answer> = ANSWERS, "recovery.slot_invalidated", WHERE_IT_CAN, "\"halt\"";
+    /// What follows when the slot stands ahead of what is published: somebody advanced it or made it anew.
+    RECOVERY_SLOT_AHEAD: Choice<Answer> = ANSWERS, "recovery.slot_ahead", WHERE_IT_CAN, "\"halt\"";
+    /// What follows after a failover for which there is no usable slot. Where the slot survived, as a failover
+    /// slot of PostgreSQL 17 does, the relay goes on with it whatever is said here.
+    RECOVERY_FAILOVER: Choice<Answer> = ANSWERS, "recovery.failover", WHERE_IT_CAN, "\"halt\"";
+    /// What follows when `source.url` leads to another database system, such as one that was made of a dump.
+    /// `fill` publishes every row of its table, since nothing says which are published.
+    RECOVERY_OTHER_SYSTEM: Choice<Answer> = ANSWERS, "recovery.other_system", Text("halt"), "\"fill\"";
+    /// What follows when the server is an earlier state of itself: a disk that was restored, a timeline that
+    /// is none of the recorded one's descendants. `fill` publishes every row of its table.
+    RECOVERY_RESTORED: Choice<Answer> = ANSWERS, "recovery.restored", Text("halt"), "\"fill\"";
+    /// Fills that may follow on losses within `recovery.window`; the next loss halts.
+    RECOVERY_MAX_FILLS: Count = Count { min: 1, max: 16 }, "recovery.max_fills", Text("3"), "3";
+    /// See `recovery.max_fills`.
+    RECOVERY_WINDOW: Span = Span { min: seconds(1), max: seconds(366 * 86_400) }, "recovery.window", Text("24h"),
+        "\"24h\"";
 
     /// What becomes of a row that cannot be published: too large, without a key, refused by the broker.
     /// `hold-key` puts it into the quarantine table with every later event of its key behind it, in order,

@@ -8,6 +8,7 @@
 //! | `assemble` | from there to [`Settings`], and what has to fit together |
 //! | [`mistakes`] | everything that is wrong, told in one run |
 //! | [`kafka_options`], [`topic_options`] | librdkafka's own options, and Kafka's for topics |
+//! | [`recovery`] | what follows where slot, server and state record do not agree |
 //! | [`rules`] | templates of topics, keys and headers |
 //! | [`document`] | the reference document and the settings in force |
 
@@ -19,6 +20,7 @@ pub mod keys;
 pub mod kinds;
 mod known;
 pub mod mistakes;
+pub mod recovery;
 pub mod rules;
 mod settings;
 pub mod topic_options;
@@ -29,6 +31,7 @@ mod tests;
 use std::path::Path;
 
 pub use mistakes::Mistakes;
+pub use recovery::{Answer, Loss, RecoverySettings};
 pub use rules::{RuleColumns, Rules};
 pub use settings::*;
 

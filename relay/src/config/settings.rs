@@ -4,11 +4,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use outbox_postgres_link::password;
 use outbox_postgres_link::transport::Transport;
+use outbox_postgres_link::url::Place;
 use secrecy::SecretString;
 
+use super::recovery::RecoverySettings;
 use super::rules::{RuleColumns, Rules};
 
 /// Everything a relay runs with.
@@ -28,6 +32,8 @@ pub struct Settings {
     pub quarantine: QuarantineSettings,
     /// What to do with what stands in the table before there is a slot.
     pub existing: Existing,
+    /// What follows where slot, server and state record do not agree.
+    pub recovery: RecoverySettings,
     /// The state record on Kafka.
     pub state: StateSettings,
     /// The admin port.
@@ -43,6 +49,17 @@ impl Settings {
     /// Name of the replication slot.
     pub fn slot(&self) -> String {
         format!("outbox_{}", self.name)
+    }
+
+    /// The settings for each server that may be the primary, in the order of `source.url`.
+    pub fn places(&self) -> Vec<Settings> {
+        let of = |place: &Place| {
+            let mut settings = self.clone();
+            let Place { host, port, transport } = place.clone();
+            (settings.source.host, settings.source.port, settings.source.transport) = (host, port, transport);
+            settings
+        };
+        std::iter::once(self.clone()).chain(self.source.others.iter().map(of)).collect()
     }
 
     /// Name of the publication.
@@ -62,10 +79,14 @@ pub struct SourceSettings {
     pub user: String,
     /// Password from the URL, `source.password`, `source.password_file` or the environment; never printed.
     pub password: Option<SecretString>,
+    /// The file that the password stands in, read again for every connection.
+    pub password_file: Option<PathBuf>,
     /// Database of the outbox.
     pub database: String,
     /// How its connections are protected.
     pub transport: Transport,
+    /// Further servers that may be the primary.
+    pub others: Vec<Place>,
     /// `application_name` of the relay's sessions (default `outbox_<name>`).
     pub application_name: String,
     /// Limit of one connection attempt (default 10 s).
@@ -77,8 +98,27 @@ pub struct SourceSettings {
     pub max_row_bytes: usize,
     /// Bytes read ahead of the router (default 16 MiB); full means "stop reading".
     pub read_ahead_bytes: usize,
+    /// Whether slots that are made are failover slots, from PostgreSQL 17 on (default true).
+    pub failover_slot: bool,
     /// Receive buffer of the replication connection (default `auto`).
     pub receive_buffer: ReceiveBuffer,
+}
+
+impl SourceSettings {
+    /// The password as its file holds it now; where the file cannot be read, what it held at the start.
+    pub fn password_now(&self) -> Option<SecretString> {
+        let Some(file) = &self.password_file else { return self.password.clone() };
+        match password::from_file(file) {
+            Ok(password) => Some(password),
+            Err(problem) => {
+                tracing::warn!(
+                    "source.password_file {}: {problem}; using what it held before",
+                    file.display()
+                );
+                self.password.clone()
+            }
+        }
+    }
 }
 
 /// How much of what the server sends the kernel holds for the relay.

@@ -5,12 +5,15 @@
 //! with an exported snapshot: the rows visible in it are published here, everything else comes from the
 //! slot, which begins exactly where the snapshot ends.
 //!
+//! Which rows: after a loss those whose transaction is not visible in the newest snapshot of which everything is
+//! known to be published, of those that the server's history shares (R10); without one all.
+//!
 //! Filled records carry the position `(epoch, 0, seq)` and the time of the fill: a record as old as its
 //! row may be older than the topic's retention, and Kafka would delete it at once (R41).
 
 mod rows;
 
-pub(crate) use rows::order;
+pub(crate) use rows::{is_published, order, table, unpublished};
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -41,7 +44,12 @@ const ROWS_AHEAD: usize = 16;
 /// Fills, records the phase `streaming`, and ends with [`End::Again`]: the next session streams.
 pub(crate) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, record: StateRecord) -> End {
     // Before anything is recorded: a record that says `filling` would outlive the advice to skip.
-    if let Err(error) = rows::order(&context.settings.outbox) {
+    let outbox = &context.settings.outbox;
+    let fits = match &record.phase {
+        RecordedPhase::Filling { base, .. } => unpublished(outbox, base.as_deref()).map(drop),
+        RecordedPhase::Streaming | RecordedPhase::Forgotten => Ok(()),
+    };
+    if let Err(error) = order(outbox).map(drop).and(fits) {
         ending.end(error.end());
         return error.end();
     }
@@ -100,7 +108,7 @@ pub(crate) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, r
 }
 
 fn filled() -> End {
-    End::Again("the rows that stood in the table are published".into())
+    End::Again("the rows that stood in the table and were not known to be published are".into())
 }
 
 /// Makes the slot where the configuration says that what stands in the table is never published.
@@ -123,6 +131,16 @@ struct Desk {
     recording: JoinHandle<()>,
     confirmations: Arc<Confirmations>,
     record: StateRecord,
+}
+
+impl Desk {
+    /// Rows of transactions visible in this snapshot are published.
+    fn base(&self) -> Option<&str> {
+        match &self.record.phase {
+            RecordedPhase::Filling { base, .. } => base.as_deref(),
+            RecordedPhase::Streaming | RecordedPhase::Forgotten => None,
+        }
+    }
 }
 
 /// What the rows take on their way out.
@@ -164,10 +182,16 @@ async fn begin(
 }
 
 async fn fill(context: &Context, ending: &Arc<Ending>, sql: &Sql, desk: &Desk, way: Way) -> Result<(), End> {
-    tracing::info!(epoch = desk.record.epoch, "filling: publishing the rows that stand in the table");
+    tracing::info!(
+        epoch = desk.record.epoch,
+        base = desk.base(),
+        "filling: publishing rows that stand in the table"
+    );
     let (connection, created) = make_slot(context, ending, sql).await?;
     let (sender, receiver) = mpsc::channel(ROWS_AHEAD);
-    let rows = rows::Rows::open(&context.settings, &created.snapshot).await.map_err(|error| error.end())?;
+    let base = desk.base();
+    let rows = rows::Rows::open(&context.settings, &created.snapshot, base).await;
+    let rows = rows.map_err(|error| error.end())?;
     // The snapshot is imported: the connection that exported it may go.
     drop(connection);
     context.observed.enter(Phase::Filling, None);
@@ -198,6 +222,7 @@ async fn fill(context: &Context, ending: &Arc<Ending>, sql: &Sql, desk: &Desk, w
         ending.told().map_or(Ok(()), Err)
     })
     .await?;
+    context.observed.filled_rows.add(count);
     tracing::info!(rows = count, position = %created.consistent_point, "filled");
     Ok(())
 }
@@ -217,15 +242,15 @@ async fn make_slot(
     let mut connection = connecting.await?;
     // Making a slot may wait for hours; whoever stops waiting for it ends the connection.
     let mut leaving = Leaving(Some(connection.interrupt()));
-    let ending = ending.clone();
+    let (ending, failover) = (ending.clone(), context.settings.source.failover_slot);
     let make = blocking(move || {
         if there {
-            tracing::warn!(slot, "dropping the slot of a fill that was cut short");
+            tracing::warn!(slot, "dropping the slot: a new one is made");
             // Active yet: that is our own former backend, about to notice.
             let dropped = connection.drop_slot(&slot);
             dropped.map_err(|error| End::Reconnect(wire_end(&error).sentence()))?;
         }
-        let created = connection.create_slot(&slot, false).map_err(|error| wire_end(&error))?;
+        let created = connection.create_slot(&slot, false, failover).map_err(|error| wire_end(&error))?;
         if let Some(end) = ending.told() {
             return Err(end);
         }

@@ -33,6 +33,12 @@ pub enum RowsError {
          start with --existing=skip, or map a column that grows with every insert"
     )]
     NoOrder(String),
+    /// Which rows are published cannot be told.
+    #[error(
+        "the table {0} has no `writer` column mapped (outbox.columns.writer), so which of its rows are published is not \
+         known: run `outbox-relay forget --yes` and start with --existing=publish, or map it"
+    )]
+    NoWriter(String),
     /// A row that has no place in the order.
     #[error(
         "a row of the table has `{0}` as its seq: the rows cannot be put in order; give every row a number that is not \
@@ -55,9 +61,34 @@ impl RowsError {
                 let code = source.code().map(tokio_postgres::error::SqlState::code);
                 end_of_state(code, crate::session::chain(self))
             }
-            RowsError::NoOrder(_) | RowsError::NoPlace(_) | RowsError::NotText { .. } => End::halt(self),
+            RowsError::NoOrder(_)
+            | RowsError::NoWriter(_)
+            | RowsError::NoPlace(_)
+            | RowsError::NotText { .. } => End::halt(self),
         }
     }
+}
+
+/// The outbox table's name, quoted.
+pub(crate) fn table(outbox: &OutboxSettings) -> String {
+    quote_qualified(&outbox.schema, &outbox.table)
+}
+
+/// The condition, in SQL, that a row's transaction is visible in the snapshot `base`; `None` where the table does not
+/// say which transaction wrote a row.
+pub(crate) fn is_published(outbox: &OutboxSettings, base: &str) -> Option<String> {
+    let writer = quote_identifier(outbox.columns.writer.as_deref()?);
+    Some(format!("pg_visible_in_snapshot({writer}::text::xid8, {}::pg_snapshot)", quote_literal(base)))
+}
+
+/// The condition that a row is to be filled. One without a writer is, since nothing says that it is published.
+///
+/// # Errors
+/// [`RowsError::NoWriter`].
+pub(crate) fn unpublished(outbox: &OutboxSettings, base: Option<&str>) -> Result<String, RowsError> {
+    let Some(base) = base else { return Ok("true".into()) };
+    let published = is_published(outbox, base).ok_or_else(|| RowsError::NoWriter(table(outbox)))?;
+    Ok(format!("({published}) IS NOT TRUE"))
 }
 
 /// The column that orders the rows.
@@ -65,7 +96,7 @@ impl RowsError {
 /// # Errors
 /// [`RowsError::NoOrder`] where none is mapped.
 pub fn order(outbox: &OutboxSettings) -> Result<&str, RowsError> {
-    let none = || RowsError::NoOrder(quote_qualified(&outbox.schema, &outbox.table));
+    let none = || RowsError::NoOrder(table(outbox));
     outbox.columns.seq.as_deref().ok_or_else(none)
 }
 
@@ -96,11 +127,11 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Opens a cursor on the exported snapshot. The snapshot is imported when this returns.
+    /// Opens a cursor on the exported snapshot, over the rows whose transactions are not visible in `base`. The snapshot is imported when this returns.
     ///
     /// # Errors
     /// The server refuses, or the table has no order.
-    pub async fn open(settings: &Settings, exported: &str) -> Result<Rows, RowsError> {
+    pub async fn open(settings: &Settings, exported: &str, base: Option<&str>) -> Result<Rows, RowsError> {
         let doing = "opening the rows of the table";
         let server = |source| RowsError::Server { doing, source };
         let options = "-c idle_in_transaction_session_timeout=10s -c datestyle=ISO -c timezone=UTC \
@@ -116,7 +147,7 @@ impl Rows {
             }
         });
         let outbox = &settings.outbox;
-        let table = quote_qualified(&outbox.schema, &outbox.table);
+        let (table, wanted) = (table(outbox), unpublished(outbox, base)?);
         let seq = order(outbox)?;
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
@@ -129,13 +160,13 @@ impl Rows {
         let columns: Vec<String> =
             shape.columns.iter().map(|column| quote_identifier(&column.name)).collect();
         let declare = format!(
-            "DECLARE fill NO SCROLL CURSOR FOR SELECT {}, {seq} FROM {table} ORDER BY {seq}",
+            "DECLARE fill NO SCROLL CURSOR FOR SELECT {}, {seq} FROM {table} WHERE {wanted} ORDER BY {seq}",
             columns.join(", "),
             seq = quote_identifier(seq),
         );
         // Sorted last, it would be met when all others are published.
         let unplaced = format!(
-            "SELECT {seq}::text FROM {table} WHERE {seq} IS NULL OR {seq} < 0 LIMIT 1",
+            "SELECT {seq}::text FROM {table} WHERE {wanted} AND ({seq} IS NULL OR {seq} < 0) LIMIT 1",
             seq = quote_identifier(seq)
         );
         if let Some(row) = client.query_opt(&unplaced, &[]).await.map_err(server)? {

@@ -119,6 +119,7 @@ impl RouteError {
         match self {
             RouteError::Producer(_) => End::reconnect(self),
             RouteError::Batches { .. } => End::Again(self.to_string()),
+            RouteError::OtherHistory(reason) => End::Astray(reason.clone()),
             RouteError::Decode(_)
             | RouteError::Plan(_)
             | RouteError::Row { .. }
@@ -126,7 +127,6 @@ impl RouteError {
             | RouteError::TooLarge { .. }
             | RouteError::QuarantineFull { .. }
             | RouteError::OutOfPlace(_)
-            | RouteError::OtherHistory(_)
             | RouteError::Topic(_) => End::halt(self),
         }
     }

@@ -16,6 +16,8 @@ pub enum Disposition {
     Reconnect,
     /// Somebody else holds what we need: wait for it.
     Wait,
+    /// The password is refused: that mends itself only where it is being changed.
+    LogIn,
     /// Waiting mends nothing: say it and stop.
     Halt,
 }
@@ -32,6 +34,7 @@ const BY_CODE: &[(&str, Disposition)] = &[
     ("55000", Disposition::Halt),        // object_not_in_prerequisite_state: slot invalidated, wal_level
     ("53", Disposition::Reconnect),      // insufficient resources, too many connections
     ("08", Disposition::Reconnect),      // connection exceptions
+    ("28P01", Disposition::LogIn),       // invalid_password
     ("28", Disposition::Halt),           // authentication: permanent
     ("3D", Disposition::Halt),           // no such database
     ("42", Disposition::Halt),           // rights, missing objects, wrong names
@@ -109,6 +112,7 @@ pub fn end_of_state(code: Option<&str>, sentence: String) -> End {
         Disposition::ServerGoing => End::ServerGoing(sentence),
         Disposition::Reconnect => End::Reconnect(sentence),
         Disposition::Wait => End::Standby(sentence),
+        Disposition::LogIn => End::LogIn(sentence),
         Disposition::Halt => End::Halt(sentence),
     }
 }
@@ -129,7 +133,8 @@ mod tests {
 
     #[test]
     fn authentication_is_permanent_and_the_network_is_not() {
-        assert_eq!(of_sqlstate("28P01"), Disposition::Halt);
+        assert_eq!(of_sqlstate("28P01"), Disposition::LogIn);
+        assert_eq!(of_sqlstate("28000"), Disposition::Halt);
         assert_eq!(of_sqlstate("08006"), Disposition::Reconnect);
         assert_eq!(end_of_state(None, "connection reset".into()), End::Reconnect("connection reset".into()));
     }

@@ -7,6 +7,7 @@ use parking_lot::{Condvar, Mutex};
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::Notify;
 
+use super::compare::HaltReason;
 use super::disposition::{Refused, of_kafka};
 use crate::publisher::{Refusal, Refusals};
 
@@ -34,6 +35,10 @@ pub enum End {
     Standby(String),
     /// Another relay of this name has written the state record: wait in line again.
     Fenced(String),
+    /// The server refuses the password: it may have been changed there before the file that holds ours.
+    LogIn(String),
+    /// The stream is not the one that was published from.
+    Astray(Box<HaltReason>),
     /// Nothing that waiting would mend; the sentence says what was seen and what to do.
     Halt(String),
 }
@@ -72,12 +77,14 @@ impl End {
     pub fn sentence(&self) -> String {
         match self {
             End::Drained => "drained".into(),
+            End::Astray(reason) => reason.to_string(),
             End::Undrained { in_flight, reason } => format!("{in_flight} records in flight; {reason}"),
             End::Again(sentence)
             | End::ServerGoing(sentence)
             | End::Reconnect(sentence)
             | End::Standby(sentence)
             | End::Fenced(sentence)
+            | End::LogIn(sentence)
             | End::Halt(sentence) => sentence.clone(),
         }
     }

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `own` | the steps from connecting to the decision |
 //! | [`compare`] | the decision: slot, server and state record; pure |
+//! | `weigh` | the decision, and what of a fill only the database can say |
 //! | `stream` | the pipeline and the loop that watches over it |
 //! | `drain` | stopping so that the server has confirmed everything |
 //! | `outstanding` | what was handed over and not seen confirmed |
@@ -24,16 +25,19 @@ mod outstanding;
 pub(crate) mod own;
 mod sql;
 mod stream;
+mod weigh;
 
 pub use disposition::{Disposition, Refused, end_of_state, of_kafka, of_sqlstate};
 pub use end::{End, Ending, chain};
 pub use outstanding::Outstanding;
 pub use sql::{Sql, SqlError, config as sql_config, server_facts};
+pub(crate) use weigh::{Facts, weigh};
 
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::config::Settings;
@@ -60,8 +64,12 @@ pub struct Context {
     pub outstanding: Arc<Outstanding>,
     /// Whether a session of this process has owned the lane.
     pub owned: Arc<AtomicBool>,
+    /// Whether a session of this process has logged in to PostgreSQL.
+    pub logged_in: Arc<AtomicBool>,
     /// How far records are sent one at a time.
     pub refusals: Arc<Refusals>,
+    /// What the last session found in the stream that the next one's comparison would not.
+    pub found: Arc<Mutex<Option<compare::HaltReason>>>,
 }
 
 impl Context {
@@ -69,6 +77,12 @@ impl Context {
     /// backend, which the server has not missed yet.
     pub fn refuses_to_wait(&self) -> bool {
         self.no_wait && !self.owned.load(SeqCst)
+    }
+
+    /// Whether a password that is refused now may be right once its file is read again: it was right before, and
+    /// whoever changes it does so in two places.
+    pub fn may_log_in_later(&self) -> bool {
+        self.settings.source.password_file.is_some() && self.logged_in.load(SeqCst)
     }
 
     /// The lane's name in locks and in the state record.
@@ -108,22 +122,32 @@ pub(crate) struct Owned {
     pub(crate) writer: uuid::Uuid,
 }
 
+/// How a session ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its end.
+    pub end: End,
+    /// Whether it owned lane and slot before; if not, another server may be the primary.
+    pub had_begun: bool,
+}
+
 /// Runs one session to its end.
-pub async fn run(context: &Context) -> End {
+pub async fn run(context: &Context) -> Ended {
     let ending = Arc::new(Ending::default());
     let (owned, next) = match own::own(context, &ending).await {
         Ok(owned) => owned,
         Err(end) => {
             // Whatever still runs for this session hears that it is over.
             ending.end(end.clone());
-            return ending.told().unwrap_or(end);
+            return Ended { end: ending.told().unwrap_or(end), had_begun: false };
         }
     };
-    match next {
+    let end = match next {
         own::Next::Stream(start) => stream::run(context, &ending, owned, start).await,
         own::Next::MakeSlot => crate::fill::make_slot_only(context, &ending, owned).await,
         own::Next::Fill { record } => crate::fill::run(context, &ending, owned, record).await,
-    }
+    };
+    Ended { end, had_begun: true }
 }
 
 /// Waits for a step of a session: its result, or the session's end, or the order to stop, whichever is

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use outbox_postgres_link::transport::{SslMode, is_loopback};
 
-use super::compare::{Decision, MustMeet, PLUGIN, SlotFacts, compare};
+use super::compare::{Decision, HaltReason, MustMeet, PLUGIN, SlotFacts};
 use super::disposition::end_of_state;
 use super::sql::{ServerLook, Sql, server_facts};
-use super::{Context, End, Ending, Owned, Reading, blocking, chain, claimed, step};
+use super::{Context, End, Ending, Facts, Owned, Reading, blocking, chain, claimed, step, weigh};
 use crate::config::Settings;
 use crate::lsn::Lsn;
 use crate::observe::Phase;
@@ -60,6 +60,7 @@ pub(super) async fn own(context: &Context, ending: &Arc<Ending>) -> Result<(Owne
         Sql::connect(&settings.source, &name, ending.clone()).await.map_err(|error| error.end())
     })
     .await?;
+    context.logged_in.store(true, SeqCst);
     let look = step(context, ending, server(&sql)).await?;
     step(context, ending, in_line(context, &sql, &name)).await?;
 
@@ -253,7 +254,7 @@ pub(crate) fn target(settings: &Settings) -> Target {
         host: source.host.clone(),
         port: source.port,
         user: source.user.clone(),
-        password: source.password.clone(),
+        password: source.password_now(),
         transport: source.transport.clone(),
         database: source.database.clone(),
         application_name: format!("outbox-relay {}", settings.name),
@@ -332,7 +333,20 @@ async fn decide(
             },
         }
     };
-    match compare(record.as_ref(), slot.as_ref(), &server, settings.existing, has_rows) {
+    let found = context.found.lock().take();
+    let facts = Facts {
+        record: record.as_ref(),
+        slot: slot.as_ref(),
+        server: &server,
+        has_rows,
+        found: found.as_ref(),
+    };
+    let decision = weigh(&owned.sql, settings, context.lane, facts).await.map_err(|error| {
+        // Not answered: the next session is asked the same.
+        *context.found.lock() = found.clone();
+        error.end()
+    })?;
+    match decision {
         Decision::Begin { position } => {
             tracing::info!(%position, "no state record yet: beginning where the slot stands");
             stream(context, owned, fresh(position), None).await
@@ -354,20 +368,37 @@ async fn decide(
             stream(context, owned, *record, must_meet).await
         }
         Decision::MakeSlot => Ok(Next::MakeSlot),
-        Decision::Fill { epoch, base, shared_lsn, drop_slot: _ } => {
+        Decision::Fill { epoch, base, shared_lsn, drop_slot: _, reason } => {
             let old = record.unwrap_or_else(|| fresh(Lsn::ZERO));
-            // What the old record says of positions belongs to a stream that is begun anew (R34).
-            let record = StateRecord {
-                epoch: epoch.max(old.epoch),
-                phase: RecordedPhase::Filling { base, shared_lsn },
-                timeline: server.timeline,
-                position: Lsn::ZERO,
-                last_published: None,
-                ..old
-            };
+            let old = StateRecord { epoch: epoch.max(old.epoch), ..old };
+            if let Some(reason) = &reason {
+                lost(context, reason, base.is_some());
+            }
+            let record = old.filling(&server.system_id, server.timeline, base, shared_lsn, reason.is_some());
             Ok(Next::Fill { record: claimed(record, owned.writer) })
         }
+        // Of several servers another may be the present primary.
+        Decision::Halt(reason @ HaltReason::TimelineWentBack { .. })
+            if !settings.source.others.is_empty() =>
+        {
+            Err(End::reconnect(&reason))
+        }
         Decision::Halt(reason) => Err(End::halt(&reason)),
+    }
+}
+
+/// Says what was lost and what follows.
+fn lost(context: &Context, reason: &HaltReason, known: bool) {
+    let rows = match known {
+        true => "every row of the table that is not known to be published",
+        false => "every row of the table, since nothing says which are published",
+    };
+    tracing::error!(
+        "{reason}. As configured, a new slot is made and {rows} is published now, under its own event id"
+    );
+    context.observed.error(format!("{reason}. Filled as configured"));
+    if let Some(loss) = reason.loss() {
+        context.observed.filled(loss);
     }
 }
 

@@ -90,7 +90,7 @@ pub fn config(source: &SourceSettings, application: &str, options: &str) -> toki
         .keepalives_retries(dial::KEEPALIVE_RETRIES)
         .tcp_user_timeout(dial::UNACKNOWLEDGED)
         .options(options);
-    if let Some(password) = &source.password {
+    if let Some(password) = source.password_now() {
         config.password(password.expose_secret());
     }
     config

@@ -27,6 +27,9 @@ pub const MAX_LISTED: usize = 1_000;
 /// Of these, how many stay that the position has passed.
 pub const MAX_PASSED: usize = 100;
 
+/// Most fills whose times are remembered.
+pub const MAX_FILLS: usize = 32;
+
 /// Most bytes of an event's id in that list, so that the list fits whatever ids are like: those of the
 /// contract have 36. Only people read it.
 const MAX_LISTED_ID: usize = 64;
@@ -71,6 +74,9 @@ pub struct StateRecord {
     pub unlisted: Option<Unlisted>,
     /// Published snapshots, thinned with age.
     pub ring: Ring,
+    /// When gaps were filled from the table after a loss, newest last; at most [`MAX_FILLS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fills: Vec<Timestamp>,
     /// The relay process that wrote the record.
     pub writer: Uuid,
     /// Counts the records of that writer, from 1.
@@ -220,9 +226,41 @@ impl StateRecord {
             quarantined: Vec::new(),
             unlisted: None,
             ring: Ring::default(),
+            fills: Vec::new(),
             writer: Uuid::nil(),
             sequence: 0,
             written_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    /// The record with which a fill begins. What it said of positions belongs to a stream that is begun anew (R34);
+    /// without a base everything is published again, and what the quarantine held comes again with it.
+    pub fn filling(
+        mut self,
+        system_id: &str,
+        timeline: u32,
+        base: Option<String>,
+        shared_lsn: Lsn,
+        after_a_loss: bool,
+    ) -> StateRecord {
+        if after_a_loss {
+            self.fills.push(Timestamp::now());
+            let surplus = self.fills.len().saturating_sub(MAX_FILLS);
+            self.fills.drain(..surplus);
+        }
+        self.ring.cut_to(shared_lsn);
+        if base.is_none() {
+            (self.quarantined, self.unlisted) = (Vec::new(), None);
+        }
+        StateRecord {
+            phase: RecordedPhase::Filling { base, shared_lsn },
+            system_id: system_id.to_owned(),
+            timeline,
+            position: Lsn::ZERO,
+            ceiling: Lsn::ZERO,
+            highest_handed: None,
+            last_published: None,
+            ..self
         }
     }
 

@@ -74,7 +74,8 @@ impl Connection {
         parsed(&content, DOING)
     }
 
-    /// `CREATE_REPLICATION_SLOT … LOGICAL pgoutput (SNAPSHOT 'export')`.
+    /// `CREATE_REPLICATION_SLOT … LOGICAL pgoutput (SNAPSHOT 'export')`, from PostgreSQL 17 on as a failover slot
+    /// where that is asked for.
     ///
     /// It waits for transactions that are open, however long that takes; an
     /// [`Interrupt`](super::Interrupt) ends the waiting, and with it the half-made slot.
@@ -83,11 +84,18 @@ impl Connection {
     ///
     /// The connection fails, the slot exists (`42710`), no slot is free (`53400`), `wal_level` is not
     /// `logical` (`55000`), or the role may not (`42501`).
-    pub fn create_slot(&mut self, slot: &str, temporary: bool) -> Result<CreatedSlot, WireError> {
+    pub fn create_slot(
+        &mut self,
+        slot: &str,
+        temporary: bool,
+        failover: bool,
+    ) -> Result<CreatedSlot, WireError> {
         const DOING: &str = "creating the replication slot";
         let temporary = if temporary { " TEMPORARY" } else { "" };
+        // Older servers do not know the word.
+        let failover = if failover && self.major() >= 17 { ", FAILOVER" } else { "" };
         let command = format!(
-            "CREATE_REPLICATION_SLOT {}{temporary} LOGICAL pgoutput (SNAPSHOT 'export')",
+            "CREATE_REPLICATION_SLOT {}{temporary} LOGICAL pgoutput (SNAPSHOT 'export'{failover})",
             identifier(slot)
         );
         let rows = self.simple_query(&command, DOING, Patience::Unlimited)?;
@@ -216,7 +224,7 @@ mod tests {
         let error = connection.drop_slot("out\"box").unwrap_err();
         assert_eq!(error.sqlstate(), Some("42704"));
         assert_eq!(error.server().unwrap().hint.as_deref(), Some("look there"));
-        let slot = connection.create_slot("outbox", true).unwrap();
+        let slot = connection.create_slot("outbox", true, true).unwrap();
         server.join();
         assert_eq!(slot.consistent_point, Lsn(0x15E_3E70));
         assert_eq!(slot.snapshot, "00000003-0000001B-1");
@@ -316,7 +324,7 @@ mod tests {
             peer.until_closed();
         });
         let interrupt = connection.interrupt();
-        let waiting = std::thread::spawn(move || connection.create_slot("s", false));
+        let waiting = std::thread::spawn(move || connection.create_slot("s", false, false));
         waits.recv().unwrap();
         interrupt.interrupt();
         let error = waiting.join().unwrap().unwrap_err();

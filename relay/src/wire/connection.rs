@@ -114,6 +114,12 @@ impl Connection {
         self.backend_pid
     }
 
+    /// The server's major version; 0 where it does not say.
+    pub fn major(&self) -> u32 {
+        let digits: String = self.server_version.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().unwrap_or(0)
+    }
+
     /// The server's version as it says it, such as `15.18 (Debian 15.18-0+deb12u1)`.
     pub fn server_version(&self) -> &str {
         &self.server_version

@@ -42,7 +42,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ConfigFile, ExistingChoice, Exit, output, runtime};
+use super::{ConfigFile, ExistingChoice, Exit, outlook, output, runtime};
 use crate::config::Settings;
 use crate::state::StateRecord;
 use cluster::{Cluster, Presence};
@@ -94,7 +94,7 @@ pub fn execute(args: CheckArgs) -> Exit {
             return Exit::Failure;
         }
     };
-    let settings = Arc::new(settings);
+    let settings = Arc::new(runtime.block_on(outlook::at_primary(&settings)));
     let findings = runtime.block_on(examine(&settings));
     // A step that still waits for a server must not keep the program from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));

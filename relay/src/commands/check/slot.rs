@@ -29,6 +29,8 @@ pub struct Facts {
     pub failover: Option<bool>,
     /// `synchronized_standby_slots`; `None` before PostgreSQL 17.
     pub synchronized_standby_slots: Option<String>,
+    /// Physical slots, as standbys have.
+    pub standbys: i64,
     /// Who reads it.
     pub reader: Option<Reader>,
 }
@@ -62,6 +64,7 @@ const SQL: &str = "
         'behind', greatest(pg_wal_lsn_diff(e.lsn, s.confirmed_flush_lsn)::bigint, 0),
         'safe_wal_size', s.safe_wal_size,
         'failover', to_jsonb(s) -> 'failover',
+        'standbys', (SELECT count(*) FROM pg_replication_slots p WHERE p.slot_type = 'physical'),
         'synchronized_standby_slots', current_setting('synchronized_standby_slots', true),
         'reader', (SELECT jsonb_build_object('pid', a.pid, 'application', a.application_name,
                 'client', host(a.client_addr)) FROM pg_stat_activity a WHERE a.pid = s.active_pid))::text
@@ -155,7 +158,7 @@ fn failover(facts: &Facts, name: &str) -> Option<Finding> {
                 Area::Slot,
                 "slot-no-failover",
                 name,
-                "is no failover slot: on a standby that is promoted it is not there, and the relay halts",
+                "is no failover slot: on a standby that is promoted it is not there, and `recovery.failover` says what follows",
             )
             .advised(
                 "where there are standbys: make it one while no relay runs, on a replication connection",
@@ -164,7 +167,7 @@ fn failover(facts: &Facts, name: &str) -> Option<Finding> {
                 ),
             ),
         ),
-        (true, "") => Some(
+        (true, "") if facts.standbys > 0 => Some(
             Finding::warning(
                 Area::Slot,
                 "standby-slots",
@@ -232,6 +235,7 @@ mod tests {
             behind: Some(0),
             safe_wal_size: Some(1 << 30),
             failover: None,
+            standbys: 1,
             synchronized_standby_slots: None,
             reader: None,
         }
@@ -265,6 +269,8 @@ mod tests {
         };
         assert_eq!(found(Some(false), ""), ["slot-no-failover"]);
         assert_eq!(found(Some(true), ""), ["standby-slots"]);
+        let alone = Facts { failover: Some(true), standbys: 0, ..sound() };
+        assert!(codes(&judge(&alone, &settings())).is_empty(), "nobody to wait for");
         assert_eq!(found(Some(true), "standby_a"), [""; 0]);
     }
 

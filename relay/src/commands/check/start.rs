@@ -30,6 +30,13 @@ pub fn judge(outlook: &Outlook, settings: &Settings, slot_is_there: bool) -> Fin
             SUBJECT,
             "makes the slot; what stands in the table is never published, as start.existing says",
         ),
+        Decision::Fill { reason: Some(reason), .. } => Finding::warning(
+            Area::Slot,
+            "start-fills",
+            SUBJECT,
+            format!("makes a new slot and publishes from the table what may be missing, as `recovery` says: {reason}"),
+        )
+        .mend("see what it would do", "outbox-relay plan"),
         Decision::Fill { .. } => Finding::note(
             Area::Slot,
             "start-fills",
@@ -75,7 +82,17 @@ fn halt(reason: &HaltReason, settings: &Settings, slot_is_there: bool) -> Findin
             "say what is to become of the rows: publish them first, or skip them (--existing=skip)",
             "outbox-relay run --existing=publish".into(),
         ),
-        HaltReason::SlotGone { .. } => ("slot-gone", begin, anew),
+        HaltReason::SlotGone { .. } | HaltReason::SlotGoneAfterSwitch { .. } => ("slot-gone", begin, anew),
+        HaltReason::TooManyFills { .. } => (
+            "too-many-fills",
+            "find out what loses the slot; then allow more fills, or begin anew",
+            "recovery.max_fills = 16".into(),
+        ),
+        HaltReason::RowsMayBeGone { .. } => (
+            "rows-may-be-gone",
+            "say whether rows stay in the table until they are published",
+            "outbox.rows_stay = true".into(),
+        ),
         HaltReason::SlotInvalidated { .. } => ("slot-invalidated", begin, anew),
         HaltReason::SlotUnfinished => (
             "slot-unfinished",

@@ -195,8 +195,11 @@ impl Plan {
             (Existing::Skip, Some(false)) => (format!("slot {name}"), false),
             (Existing::Refuse, _) => (format!("slot {name}, if the table is empty"), true),
         };
+        // Servers before 17 do not know the argument, and without a server nobody knows.
+        let knows = survey.server.as_ref().is_some_and(|server| server.version >= 170_000);
+        let failover = if knows && settings.source.failover_slot { ", failover => true" } else { "" };
         let statement = format!(
-            "SELECT slot_name, lsn FROM pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput');",
+            "SELECT slot_name, lsn FROM pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput'{failover});",
             sql::quote_literal(&name)
         );
         self.steps.push(Step::MakeSlot { says, sql: statement, only_if_empty });

@@ -10,6 +10,7 @@ use tokio_postgres::{Client, Row};
 use super::QuarantineError;
 use super::choice::Choice;
 use super::entry::{Entry, Key, State};
+use crate::commands::outlook;
 use crate::config::Settings;
 use crate::session::sql_config;
 
@@ -78,6 +79,7 @@ impl Source {
     /// # Errors
     /// The server cannot be reached or refuses.
     pub async fn connect(settings: &Settings, lane: Option<i32>) -> Result<Source, QuarantineError> {
+        let settings = &outlook::at_primary(settings).await;
         // A decision waits for the relay where both are at the same entry.
         let options = "-c statement_timeout=30s -c lock_timeout=10s";
         let name = format!("outbox-relay {} quarantine", settings.name);

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::LIMIT;
-use crate::commands::{ConfigFile, Exit, output, runtime};
+use crate::commands::{ConfigFile, Exit, outlook, output, runtime};
 use crate::config::Settings;
 use crate::router::command::{Command, Do};
 use crate::router::topics::cluster::{Cluster, Look};
@@ -123,6 +123,7 @@ fn give(settings: Settings, order: Order, timeout: Duration) -> anyhow::Result<E
 }
 
 async fn tell_and_wait(settings: Arc<Settings>, order: Order, timeout: Duration) -> anyhow::Result<Exit> {
+    let settings = Arc::new(outlook::at_primary(&settings).await);
     let lane = lane_name(&settings, LANE);
     let ending = Arc::new(Ending::default());
     let sql = Sql::connect(&settings.source, &lane, ending.clone()).await?;

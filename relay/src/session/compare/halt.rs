@@ -1,5 +1,7 @@
 //! Why a session cannot go on, in sentences for the person who has to act.
 
+use std::time::Duration;
+
 use crate::ledger::LastPublished;
 use crate::lsn::Lsn;
 
@@ -39,6 +41,23 @@ pub enum HaltReason {
         position: Lsn,
         /// The server's WAL end.
         wal_end: Lsn,
+    },
+    /// The slot does not exist on the new timeline.
+    #[error(
+        "the server went over to timeline {timeline} at {switch_point}, and there is no replication slot on it: \
+         events committed after {position} may be unpublished, and what was published between {switch_point} and \
+         {furthest}, if anything, the server has lost. On PostgreSQL 17 and later make the slot a failover slot. \
+         {BEGIN_ANEW}"
+    )]
+    SlotGoneAfterSwitch {
+        /// The smaller of the record's position and the switch point.
+        position: Lsn,
+        /// No LSN that was sent exceeds it.
+        furthest: Lsn,
+        /// Where the timelines part.
+        switch_point: Lsn,
+        /// The server's timeline.
+        timeline: u32,
     },
     /// The slot exists and cannot be used.
     #[error(
@@ -127,6 +146,30 @@ pub enum HaltReason {
         expected: Option<LastPublished>,
         /// The LSN at which it was clear that it would not be, or that more followed it.
         seen: Lsn,
+    },
+    /// The bound on fills is reached.
+    #[error(
+        "{reason}. It was not filled by itself: that has happened {fills} times within {} h, as often as \
+         recovery.max_fills allows; find out what loses the slot",
+        window.as_secs() / 3600
+    )]
+    TooManyFills {
+        /// What was lost this time.
+        reason: Box<HaltReason>,
+        /// Fills within the window.
+        fills: usize,
+        /// `recovery.window`.
+        window: Duration,
+    },
+    /// A table in which nothing stands that was published.
+    #[error(
+        "{reason}. It was not filled by itself: no row of the table is known to be published, so rows may be \
+         deleted there before they are, and what is missing with them. If rows stay until they are published, \
+         and clean-up has removed all that were, set outbox.rows_stay = true; if not, set it to false"
+    )]
+    RowsMayBeGone {
+        /// What was lost.
+        reason: Box<HaltReason>,
     },
     /// Not a slot of this relay.
     #[error(

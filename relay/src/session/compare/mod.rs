@@ -2,7 +2,8 @@
 //!
 //! [`compare`] is a pure function over facts. Its rule: the stream is continued only where the three
 //! agree that nothing between the record's position and the slot is missing; everything else is a
-//! [`HaltReason`] that says what was seen. It never decides for a new slot unless it was told to.
+//! [`HaltReason`] that says what was seen, and, where the configuration says so and the table can bring what is
+//! missing, a fill. It never decides for a new slot unless it was told to.
 //!
 //! Why the position is compared with *commit* LSNs when transactions are skipped: a transaction counts
 //! as published if and only if its commit LSN is **below** the position. This is the server's own rule
@@ -11,6 +12,7 @@
 //! a transaction or of a keepalive, hence the boundary of a record: the published transaction that ends
 //! there begins below it, and the next one may begin exactly at it and is not published.
 
+mod answer;
 mod halt;
 mod must_meet;
 
@@ -20,6 +22,7 @@ mod tests;
 use crate::config::Existing;
 use crate::lsn::Lsn;
 use crate::state::{RecordedPhase, StateRecord};
+pub use answer::{Wishes, base};
 pub use halt::HaltReason;
 pub use must_meet::{Meeting, MustMeet, Skipped};
 
@@ -99,8 +102,10 @@ pub enum Decision {
         base: Option<String>,
         /// The last LSN that the server's history shares with what was published.
         shared_lsn: Lsn,
-        /// A slot of an attempt that was not finished has to be dropped first.
+        /// A slot that brings nothing more, or of an attempt that was not finished, has to be dropped first.
         drop_slot: bool,
+        /// What was lost; `None` where nothing was, or where a fill begins again.
+        reason: Option<Box<HaltReason>>,
     },
     /// Nothing can be done without a person.
     Halt(HaltReason),
@@ -112,33 +117,34 @@ pub fn compare(
     record: Option<&StateRecord>,
     slot: Option<&SlotFacts>,
     server: &ServerFacts,
-    existing: Existing,
-    table_has_rows: bool,
+    wishes: &Wishes<'_>,
 ) -> Decision {
-    let decision = match record {
-        None => without_record(slot, server, existing, table_has_rows),
-        Some(record) => with_record(record, slot, server),
+    let Some(record) = record else {
+        return without_record(slot, server, wishes).unwrap_or_else(Decision::Halt);
     };
-    decision.unwrap_or_else(Decision::Halt)
+    let decision = match wishes.found {
+        Some(found) => Err(found.clone()),
+        None => with_record(record, slot, server),
+    };
+    decision.unwrap_or_else(|reason| answer::answer(reason, record, slot, server, wishes))
 }
 
 fn without_record(
     slot: Option<&SlotFacts>,
     server: &ServerFacts,
-    existing: Existing,
-    table_has_rows: bool,
+    wishes: &Wishes<'_>,
 ) -> Result<Decision, HaltReason> {
     if let Some(slot) = slot {
         ours(slot, server)?;
         healthy(slot, slot.confirmed_flush)?;
         return Ok(Decision::Begin { position: slot.confirmed_flush });
     }
-    match existing {
+    match wishes.existing {
         Existing::Publish => {
-            Ok(Decision::Fill { epoch: 1, base: None, shared_lsn: Lsn::ZERO, drop_slot: false })
+            Ok(Decision::Fill { epoch: 1, base: None, shared_lsn: Lsn::ZERO, drop_slot: false, reason: None })
         }
         Existing::Skip => Ok(Decision::MakeSlot),
-        Existing::Refuse if table_has_rows => Err(HaltReason::NothingYetButRows),
+        Existing::Refuse if wishes.table_has_rows => Err(HaltReason::NothingYetButRows),
         Existing::Refuse => Err(HaltReason::NothingYet),
     }
 }
@@ -158,22 +164,36 @@ fn with_record(
     if let RecordedPhase::Filling { base, shared_lsn } = &record.phase {
         return fill_again(record, base.as_deref(), *shared_lsn, slot, server);
     }
-    let slot = slot.ok_or(HaltReason::SlotGone { position: record.position, wal_end: server.wal_end })?;
-    ours(slot, server)?;
+    if let Some(slot) = slot {
+        ours(slot, server)?;
+    }
+    let switch_point = switch_point(record.timeline, server)?;
+    let shared = switch_point.map_or(record.position, |switch_point| record.position.min(switch_point));
+    // Whatever became of the slot: a server that lost log knows nothing of it.
+    reaches(server, shared)?;
+    let Some(slot) = slot else { return Err(gone(record, server, switch_point)) };
     healthy(slot, record.position)?;
-    match switch_point(record.timeline, server)? {
-        None => same_timeline(record, slot, server),
+    match switch_point {
+        None => same_timeline(record, slot),
         Some(switch_point) => new_timeline(record, slot, server, switch_point),
     }
 }
 
-fn same_timeline(
-    record: &StateRecord,
-    slot: &SlotFacts,
-    server: &ServerFacts,
-) -> Result<Decision, HaltReason> {
+fn gone(record: &StateRecord, server: &ServerFacts, switch_point: Option<Lsn>) -> HaltReason {
     let position = record.position;
-    reaches(server, position)?;
+    match switch_point {
+        None => HaltReason::SlotGone { position, wal_end: server.wal_end },
+        Some(switch_point) => HaltReason::SlotGoneAfterSwitch {
+            position: position.min(switch_point),
+            furthest: position.max(record.ceiling),
+            switch_point,
+            timeline: server.timeline,
+        },
+    }
+}
+
+fn same_timeline(record: &StateRecord, slot: &SlotFacts) -> Result<Decision, HaltReason> {
+    let position = record.position;
     if slot.confirmed_flush > position {
         return Err(HaltReason::SlotAhead { position, slot: slot.confirmed_flush });
     }
@@ -199,8 +219,6 @@ fn new_timeline(
     cut.highest_handed = record.highest_handed.map(|lsn| lsn.min(switch_point));
     cut.last_published = record.last_published.filter(|last| last.end_lsn <= cut.position);
     cut.ring.cut_to(cut.position);
-
-    reaches(server, cut.position)?;
     if slot.confirmed_flush > cut.position {
         let (slot, position) = (slot.confirmed_flush, cut.position);
         return Err(HaltReason::SlotAheadAfterSwitch {
@@ -235,13 +253,10 @@ fn fill_again(
     let switch_point = switch_point(record.timeline, server)?;
     let still_shared = switch_point.map_or(shared_lsn, |switch_point| shared_lsn.min(switch_point));
     reaches(server, still_shared)?;
-    let base = if still_shared == shared_lsn {
-        base.map(str::to_owned)
-    } else {
-        record.ring.newest_at_or_below(still_shared).map(|entry| entry.snapshot.clone())
-    };
+    let base =
+        if still_shared == shared_lsn { base.map(str::to_owned) } else { answer::base(record, still_shared) };
     let epoch = if switch_point.is_some() { record.epoch.saturating_add(1) } else { record.epoch };
-    Ok(Decision::Fill { epoch, base, shared_lsn: still_shared, drop_slot: slot.is_some() })
+    Ok(Decision::Fill { epoch, base, shared_lsn: still_shared, drop_slot: slot.is_some(), reason: None })
 }
 
 /// Transactions are skipped between the slot and the record's position. Where the newest published

@@ -1,11 +1,16 @@
 //! One test per case of the comparison, and what holds for any facts.
 
+use std::sync::LazyLock;
+
+use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::{Answer, Existing, Loss, RecoverySettings};
 use crate::ledger::LastPublished;
 use crate::state::PublishedSnapshot;
 
+const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
 const LAST: LastPublished = LastPublished { end_lsn: Lsn(0x180), xid: 7, commit_time: 70 };
 
 fn record() -> StateRecord {
@@ -56,8 +61,39 @@ fn filling(base: Option<&str>, shared_lsn: u64) -> StateRecord {
     StateRecord { phase: RecordedPhase::Filling { base, shared_lsn: Lsn(shared_lsn) }, ..record() }
 }
 
+fn halting(existing: Existing, table_has_rows: bool) -> Wishes<'static> {
+    static HALTING: LazyLock<RecoverySettings> = LazyLock::new(RecoverySettings::halting);
+    Wishes { existing, table_has_rows, recovery: &HALTING, now: NOW, found: None }
+}
+
 fn decide(record: &StateRecord, slot: Option<&SlotFacts>, server: &ServerFacts) -> Decision {
-    compare(Some(record), slot, server, Existing::Refuse, true)
+    compare(Some(record), slot, server, &halting(Existing::Refuse, true))
+}
+
+/// As [`decide`], where every loss is answered with a fill.
+fn recover(record: &StateRecord, slot: Option<&SlotFacts>, server: &ServerFacts) -> Decision {
+    let recovery = filling_always();
+    let wishes = Wishes { recovery: &recovery, ..halting(Existing::Refuse, true) };
+    compare(Some(record), slot, server, &wishes)
+}
+
+fn filling_always() -> RecoverySettings {
+    RecoverySettings {
+        slot_gone: Answer::Fill,
+        slot_invalidated: Answer::Fill,
+        slot_ahead: Answer::Fill,
+        failover: Answer::Fill,
+        other_system: Answer::Fill,
+        restored: Answer::Fill,
+        ..RecoverySettings::halting()
+    }
+}
+
+/// A fill from this base, with an epoch of its own, after this loss.
+fn fills(decision: Decision, from: Option<&str>, shared: u64, after: Loss) {
+    let Decision::Fill { epoch, base, shared_lsn, reason, .. } = decision else { panic!("{decision:?}") };
+    assert_eq!((epoch, base.as_deref(), shared_lsn), (6, from, Lsn(shared)));
+    assert_eq!(reason.and_then(|reason| reason.loss()), Some(after));
 }
 
 /// The decision is to halt, and its sentence contains each of the words.
@@ -71,12 +107,13 @@ fn halts(decision: Decision, words: &[&str]) {
 
 #[test]
 fn without_record_and_slot_it_asks() {
-    let ask = |existing, rows| compare(None, None, &server(), existing, rows);
+    let ask = |existing, rows| compare(None, None, &server(), &halting(existing, rows));
     halts(ask(Existing::Refuse, true), &["holds rows", "--existing=publish", "--existing=skip", "init"]);
     halts(ask(Existing::Refuse, false), &["no replication slot", "outbox-relay init"]);
     for rows in [true, false] {
         assert_eq!(ask(Existing::Skip, rows), Decision::MakeSlot);
-        let fill = Decision::Fill { epoch: 1, base: None, shared_lsn: Lsn::ZERO, drop_slot: false };
+        let fill =
+            Decision::Fill { epoch: 1, base: None, shared_lsn: Lsn::ZERO, drop_slot: false, reason: None };
         assert_eq!(ask(Existing::Publish, rows), fill);
     }
 }
@@ -84,11 +121,11 @@ fn without_record_and_slot_it_asks() {
 #[test]
 fn without_record_it_begins_at_a_sound_slot() {
     for existing in [Existing::Refuse, Existing::Publish, Existing::Skip] {
-        let decision = compare(None, Some(&slot()), &server(), existing, true);
+        let decision = compare(None, Some(&slot()), &server(), &halting(existing, true));
         assert_eq!(decision, Decision::Begin { position: Lsn(0x200) });
     }
     let lost = SlotFacts { wal_status: Some("lost".to_owned()), ..slot() };
-    halts(compare(None, Some(&lost), &server(), Existing::Publish, true), &["lost", "0/200"]);
+    halts(compare(None, Some(&lost), &server(), &halting(Existing::Publish, true)), &["lost", "0/200"]);
 }
 
 #[test]
@@ -238,7 +275,7 @@ fn an_unfinished_fill_begins_again_with_its_own_base() {
     let lost = SlotFacts { restart_lsn: None, ..slot_at(0x390) };
     for (slot, drop_slot) in [(None, false), (Some(&slot_at(0x390)), true), (Some(&lost), true)] {
         let base = Some("5:6:".to_owned());
-        let expected = Decision::Fill { epoch: 5, base, shared_lsn: Lsn(0x155), drop_slot };
+        let expected = Decision::Fill { epoch: 5, base, shared_lsn: Lsn(0x155), drop_slot, reason: None };
         assert_eq!(decide(&filling(Some("5:6:"), 0x155), slot, &server()), expected);
     }
     let foreign = SlotFacts { plugin: "wal2json".to_owned(), ..slot() };
@@ -255,11 +292,106 @@ fn an_unfinished_fill_on_a_new_timeline_keeps_only_a_shared_base() {
         base: Some(base.to_owned()),
         shared_lsn: Lsn(shared),
         drop_slot: false,
+        reason: None,
     };
     assert_eq!(fill(0x155), expected("5:6:", 0x155));
     assert_eq!(fill(0x154), expected("336:336:", 0x154));
-    let none = Decision::Fill { epoch: 6, base: None, shared_lsn: Lsn(0x60), drop_slot: false };
+    let none = Decision::Fill { epoch: 6, base: None, shared_lsn: Lsn(0x60), drop_slot: false, reason: None };
     assert_eq!(fill(0x60), none);
+}
+
+#[test]
+fn a_lost_slot_is_filled_from_the_newest_published_snapshot() {
+    fills(recover(&record(), None, &server()), Some("496:496:"), 0x200, Loss::SlotGone);
+    let lost = SlotFacts { wal_status: Some("lost".to_owned()), ..slot() };
+    fills(recover(&record(), Some(&lost), &server()), Some("496:496:"), 0x200, Loss::SlotInvalidated);
+    fills(recover(&record(), Some(&slot_at(0x201)), &server()), Some("496:496:"), 0x200, Loss::SlotAhead);
+    let empty = StateRecord { ring: crate::state::Ring::default(), ..record() };
+    fills(recover(&empty, None, &server()), None, 0x200, Loss::SlotGone);
+}
+
+#[test]
+fn after_a_failover_the_base_is_shared_by_both_histories() {
+    for slot in [None, Some(&slot_at(0x161))] {
+        fills(recover(&record(), slot, &promoted(0x160)), Some("336:336:"), 0x160, Loss::Failover);
+    }
+    fills(recover(&record(), None, &promoted(0x300)), Some("496:496:"), 0x200, Loss::Failover);
+    fills(recover(&record(), None, &promoted(0x60)), None, 0x60, Loss::Failover);
+    let said = decide(&record(), None, &promoted(0x160));
+    halts(said, &["timeline 3 at 0/160", "after 0/160", "between 0/160 and 0/300"]);
+}
+
+#[test]
+fn of_another_history_every_row_is_published_again() {
+    let other = ServerFacts { system_id: "43".to_owned(), ..server() };
+    let short = ServerFacts { wal_end: Lsn(0x1FF), ..server() };
+    let sibling = ServerFacts { timeline: 3, history: vec![(1, Lsn(0x50))], ..server() };
+    let former = ServerFacts { timeline: 1, history: Vec::new(), ..server() };
+    for slot in [None, Some(&slot())] {
+        fills(recover(&record(), slot, &other), None, 0, Loss::OtherSystem);
+        for server in [&short, &sibling, &former] {
+            fills(recover(&record(), slot, server), None, 0, Loss::Restored);
+        }
+        // What the stream showed counts, though slot, server and record agree.
+        let found = HaltReason::OtherHistory { expected: Some(LAST), seen: Lsn(0x400) };
+        let recovery = filling_always();
+        let wishes = Wishes { recovery: &recovery, found: Some(&found), ..halting(Existing::Refuse, true) };
+        fills(compare(Some(&record()), slot, &server(), &wishes), None, 0, Loss::Restored);
+    }
+}
+
+#[test]
+fn each_loss_has_an_answer_of_its_own() {
+    type Field = fn(&mut RecoverySettings) -> &mut Answer;
+    let lost = SlotFacts { restart_lsn: None, ..slot() };
+    let other = ServerFacts { system_id: "43".to_owned(), ..server() };
+    let short = ServerFacts { wal_end: Lsn(0x1FF), ..server() };
+    let (ahead, fine) = (slot_at(0x201), server());
+    let promoted = promoted(0x160);
+    let cases: [(Loss, Field, Option<&SlotFacts>, &ServerFacts); 6] = [
+        (Loss::SlotGone, |r| &mut r.slot_gone, None, &fine),
+        (Loss::SlotInvalidated, |r| &mut r.slot_invalidated, Some(&lost), &fine),
+        (Loss::SlotAhead, |r| &mut r.slot_ahead, Some(&ahead), &fine),
+        (Loss::Failover, |r| &mut r.failover, None, &promoted),
+        (Loss::OtherSystem, |r| &mut r.other_system, None, &other),
+        (Loss::Restored, |r| &mut r.restored, None, &short),
+    ];
+    assert_eq!(cases.map(|(loss, ..)| loss), Loss::ALL);
+    for (loss, field, slot, server) in cases {
+        let ask = |recovery: &RecoverySettings| {
+            let wishes = Wishes { recovery, ..halting(Existing::Refuse, true) };
+            compare(Some(&record()), slot, server, &wishes)
+        };
+        let mut only = RecoverySettings::halting();
+        *field(&mut only) = Answer::Fill;
+        assert!(matches!(ask(&only), Decision::Fill { .. }), "{loss:?}");
+        let mut all_but = filling_always();
+        *field(&mut all_but) = Answer::Halt;
+        assert!(matches!(ask(&all_but), Decision::Halt(_)), "{loss:?}");
+    }
+}
+
+#[test]
+fn fills_are_bounded_within_a_window_and_foreign_slots_are_never_dropped() {
+    let ago = |hours: i64| NOW - jiff::SignedDuration::from_hours(hours);
+    let twice = StateRecord { fills: vec![ago(30), ago(25), ago(23), ago(1)], ..record() };
+    fills(recover(&twice, None, &server()), Some("496:496:"), 0x200, Loss::SlotGone);
+    let thrice = StateRecord { fills: vec![ago(23), ago(2), ago(1)], ..record() };
+    halts(recover(&thrice, None, &server()), &["is gone", "3 times within 24 h", "recovery.max_fills"]);
+    // One that was cut short begins again all the same.
+    let cut = StateRecord { fills: thrice.fills, ..filling(Some("5:6:"), 0x155) };
+    assert!(matches!(recover(&cut, None, &server()), Decision::Fill { reason: None, .. }));
+
+    let other = ServerFacts { system_id: "43".to_owned(), ..server() };
+    for foreign in
+        [SlotFacts { plugin: "wal2json".into(), ..slot() }, SlotFacts { database: "other".into(), ..slot() }]
+    {
+        assert!(matches!(recover(&record(), Some(&foreign), &other), Decision::Halt(_)));
+    }
+    let temporary = SlotFacts { temporary: true, ..slot() };
+    assert!(matches!(recover(&record(), Some(&temporary), &promoted(0x160)), Decision::Halt(_)));
+    let missing = ServerFacts { timeline: 3, history: Vec::new(), ..server() };
+    halts(recover(&record(), None, &missing), &["00000003.history"]);
 }
 
 fn any_slot() -> impl Strategy<Value = SlotFacts> {
@@ -324,12 +456,15 @@ proptest! {
         server in any_server(),
         existing in prop::sample::select(vec![Existing::Refuse, Existing::Publish, Existing::Skip]),
         rows: bool,
+        may_fill: bool,
     ) {
+        let recovery = if may_fill { filling_always() } else { RecoverySettings::halting() };
+        let wishes = Wishes { recovery: &recovery, ..halting(existing, rows) };
         let sound = slot.as_ref().filter(|s| {
             s.plugin == "pgoutput" && s.database == "shop" && !s.temporary && s.invalidation_reason.is_none()
                 && s.wal_status.as_deref() != Some("lost") && s.restart_lsn.is_some() && !s.confirmed_flush.is_zero()
         });
-        match (compare(record.as_ref(), slot.as_ref(), &server, existing, rows), &record) {
+        match (compare(record.as_ref(), slot.as_ref(), &server, &wishes), &record) {
             (Decision::Begin { position }, None) => prop_assert_eq!(position, sound.unwrap().confirmed_flush),
             (Decision::MakeSlot, None) => prop_assert!(slot.is_none() && existing == Existing::Skip),
             (Decision::Continue { position, must_meet }, Some(record)) => {
@@ -353,6 +488,15 @@ proptest! {
             }
             (Decision::Fill { base, drop_slot, .. }, None) => {
                 prop_assert!(existing == Existing::Publish && slot.is_none() && base.is_none() && !drop_slot);
+            }
+            (Decision::Fill { drop_slot, base, shared_lsn, reason: Some(reason), epoch }, Some(record)) => {
+                prop_assert!(may_fill && reason.loss().is_some() && epoch >= record.epoch);
+                prop_assert_eq!(drop_slot, slot.is_some());
+                prop_assert!(slot.is_none_or(|slot| slot.plugin == "pgoutput" && slot.database == "shop"));
+                // Only what both histories share says what is published.
+                let shared = record.position.min(server.wal_end);
+                prop_assert!(shared_lsn <= shared && (shared_lsn.is_zero() || record.system_id == server.system_id));
+                prop_assert!(base.is_none() || record.ring.newest_at_or_below(shared_lsn).is_some());
             }
             (Decision::Fill { drop_slot, shared_lsn, .. }, Some(record)) => {
                 prop_assert_ne!(&record.phase, &RecordedPhase::Streaming);
