@@ -36,6 +36,13 @@ impl RelayConfig {
             .text("kafka.brokers", brokers)
     }
 
+    /// The three keys that a relay needs, without a password.
+    pub fn without_password(name: &str, source_url: &str, brokers: &str) -> RelayConfig {
+        let mut config = RelayConfig::new(name, source_url, "", brokers);
+        config.keys.remove("source.password");
+        config
+    }
+
     /// Sets a key such as `kafka.linger` to a text.
     pub fn text(self, key: &str, value: &str) -> RelayConfig {
         // A basic string of TOML has the same escapes as a string of JSON.

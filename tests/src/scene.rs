@@ -158,6 +158,19 @@ impl<'a> Scene<'a> {
         Log::open(&self.kafka.brokers(), &[&self.topic()], Isolation::ReadUncommitted)
     }
 
+    /// The relay's newest state record.
+    ///
+    /// # Panics
+    /// When Kafka does not answer.
+    pub fn state_record(&self) -> Option<serde_json::Value> {
+        let mut log = Log::open(&self.kafka.brokers(), &["outbox.relay.state"], Isolation::ReadCommitted);
+        log.catch_up();
+        let key = format!("{}/0", self.name);
+        let newest =
+            log.records().iter().rev().find(|record| record.key.as_deref() == Some(key.as_bytes()))?;
+        serde_json::from_slice(newest.value.as_deref()?).ok()
+    }
+
     /// Waits until every committed row is on the topic, and judges.
     ///
     /// # Panics

@@ -409,6 +409,7 @@ fn plan(scene: &Scene<'_>, arguments: &[&str]) -> (Option<i32>, Value) {
 async fn a_plan_says_what_the_start_then_does() {
     let servers = cluster::shared();
     let scene = Scene::prepare(&servers.postgres, &servers.kafka, "check_plan").await;
+    let scene = scene.configured(crate::slots::halting);
     scene.insert(10).await;
     let (code, fresh) = plan(&scene, &[]);
     assert_eq!(

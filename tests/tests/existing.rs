@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use outbox_tests::cluster::{self, Postgres, usual_version};
-use outbox_tests::history::Log;
-use outbox_tests::history::log::Isolation;
 use outbox_tests::relay::Relay;
 use outbox_tests::scene::{LIMIT, PARTITIONS, Scene, insert_statement};
 use outbox_tests::wait::eventually_async;
@@ -18,15 +16,6 @@ async fn without_slot<'a>(postgres: &'a Postgres, name: &str) -> Scene<'a> {
     kafka.create_topic(&scene.topic(), PARTITIONS, &[]).await;
     scene.init(&["--existing=publish"]);
     scene
-}
-
-/// The newest state record of a relay.
-fn state(scene: &Scene<'_>) -> Option<Value> {
-    let mut log = Log::open(&scene.kafka.brokers(), &["outbox.relay.state"], Isolation::ReadCommitted);
-    log.catch_up();
-    let key = format!("{}/0", scene.name);
-    let newest = log.records().iter().rev().find(|record| record.key.as_deref() == Some(key.as_bytes()))?;
-    serde_json::from_slice(newest.value.as_deref()?).ok()
 }
 
 fn records(status: &Value) -> Option<u64> {
@@ -47,7 +36,7 @@ async fn rows_without_a_slot_are_refused_until_somebody_says_what_becomes_of_the
     let slots =
         scene.text("SELECT count(*)::text FROM pg_replication_slots WHERE slot_name LIKE '%_refused'");
     assert_eq!(slots.await, "0", "refusing makes no slot");
-    assert_eq!(state(&scene), None, "refusing remembers nothing");
+    assert_eq!(scene.state_record(), None, "refusing remembers nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,7 +79,7 @@ async fn existing_rows_are_published_by_seq_and_the_stream_follows_without_a_gap
         }
     }
     assert!(filled >= before && filled < verdict.committed, "{filled} of {}", verdict.committed);
-    let record = state(&scene).unwrap();
+    let record = scene.state_record().unwrap();
     assert_eq!(
         (&record["phase"], &record["epoch"]),
         (&Value::from("streaming"), &Value::from(1)),
@@ -123,7 +112,7 @@ async fn a_fill_killed_half_way_begins_again_without_being_told() {
         let mut log = scene.log();
         log.catch_up();
         reached.push(log.records().len());
-        let record = state(&scene).expect("the phase is recorded before the slot is made");
+        let record = scene.state_record().expect("the phase is recorded before the slot is made");
         assert!(record["phase"]["filling"].is_object(), "{record}");
         scene.insert(100).await;
     }
@@ -134,7 +123,7 @@ async fn a_fill_killed_half_way_begins_again_without_being_told() {
     verdict.assert_pass();
     assert_eq!(verdict.committed, rows + 300);
     assert!(verdict.repeated >= reached[0] as u64, "the fill began again: {verdict}");
-    assert_eq!(state(&scene).unwrap()["phase"], "streaming");
+    assert_eq!(scene.state_record().unwrap()["phase"], "streaming");
     assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
     println!("proof: fill killed after {reached:?} records: {verdict}");
 }

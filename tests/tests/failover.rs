@@ -14,11 +14,8 @@ use serde_json::Value;
 
 /// The relay's configuration with both servers, the one that shall be asked first in front.
 fn of_both(name: &str, first: &Postgres, second: &Postgres, brokers: &str) -> RelayConfig {
-    let url = format!(
-        "postgres://relay_{name}@127.0.0.1:{},127.0.0.1:{}/{name}",
-        first.port(),
-        second.port()
-    );
+    let url =
+        format!("postgres://relay_{name}@127.0.0.1:{},127.0.0.1:{}/{name}", first.port(), second.port());
     RelayConfig::new(name, &url, "secret of the relay", brokers)
 }
 
@@ -95,7 +92,11 @@ async fn fail_over(major: u32, name: &'static str) -> (Verdict, Value, Relay) {
 async fn survives_with_its_slot(major: u32, name: &'static str) {
     let (verdict, status, relay) = fail_over(major, name).await;
     verdict.assert_pass();
-    assert_eq!((verdict.lost, verdict.phantoms), (0, 0), "what is published waits for the standby: {verdict}");
+    assert_eq!(
+        (verdict.lost, verdict.phantoms),
+        (0, 0),
+        "what is published waits for the standby: {verdict}"
+    );
     let fills: u64 = status["totals"]["fills"].as_object().unwrap().values().filter_map(Value::as_u64).sum();
     assert_eq!(fills, 0, "the slot survived: {status:#}");
     println!("proof: promotion on PostgreSQL {major} with a failover slot: {verdict}");

@@ -37,7 +37,8 @@ fn published(scene: &Scene<'_>) -> Vec<Published> {
 }
 
 fn of_epoch(scene: &Scene<'_>, epoch: &str) -> usize {
-    let epoch_of = |record: &Published| record.header("position").unwrap().split('/').next().unwrap().to_owned();
+    let epoch_of =
+        |record: &Published| record.header("position").unwrap().split('/').next().unwrap().to_owned();
     published(scene).iter().filter(|record| epoch_of(record) == epoch).count()
 }
 
@@ -74,7 +75,11 @@ async fn after_a_dropped_slot_what_is_missing_comes_from_the_table_and_nothing_e
     scene.text(&format!("SELECT pg_drop_replication_slot('{}')::text", scene.slot())).await;
     scene.insert(3).await;
     let verdict = fills(&scene, "slot_gone", &["the replication slot is gone"]).await;
-    assert_eq!((verdict.committed, verdict.repeated), (50, 0), "the snapshot says which are missing: {verdict}");
+    assert_eq!(
+        (verdict.committed, verdict.repeated),
+        (50, 0),
+        "the snapshot says which are missing: {verdict}"
+    );
     assert_eq!(of_epoch(&scene, "2"), 20);
 }
 
@@ -89,11 +94,13 @@ async fn after_a_slot_was_advanced_or_made_anew_what_is_missing_comes_from_the_t
         let slot = scene.slot();
         if name == "fill_recreated" {
             scene.text(&format!("SELECT pg_drop_replication_slot('{slot}')::text")).await;
-            let make = format!("SELECT lsn::text FROM pg_create_logical_replication_slot('{slot}', 'pgoutput')");
+            let make =
+                format!("SELECT lsn::text FROM pg_create_logical_replication_slot('{slot}', 'pgoutput')");
             scene.text(&make).await;
         } else {
-            let advance =
-                format!("SELECT end_lsn::text FROM pg_replication_slot_advance('{slot}', pg_current_wal_lsn())");
+            let advance = format!(
+                "SELECT end_lsn::text FROM pg_replication_slot_advance('{slot}', pg_current_wal_lsn())"
+            );
             scene.text(&advance).await;
         }
         scene.insert(3).await;
@@ -168,9 +175,8 @@ async fn after_a_failover_without_a_slot_what_is_missing_comes_from_the_table() 
 async fn another_system_and_a_restored_disk_are_filled_with_everything_where_that_is_wished() {
     let postgres = Postgres::start(usual_version());
     let kafka = &cluster::shared().kafka;
-    let wished = |config: RelayConfig| {
-        config.text("recovery.restored", "fill").text("recovery.other_system", "fill")
-    };
+    let wished =
+        |config: RelayConfig| config.text("recovery.restored", "fill").text("recovery.other_system", "fill");
     let mut scene = Scene::prepare(&postgres, kafka, "fill_restored").await.configured(wished);
     scene.insert(20).await;
     publish(&scene).await;
@@ -210,7 +216,11 @@ async fn another_system_and_a_restored_disk_are_filled_with_everything_where_tha
     let verdict = outbox_tests::history::settled_verdict(&stranger.database, &mut log, LIMIT).await;
     assert_eq!(verdict.lost, 0, "{verdict}");
     let status = relay.status();
-    assert_eq!((&status["totals"]["fills"]["other_system"], &status["epoch"]), (&1.into(), &3.into()), "{status:#}");
+    assert_eq!(
+        (&status["totals"]["fills"]["other_system"], &status["epoch"]),
+        (&1.into(), &3.into()),
+        "{status:#}"
+    );
     assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
 }
 
@@ -299,7 +309,8 @@ async fn fills_by_themselves_are_bounded() {
 async fn a_fill_that_is_killed_begins_again_with_the_same_base() {
     let servers = cluster::shared();
     let scene = Scene::prepare(&servers.postgres, &servers.kafka, "fill_killed").await;
-    let slow = |config: RelayConfig| config.raw("kafka.max_in_flight_records", "20").text("kafka.linger", "20ms");
+    let slow =
+        |config: RelayConfig| config.raw("kafka.max_in_flight_records", "20").text("kafka.linger", "20ms");
     let scene = scene.configured(slow);
     scene.insert(30).await;
     publish(&scene).await;
@@ -320,7 +331,8 @@ async fn a_fill_that_is_killed_begins_again_with_the_same_base() {
     let verdict = scene.verdict().await;
     verdict.assert_pass();
     assert_eq!(verdict.committed, 8_030);
-    let first = "SELECT string_agg(id::text, ' ') FROM (SELECT id FROM outbox.events ORDER BY seq LIMIT 30) e";
+    let first =
+        "SELECT string_agg(id::text, ' ') FROM (SELECT id FROM outbox.events ORDER BY seq LIMIT 30) e";
     let first = scene.text(first).await;
     let first: HashSet<&str> = first.split(' ').collect();
     let records = published(&scene);

@@ -36,7 +36,11 @@ async fn transactions_that_were_open_across_the_loss_come_once_whichever_way() {
     }
     let prepared = postgres.connect(&scene.name).await;
     prepared.batch_execute(&format!("BEGIN; {}; PREPARE TRANSACTION 'p'", row("prepared", 1))).await.unwrap();
-    let aborted = format!("SAVEPOINT a; {}; ROLLBACK TO a; SAVEPOINT b; {}; RELEASE b", row("saved", 2), row("saved", 2));
+    let aborted = format!(
+        "SAVEPOINT a; {}; ROLLBACK TO a; SAVEPOINT b; {}; RELEASE b",
+        row("saved", 2),
+        row("saved", 2)
+    );
     saved.batch_execute(&aborted).await.unwrap();
 
     scene.text(&format!("SELECT pg_drop_replication_slot('{}')::text", scene.slot())).await;
@@ -104,10 +108,12 @@ async fn nothing_is_missing_after_losses_at_random_points_under_writers() {
     let (mut filled, mut killed, mut exact) = (0, 0, 0);
     for round in 0..rounds {
         let relay = Relay::start(&config);
-        relay.wait_status(LIMIT, "the relay to stream", |status| (status["phase"] == "streaming").then_some(()));
-        filled += relay.status()["totals"]["fills"].as_object().map_or(0, |fills| {
-            fills.values().filter_map(serde_json::Value::as_u64).sum::<u64>()
+        relay.wait_status(LIMIT, "the relay to stream", |status| {
+            (status["phase"] == "streaming").then_some(())
         });
+        filled += relay.status()["totals"]["fills"]
+            .as_object()
+            .map_or(0, |fills| fills.values().filter_map(serde_json::Value::as_u64).sum::<u64>());
         // Sometimes long enough for a snapshot to be known as published.
         let most = if round % 4 == 0 { 5_000 } else { 800 };
         tokio::time::sleep(Duration::from_millis(random.random_range(50..most))).await;

@@ -1,10 +1,18 @@
-//! Slot, server and state record that do not agree: said, halted, nothing lost and nothing published wrongly.
+//! Slot, server and state record that do not agree: said, halted, nothing lost and nothing published wrongly. What
+//! is filled instead is in `fill.rs`.
 
 use outbox_tests::cluster::{self, Postgres, usual_version};
 use outbox_tests::history::{Published, Verdict};
 use outbox_tests::relay::{Relay, RelayConfig};
 use outbox_tests::scene::{LIMIT, Scene};
 use outbox_tests::wait::{eventually, eventually_async};
+
+/// Every loss halts, as where a table cannot be filled from.
+pub(crate) fn halting(config: RelayConfig) -> RelayConfig {
+    ["slot_gone", "slot_invalidated", "slot_ahead", "failover"]
+        .into_iter()
+        .fold(config, |config, loss| config.text(&format!("recovery.{loss}"), "halt"))
+}
 
 /// Publishes what stands in the table, and drains.
 async fn publish(scene: &Scene<'_>) {
@@ -40,7 +48,7 @@ fn halts(scene: &Scene<'_>, words: &[&str]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_advanced_by_hand_halts_with_both_positions() {
     let servers = cluster::shared();
-    let scene = Scene::prepare(&servers.postgres, &servers.kafka, "slot_advanced").await;
+    let scene = Scene::prepare(&servers.postgres, &servers.kafka, "slot_advanced").await.configured(halting);
     scene.insert(10).await;
     publish(&scene).await;
     let recorded = scene.confirmed().await;
@@ -61,7 +69,7 @@ async fn a_slot_advanced_by_hand_halts_with_both_positions() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_slot_halts_and_so_does_one_made_anew_by_hand() {
     let servers = cluster::shared();
-    let scene = Scene::prepare(&servers.postgres, &servers.kafka, "slot_dropped").await;
+    let scene = Scene::prepare(&servers.postgres, &servers.kafka, "slot_dropped").await.configured(halting);
     scene.insert(10).await;
     publish(&scene).await;
     scene.insert(5).await;
@@ -85,7 +93,7 @@ async fn a_slot_that_the_server_invalidated_halts_with_its_reason() {
         .setting("min_wal_size", "32MB")
         .start();
     let kafka = &cluster::shared().kafka;
-    let scene = Scene::prepare(&postgres, kafka, "slot_invalidated").await;
+    let scene = Scene::prepare(&postgres, kafka, "slot_invalidated").await.configured(halting);
     scene.insert(10).await;
     publish(&scene).await;
     scene.insert(5).await;
@@ -199,6 +207,7 @@ async fn rows_of_a_restored_disk_behind_the_last_event_are_never_confirmed_unsee
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_halt_the_state_record_can_be_forgotten_and_everything_published_again() {
     let scene = Scene::prepare(&cluster::shared().postgres, &cluster::shared().kafka, "slot_forgotten").await;
+    let scene = scene.configured(halting);
     scene.insert(20).await;
     let relay = scene.start();
     scene.verdict().await.assert_pass();

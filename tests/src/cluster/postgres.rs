@@ -332,6 +332,76 @@ impl Postgres {
         assert!(promoted, "the server was not promoted");
     }
 
+    /// A running physical standby of this server, which is stopped for it and started again, with a slot of its own there.
+    /// From PostgreSQL 17 on it keeps copies of failover slots, and this server's logical slots wait for it.
+    ///
+    /// # Panics
+    /// When it cannot be made or does not start.
+    pub async fn standby(&self) -> Postgres {
+        const SLOT: &str = "standby";
+        let client = self.connect(SUPERUSER).await;
+        let make = format!("SELECT pg_create_physical_replication_slot('{SLOT}', true)");
+        client.batch_execute(&make).await.expect("a superuser");
+        let version = "SELECT current_setting('server_version_num')::int";
+        let version: i32 = client.query_one(version, &[]).await.expect("an answer").get(0);
+        if version >= 170_000 {
+            let waits = format!("ALTER SYSTEM SET synchronized_standby_slots = '{SLOT}'");
+            client.batch_execute(&waits).await.expect("a superuser");
+        }
+        drop(client);
+        let standby = self.copied();
+        self.start_again();
+        let from = format!(
+            "host=127.0.0.1 port={} user={SUPERUSER} password={PASSWORD:?} dbname={SUPERUSER}",
+            self.port()
+        );
+        let port = standby.port().to_string();
+        let from = from.replace('"', "''");
+        let mut settings = vec![
+            ("port", port.as_str()),
+            ("hot_standby_feedback", "on"),
+            ("primary_conninfo", from.as_str()),
+            ("primary_slot_name", SLOT),
+        ];
+        if version >= 170_000 {
+            settings.push(("sync_replication_slots", "on"));
+        }
+        let lines: String =
+            settings.into_iter().map(|(name, value)| format!("{name} = '{value}'\n")).collect();
+        let file = fs::File::options().append(true).open(standby.data().join("postgresql.conf"));
+        file.and_then(|mut file| file.write_all(lines.as_bytes())).expect("postgresql.conf");
+        standby.put_file("standby.signal", "");
+        standby.start_again();
+        standby
+    }
+
+    /// Stops the server; its data in another's directory, without its slots.
+    fn copied(&self) -> Postgres {
+        let directory = ground::directory("standby");
+        if let Some(User { uid, gid }) = self.user {
+            std::os::unix::fs::chown(&directory, Some(uid), Some(gid))
+                .expect("root may give a directory away");
+        }
+        let (programs, user) = (self.programs.clone(), self.user);
+        let other = Postgres { programs, directory, user, port: Port::claim(), process: Mutex::new(None) };
+        self.stop_fast();
+        copy_tree(&self.data(), &other.data());
+        for slot in fs::read_dir(other.data().join("pg_replslot")).expect("our own data directory") {
+            fs::remove_dir_all(slot.expect("an entry").path()).expect("our own data directory");
+        }
+        other
+    }
+
+    /// Promotes a running standby.
+    ///
+    /// # Panics
+    /// When it is none, or the promotion fails.
+    pub async fn promote(&self) {
+        let client = self.connect(SUPERUSER).await;
+        let promoted: bool = client.query_one("SELECT pg_promote()", &[]).await.expect("promotion").get(0);
+        assert!(promoted, "the server was not promoted");
+    }
+
     /// A superuser's connection to a database. Its task ends with the client.
     ///
     /// # Panics
