@@ -129,9 +129,12 @@ async fn a_past_bucket_is_emptied_while_producers_insert() {
         scene.inserted() - 80,
         "yesterday's and today's stay"
     );
-    let status = relay.wait_status(LIMIT, "the count of what was removed", |status| {
-        (status["totals"]["cleaned_rows"] == 80).then(|| status.clone())
-    });
+    let status =
+        relay.wait_status(LIMIT, "a look at what is left, of which yesterday's is the oldest", |status| {
+            let oldest = status["cleanup"]["oldest_row_seconds"].as_u64()?;
+            (86_000..170_000).contains(&oldest).then(|| status.clone())
+        });
+    assert_eq!(status["totals"]["cleaned_rows"], 80);
     assert_eq!(status["totals"]["cleaned_buckets"], 2);
     assert_eq!(status["totals"]["foreign_changes"], 0, "the stream sees nothing of it");
     assert_eq!(
@@ -139,8 +142,6 @@ async fn a_past_bucket_is_emptied_while_producers_insert() {
         (&"buckets".into(), &"reserved".into())
     );
     assert!(status["cleanup"]["table_bytes"].as_u64() > Some(0), "{}", status["cleanup"]);
-    let oldest = status["cleanup"]["oldest_row_seconds"].as_u64().expect("the oldest row's age");
-    assert!((86_000..200_000).contains(&oldest), "yesterday's: {oldest}");
     let (_, metrics) = relay.get("/metrics").unwrap();
     assert!(metrics.contains("outbox_relay_cleaned_rows_total{relay=\"clean_past\"} 80"), "{metrics}");
     passes(&scene, &relay).await;

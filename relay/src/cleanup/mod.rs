@@ -77,16 +77,22 @@ impl Cleaner<'_> {
     /// One look. An error ends it; what was found before stands.
     async fn look(&self, found: &mut Found) -> Result<(), CleanupError> {
         let link = Link::open(self.settings).await?;
-        let measured = measure::measure(&link, &self.settings.outbox).await?;
+        let cleaned = match self.settings.cleanup.mode {
+            CleanupMode::Buckets => self.buckets(&link, found).await,
+            CleanupMode::Delete => self.rows(&link, found).await,
+            CleanupMode::Off => Ok(()),
+        };
+        let measured = self.measure(&link).await;
+        cleaned.and(measured)
+    }
+
+    async fn measure(&self, link: &Link) -> Result<(), CleanupError> {
+        let measured = measure::measure(link, &self.settings.outbox).await?;
         self.observed.cleanup_shows(|look| {
             look.table_bytes = Some(measured.bytes);
             look.oldest_row = measured.oldest_age.and_then(|age| SystemTime::now().checked_sub(age));
         });
-        match self.settings.cleanup.mode {
-            CleanupMode::Buckets => self.buckets(&link, found).await,
-            CleanupMode::Delete => self.rows(&link, found).await,
-            CleanupMode::Off => Ok(()),
-        }
+        Ok(())
     }
 
     /// What is published; where no record says it yet, everything stays.
