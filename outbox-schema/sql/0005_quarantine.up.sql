@@ -253,12 +253,15 @@ GRANT EXECUTE ON FUNCTION
     outbox.decide(text, integer, bigint, pg_lsn, bigint, text, text)
     TO outbox_relay;
 
+-- Where this runs again beside a later version, that one stays.
 DO $do$
 BEGIN
     IF to_regprocedure('outbox.contract_version()') IS NOT NULL THEN
-        CREATE OR REPLACE FUNCTION outbox.contract_version() RETURNS integer
-            LANGUAGE sql STABLE PARALLEL SAFE
-            RETURN 2;
+        IF outbox.contract_version() < 2 THEN
+            CREATE OR REPLACE FUNCTION outbox.contract_version() RETURNS integer
+                LANGUAGE sql STABLE PARALLEL SAFE
+                RETURN 2;
+        END IF;
     END IF;
 END
 $do$;

@@ -16,11 +16,13 @@
 //! | [`state`] | what the relay remembers, on Kafka |
 //! | [`session`] | ownership, comparison at start, the run and its one typed end |
 //! | [`fill`] | publishing what no slot can bring, from the table |
+//! | `cleanup` | removing what is published from the table |
 //! | [`lane`] | one slot with its pipeline, from session to session |
 //! | [`observe`], [`admin`] | what is seen from outside |
 //! | [`config`], [`commands`] | settings and the command line |
 
 pub mod admin;
+mod cleanup;
 pub mod commands;
 pub mod config;
 pub mod fill;

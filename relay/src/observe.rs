@@ -1,11 +1,17 @@
 //! What the running relay lets be seen: plain atomics and a few short texts, written on the data path
 //! without a lock and read by the admin port.
 
+mod cleanup;
+mod slot_log;
+
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
 use serde::Serialize;
+
+pub use cleanup::{CleanupLook, Kept};
+pub use slot_log::{SlotLog, WalStatus};
 
 use crate::config::Loss;
 use crate::lsn::Lsn;
@@ -122,6 +128,11 @@ pub struct Observed {
     /// TCP segments with data received on the replication connections; 0 where the kernel does not say.
     pub replication_segments: Gauge,
     fills: [Gauge; Loss::ALL.len()],
+    /// Rows removed by the clean-up.
+    pub cleaned_rows: Gauge,
+    /// Buckets emptied by it.
+    pub cleaned_buckets: Gauge,
+    kept: [Gauge; Kept::ALL.len()],
     text: Mutex<Texts>,
 }
 
@@ -132,6 +143,8 @@ struct Texts {
     detail: Option<String>,
     last_error: Option<(SystemTime, String)>,
     grown: Vec<Grown>,
+    slot_log: SlotLog,
+    cleanup: CleanupLook,
 }
 
 /// A topic with more partitions than its keys are spread over.
@@ -179,12 +192,17 @@ impl Observed {
             epoch: g(),
             replication_segments: g(),
             fills: Default::default(),
+            cleaned_rows: g(),
+            cleaned_buckets: g(),
+            kept: Default::default(),
             text: Mutex::new(Texts {
                 phase: Phase::Connecting,
                 phase_since: Instant::now(),
                 detail: None,
                 last_error: None,
                 grown: Vec::new(),
+                slot_log: SlotLog::default(),
+                cleanup: CleanupLook::default(),
             }),
         }
     }
@@ -238,6 +256,44 @@ impl Observed {
     /// The topics that have grown, by name.
     pub fn grown_topics(&self) -> Vec<Grown> {
         self.text.lock().grown.clone()
+    }
+
+    /// Keeps what the server says of the slot's log; answers what it said before.
+    pub fn slot_log_is(&self, now: SlotLog) -> SlotLog {
+        std::mem::replace(&mut self.text.lock().slot_log, now)
+    }
+
+    /// What the server said last of the slot's log.
+    pub fn slot_log(&self) -> SlotLog {
+        self.text.lock().slot_log
+    }
+
+    /// Counts that rows were left, and why.
+    pub fn kept(&self, why: Kept) {
+        self.counted(why).add(1);
+    }
+
+    /// How often rows were left for this reason.
+    pub fn kept_so_often(&self, why: Kept) -> u64 {
+        self.counted(why).get()
+    }
+
+    fn counted(&self, why: Kept) -> &Gauge {
+        // In the order of their declaration, which is that of `ALL`.
+        &self.kept[why as usize]
+    }
+
+    /// Changes what is shown of the clean-up; answers what was shown before.
+    pub fn cleanup_shows(&self, change: impl FnOnce(&mut CleanupLook)) -> CleanupLook {
+        let mut text = self.text.lock();
+        let before = text.cleanup.clone();
+        change(&mut text.cleanup);
+        before
+    }
+
+    /// What the newest look of the clean-up found.
+    pub fn cleanup(&self) -> CleanupLook {
+        self.text.lock().cleanup.clone()
     }
 
     /// Position helper: the gauge as an LSN.

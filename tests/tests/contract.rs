@@ -128,6 +128,8 @@ async fn producers_may_insert_and_nothing_else() {
             "SELECT state FROM outbox.quarantine",
             "SELECT outbox.decide('orders', 0, 1, '0/1', 0, 'release')",
             "SELECT outbox.prune_quarantine('1 day')",
+            "SELECT outbox.clean_bucket(1, pg_current_snapshot(), '0/0', '24 hours')",
+            "SELECT outbox.relay_behind('0/0')",
         ] {
             assert_refused(&producer, refused).await;
         }
@@ -152,6 +154,7 @@ async fn relays_may_read_events_and_write_the_quarantine_and_nothing_else() {
             "SELECT pg_current_snapshot(), pg_current_wal_insert_lsn()",
             "SELECT * FROM outbox.quarantine",
             "UPDATE outbox.quarantine SET note = 'x'",
+            "SELECT outbox.clean_bucket(1, pg_current_snapshot(), '0/0', '24 hours')",
         ] {
             assert_allowed(&relay, allowed).await;
         }

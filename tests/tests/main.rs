@@ -6,6 +6,8 @@ mod bad_rows;
 mod bad_settings;
 mod chaos;
 mod check;
+mod cleanup;
+mod cleanup_contract;
 mod cluster;
 mod consumer;
 mod consumer_batches;

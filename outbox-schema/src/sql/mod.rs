@@ -7,11 +7,12 @@ mod relay;
 
 pub use quote::{quote_identifier, quote_literal, quote_qualified};
 pub use relay::{
-    publication_down, publication_up, relay_role_down, relay_role_up, table_read_down, table_read_up,
+    publication_down, publication_up, relay_role_down, relay_role_up, table_delete_down, table_delete_up,
+    table_read_down, table_read_up,
 };
 
 /// What `outbox.contract_version()` answers once [`MIGRATIONS`] are installed.
-pub const CONTRACT_VERSION: i32 = 2;
+pub const CONTRACT_VERSION: i32 = 3;
 
 /// Schema of the outbox.
 pub const SCHEMA: &str = "outbox";
@@ -113,6 +114,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!(3, 1, "enqueue", "0003_enqueue"),
     migration!(4, 1, "roles", "0004_roles"),
     QUARANTINE,
+    migration!(6, 3, "cleanup", "0006_cleanup"),
 ];
 
 /// The migration that makes `outbox.quarantine`. It also runs alone, for a relay on a table of another shape,

@@ -1,4 +1,4 @@
-//! The SQL that each relay needs: its publication, its role, and the right to read a table of another
+//! The SQL that each relay needs: its publication, its role, and the rights on a table of another
 //! shape. The templates stand in `sql/relay/`; a placeholder is a name in double braces.
 
 use super::quote::{quote_identifier, quote_literal, quote_qualified};
@@ -9,6 +9,8 @@ const ROLE_UP: &str = include_str!("../../sql/relay/role.up.sql");
 const ROLE_DOWN: &str = include_str!("../../sql/relay/role.down.sql");
 const TABLE_UP: &str = include_str!("../../sql/relay/table.up.sql");
 const TABLE_DOWN: &str = include_str!("../../sql/relay/table.down.sql");
+const TABLE_DELETE_UP: &str = include_str!("../../sql/relay/table_delete.up.sql");
+const TABLE_DELETE_DOWN: &str = include_str!("../../sql/relay/table_delete.down.sql");
 
 /// Makes the publication: inserts into one table, under the name of its root, with these columns only.
 /// `publication` is its whole name (`outbox_<relay>`); for `outbox.events` the columns are
@@ -57,6 +59,16 @@ pub fn table_read_down(schema: &str, table: &str, role: &str) -> String {
     render(TABLE_DOWN, &table_values(schema, table, role))
 }
 
+/// Lets a relay remove published rows of a table that is not `outbox.events`.
+pub fn table_delete_up(schema: &str, table: &str, role: &str) -> String {
+    render(TABLE_DELETE_UP, &table_values(schema, table, role))
+}
+
+/// Takes that back.
+pub fn table_delete_down(schema: &str, table: &str, role: &str) -> String {
+    render(TABLE_DELETE_DOWN, &table_values(schema, table, role))
+}
+
 fn table_values(schema: &str, table: &str, role: &str) -> [(&'static str, String); 3] {
     [
         ("schema", quote_identifier(schema)),
@@ -102,6 +114,8 @@ mod tests {
             relay_role_down("r"),
             table_read_up("s", "t", "r"),
             table_read_down("s", "t", "r"),
+            table_delete_up("s", "t", "r"),
+            table_delete_down("s", "t", "r"),
         ];
         for sql in rendered {
             assert!(!sql.contains("{{") && !sql.contains("}}"), "{sql}");

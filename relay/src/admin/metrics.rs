@@ -17,14 +17,7 @@ use outbox_admin_port::exporter::{OTelSdkError, TextError};
 use parking_lot::{Mutex, RwLock};
 
 use super::status::Status;
-use crate::config::Loss;
-use crate::observe::Phase;
-
-/// The one family that is a set of states: 1 for the phase the lane is in, 0 for the others.
-pub const PHASE_FAMILY: &str = "outbox_relay_phase";
-
-/// The one family with a series for each kind of loss.
-pub const FILLS_FAMILY: &str = "outbox_relay_fills_total";
+use crate::observe::{Kept, Phase, WalStatus};
 
 /// One metric family with a single series.
 pub struct Family {
@@ -61,7 +54,7 @@ fn float(value: u64) -> Option<f64> {
     Some(value as f64)
 }
 
-/// Every family with one series.
+/// Every family with a single series.
 pub const FAMILIES: &[Family] = &[
     counter(
         "outbox_relay_published_records_total",
@@ -107,6 +100,29 @@ pub const FAMILIES: &[Family] = &[
     gauge("outbox_relay_held_keys", "Keys whose events queue up behind one that cannot be published.", |s| {
         float(s.quarantine.held_keys)
     }),
+    counter("outbox_relay_cleaned_rows_total", "Rows removed from the table once published.", |s| {
+        float(s.totals.cleaned_rows)
+    }),
+    counter("outbox_relay_cleaned_buckets_total", "Past buckets of the table that were emptied.", |s| {
+        float(s.totals.cleaned_buckets)
+    }),
+    gauge(
+        "outbox_relay_cleanup_held_up",
+        "Buckets that are due and were left at the last look; with cleanup.mode delete 1 where rows were.",
+        |s| float(s.cleanup.looked_at.map(|_| s.cleanup.held_up)?),
+    ),
+    gauge("outbox_relay_cleanup_looked_timestamp_seconds", "When the clean-up looked last.", |s| {
+        s.cleanup.looked_at.map(|at| at.as_millisecond() as f64 / 1000.0)
+    }),
+    gauge("outbox_relay_cleaned_timestamp_seconds", "When rows were removed last.", |s| {
+        s.cleanup.cleaned_at.map(|at| at.as_millisecond() as f64 / 1000.0)
+    }),
+    gauge("outbox_relay_table_bytes", "The outbox table with its indexes.", |s| {
+        float(s.cleanup.table_bytes?)
+    }),
+    gauge("outbox_relay_table_oldest_row_seconds", "Age of about the oldest row of outbox.events.", |s| {
+        float(s.cleanup.oldest_row_seconds?)
+    }),
     counter("outbox_relay_state_records_total", "State records acknowledged.", |s| {
         float(s.totals.state_records)
     }),
@@ -150,6 +166,14 @@ pub const FAMILIES: &[Family] = &[
     gauge("outbox_relay_slot_lag_bytes", "Log between the slot's position and the server's.", |s| {
         float(s.lag.slot_bytes?)
     }),
+    gauge(
+        "outbox_relay_slot_safe_wal_bytes",
+        "Log that may still be written before the server may give the slot up; negative once it may.",
+        |s| Some(s.slot.safe_wal_bytes? as f64),
+    ),
+    gauge("outbox_relay_slot_keep_limit_bytes", "max_slot_wal_keep_size of the server.", |s| {
+        Some(s.slot.keep_limit_bytes? as f64)
+    }),
     gauge("outbox_relay_recorded_lag_bytes", "Log between the recorded position and the server's.", |s| {
         float(s.lag.bytes?)
     }),
@@ -172,6 +196,58 @@ pub const FAMILIES: &[Family] = &[
         float(s.process.resident_memory_bytes?)
     }),
 ];
+
+/// One metric family with a series for each of a closed set of words.
+pub struct Labelled {
+    /// Name on the wire.
+    pub name: &'static str,
+    /// Whether it only grows while the process lives.
+    pub kind: Kind,
+    /// What it says, for people.
+    pub help: &'static str,
+    /// The label that carries the word.
+    pub label: &'static str,
+    /// The words with the values of their series; those that are not known are left out.
+    read: fn(&Status) -> Vec<(&'static str, f64)>,
+}
+
+/// Every family with a series for each of a closed set of words.
+pub const LABELLED: &[Labelled] = &[
+    Labelled {
+        name: "outbox_relay_phase",
+        kind: Kind::Gauge,
+        help: "1 for the phase the relay is in, 0 for the others.",
+        label: "phase",
+        read: |s| one_of(Phase::ALL.map(Phase::name), Some(s.phase)),
+    },
+    Labelled {
+        name: "outbox_relay_slot_wal_status",
+        kind: Kind::Gauge,
+        help: "1 for the slot's wal_status, 0 for the others.",
+        label: "status",
+        read: |s| one_of(WalStatus::ALL.map(WalStatus::name), s.slot.wal_status),
+    },
+    Labelled {
+        name: "outbox_relay_cleanup_kept_total",
+        kind: Kind::Counter,
+        help: "Looks of the clean-up that left rows which are old enough, by reason.",
+        label: "reason",
+        read: |s| Kept::ALL.map(|why| (why.name(), s.cleanup.kept_for(why) as f64)).into(),
+    },
+    Labelled {
+        name: "outbox_relay_fills_total",
+        kind: Kind::Counter,
+        help: "Gaps that were filled from the table, by what had been lost.",
+        label: "loss",
+        read: |s| s.totals.fills.iter().map(|(loss, count)| (*loss, *count as f64)).collect(),
+    },
+];
+
+/// 1 for the word that holds, 0 for the others; nothing where none is known.
+fn one_of<const N: usize>(words: [&'static str; N], now: Option<&str>) -> Vec<(&'static str, f64)> {
+    let Some(now) = now else { return Vec::new() };
+    words.map(|word| (word, f64::from(u8::from(word == now)))).into()
+}
 
 /// Why metrics cannot be set up or written.
 #[derive(Debug, thiserror::Error)]
@@ -205,8 +281,7 @@ impl Metrics {
         let meter = exporter.meter("outbox_relay");
         let label = KeyValue::new("relay", relay.to_owned());
         FAMILIES.iter().for_each(|family| instrument(&meter, family, &label, &status));
-        phases(&meter, &label, &status);
-        fills(&meter, &label, &status);
+        LABELLED.iter().for_each(|family| labelled(&meter, family, &label, &status));
         Ok(Metrics { exporter, status, scraping: Mutex::new(()) })
     }
 
@@ -247,34 +322,26 @@ fn instrument(
     }
 }
 
-fn fills(meter: &Meter, label: &KeyValue, status: &Arc<RwLock<Option<Status>>>) {
-    let status = status.clone();
-    let series = Loss::ALL.map(|loss| (loss.name(), [label.clone(), KeyValue::new("loss", loss.name())]));
-    let counter = meter
-        .f64_observable_counter(FILLS_FAMILY)
-        .with_description("Gaps that were filled from the table, by what had been lost.")
-        .with_callback(move |instrument| {
-            let status = status.read();
-            for (loss, labels) in &series {
-                let count = status.as_ref().and_then(|status| status.totals.fills.get(loss));
-                instrument.observe(count.copied().unwrap_or_default() as f64, labels);
-            }
-        });
-    let _ = counter.build();
-}
-
-fn phases(meter: &Meter, label: &KeyValue, status: &Arc<RwLock<Option<Status>>>) {
-    let status = status.clone();
-    let series = Phase::ALL.map(|phase| (phase, [label.clone(), KeyValue::new("phase", phase.name())]));
-    let gauge = meter
-        .f64_observable_gauge(PHASE_FAMILY)
-        .with_description("1 for the phase the relay is in, 0 for the others.")
-        .with_callback(move |instrument| {
-            let status = status.read();
-            for (phase, labels) in &series {
-                let here = status.as_ref().is_some_and(|status| status.phase == phase.name());
-                instrument.observe(f64::from(u8::from(here)), labels);
-            }
-        });
-    let _ = gauge.build();
+fn labelled(
+    meter: &Meter,
+    family: &'static Labelled,
+    relay: &KeyValue,
+    status: &Arc<RwLock<Option<Status>>>,
+) {
+    let (status, relay) = (status.clone(), relay.clone());
+    let observe = move |instrument: &dyn AsyncInstrument<f64>| {
+        for (word, value) in status.read().as_ref().map(family.read).unwrap_or_default() {
+            instrument.observe(value, &[relay.clone(), KeyValue::new(family.label, word)]);
+        }
+    };
+    match family.kind {
+        Kind::Counter => {
+            let counter = meter.f64_observable_counter(family.name).with_description(family.help);
+            let _ = counter.with_callback(observe).build();
+        }
+        Kind::Gauge => {
+            let gauge = meter.f64_observable_gauge(family.name).with_description(family.help);
+            let _ = gauge.with_callback(observe).build();
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::lsn::Lsn;
-use crate::observe::Grown;
+use crate::observe::{Grown, Kept};
 
 /// Everything that is seen of the relay at one moment.
 #[derive(Debug, Clone, Serialize)]
@@ -31,6 +31,8 @@ pub struct Status {
     pub positions: Positions,
     /// How far behind the relay is.
     pub lag: Lag,
+    /// What the server keeps for the slot.
+    pub slot: Slot,
     /// Topics of events.
     pub topics: Topics,
     /// Handed over to the broker and not yet acknowledged.
@@ -39,6 +41,8 @@ pub struct Status {
     pub rates: Rates,
     /// Rows that cannot be published, and what waits behind them.
     pub quarantine: Quarantine,
+    /// The outbox table, and what is removed from it.
+    pub cleanup: Cleanup,
     /// Counted since the process began.
     pub totals: Totals,
     /// The newest error, if there was one; it may be long over.
@@ -90,6 +94,17 @@ pub struct Lag {
     pub seconds: Option<f64>,
 }
 
+/// What the server keeps for the slot, at the last look. `null` is not known.
+#[derive(Debug, Clone, Serialize)]
+pub struct Slot {
+    /// `wal_status`, a [`crate::observe::WalStatus::name`].
+    pub wal_status: Option<&'static str>,
+    /// `safe_wal_size`; `null` where the server keeps log without limit, too.
+    pub safe_wal_bytes: Option<i64>,
+    /// `max_slot_wal_keep_size`; `null` where it is without limit, too.
+    pub keep_limit_bytes: Option<i64>,
+}
+
 /// Topics of events.
 #[derive(Debug, Clone, Serialize)]
 pub struct Topics {
@@ -127,6 +142,43 @@ pub struct Quarantine {
     pub held_keys: u64,
 }
 
+/// The outbox table, and what is removed from it. `null` is not known.
+#[derive(Debug, Clone, Serialize)]
+pub struct Cleanup {
+    /// `cleanup.mode` in force.
+    pub mode: Option<&'static str>,
+    /// When the newest look was.
+    pub looked_at: Option<jiff::Timestamp>,
+    /// What came of it, in words.
+    pub result: Option<String>,
+    /// Buckets that are due and were left at that look; with `delete` 1 where rows were.
+    pub held_up: u64,
+    /// When rows were removed last.
+    pub cleaned_at: Option<jiff::Timestamp>,
+    /// How often rows were left, by reason; only those that came up.
+    pub kept: Vec<KeptCount>,
+    /// The table with its indexes.
+    pub table_bytes: Option<u64>,
+    /// Age of about the oldest row.
+    pub oldest_row_seconds: Option<u64>,
+}
+
+impl Cleanup {
+    /// How often rows were left for this reason.
+    pub fn kept_for(&self, why: Kept) -> u64 {
+        self.kept.iter().find(|kept| kept.reason == why.name()).map_or(0, |kept| kept.count)
+    }
+}
+
+/// How often rows were left for one reason.
+#[derive(Debug, Clone, Serialize)]
+pub struct KeptCount {
+    /// A [`Kept::name`].
+    pub reason: &'static str,
+    /// How often.
+    pub count: u64,
+}
+
 /// Counted since the process began.
 #[derive(Debug, Clone, Serialize)]
 pub struct Totals {
@@ -148,6 +200,10 @@ pub struct Totals {
     pub quarantined_rows: u64,
     /// Entries of the quarantine that were published or discarded.
     pub quarantine_settled: u64,
+    /// Rows removed by the clean-up.
+    pub cleaned_rows: u64,
+    /// Buckets emptied by it.
+    pub cleaned_buckets: u64,
     /// State records acknowledged.
     pub state_records: u64,
     /// Sessions begun after the first.

@@ -1,14 +1,16 @@
 //! The admin port from outside: real requests over TCP.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use outbox_admin_port::trial::ask;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::observe::Phase;
+use crate::observe::{Kept, Phase, SlotLog, WalStatus};
 
 const DOCUMENT: &str = include_str!("../../../docs/metrics.md");
 
@@ -59,6 +61,22 @@ impl Trial {
             .collect()
     }
 
+    /// A look at the table and at the slot.
+    fn look(&self) {
+        self.observed.slot_log_is(SlotLog {
+            status: Some(WalStatus::Extended),
+            safe_bytes: Some(-5),
+            limit_bytes: Some(1 << 30),
+        });
+        self.observed.kept(Kept::Relay);
+        self.observed.cleanup_shows(|look| {
+            let now = SystemTime::now();
+            look.mode = Some("buckets");
+            (look.looked_at, look.cleaned_at, look.oldest_row) = (Some(now), Some(now), Some(now));
+            (look.held_up, look.table_bytes) = (2, Some(4096));
+        });
+    }
+
     fn stream(&self) {
         self.observed.enter(Phase::Streaming, None);
         self.observed.server_wal.set(0x1_0000_0400);
@@ -95,6 +113,7 @@ async fn status_is_documented_and_complete() {
     port.stream();
     port.observed.error("broken pipe".to_owned());
     port.observed.in_flight_records.set(7);
+    port.look();
     let (code, body) = port.get("/status").await;
     assert_eq!(code, 200);
     let status: Value = serde_json::from_str(&body).unwrap();
@@ -107,6 +126,8 @@ async fn status_is_documented_and_complete() {
     assert_eq!(status["lag"]["seconds"], 0.0);
     assert_eq!(status["in_flight"]["records"], 7);
     assert_eq!(status["last_error"]["message"], "broken pipe");
+    assert_eq!(status["slot"]["wal_status"], "extended");
+    assert_eq!(status["cleanup"]["kept"][0]["reason"], "relay");
 
     let mut fields = Vec::new();
     leaves(&status, "", &mut fields);
@@ -144,6 +165,8 @@ async fn metrics_follow_the_observed() {
         ("outbox_relay_skipped_rows_total", &observed.skipped_rows),
         ("outbox_relay_foreign_changes_total", &observed.foreign_changes),
         ("outbox_relay_state_records_total", &observed.state_records),
+        ("outbox_relay_cleaned_rows_total", &observed.cleaned_rows),
+        ("outbox_relay_cleaned_buckets_total", &observed.cleaned_buckets),
         ("outbox_relay_reconnects_total", &observed.reconnects),
         ("outbox_relay_replication_segments_total", &observed.replication_segments),
         ("outbox_relay_epoch", &observed.epoch),
@@ -169,6 +192,17 @@ async fn metrics_follow_the_observed() {
         assert_eq!(after[&series], f64::from(u8::from(phase == Phase::Streaming)), "{series}");
     }
 
+    assert!(!after.contains_key(&one("outbox_relay_slot_safe_wal_bytes")), "not known yet");
+    port.look();
+    let looked = port.scrape().await;
+    assert_eq!(looked[&one("outbox_relay_slot_safe_wal_bytes")], -5.0);
+    assert_eq!(looked[&one("outbox_relay_cleanup_held_up")], 2.0);
+    assert_eq!(looked[&one("outbox_relay_table_bytes")], 4096.0);
+    let status = |word| format!("outbox_relay_slot_wal_status{{relay=\"orders\",status=\"{word}\"}}");
+    assert_eq!((looked[&status("extended")], looked[&status("lost")]), (1.0, 0.0));
+    let kept = |word| format!("outbox_relay_cleanup_kept_total{{reason=\"{word}\",relay=\"orders\"}}");
+    assert_eq!((looked[&kept("relay")], looked[&kept("locked")]), (1.0, 0.0));
+
     // What is unknown again is not repeated.
     observed.recorded.set(0);
     assert!(!port.scrape().await.contains_key(&one("outbox_relay_recorded_lag_bytes")));
@@ -179,6 +213,7 @@ async fn every_family_is_exported_and_documented() {
     let port = Trial::open().await;
     port.stream();
     port.observed.slot_confirmed.set(1);
+    port.look();
     // An average needs two looks that are half a second apart, and something between them.
     let average = "# TYPE outbox_relay_replication_segments_per_transaction";
     assert!(!port.get("/metrics").await.1.contains(average));
@@ -194,17 +229,56 @@ async fn every_family_is_exported_and_documented() {
         }
     };
     let text = tokio::time::timeout(Duration::from_secs(30), looking).await.expect("an average");
-    for family in metrics::FAMILIES {
-        let kind = match family.kind {
+    let single = metrics::FAMILIES.iter().map(|family| (family.name, family.kind, family.help));
+    let labelled = metrics::LABELLED.iter().map(|family| (family.name, family.kind, family.help));
+    for (name, kind, help) in single.chain(labelled) {
+        let kind = match kind {
             metrics::Kind::Counter => "counter",
             metrics::Kind::Gauge => "gauge",
         };
-        assert!(text.contains(&format!("# HELP {} {}\n", family.name, family.help)), "{}", family.name);
-        assert!(text.contains(&format!("# TYPE {} {kind}\n", family.name)), "{}", family.name);
-        assert!(DOCUMENT.contains(&format!("| `{}` | {kind} |", family.name)), "{}", family.name);
+        assert!(text.contains(&format!("# HELP {name} {help}\n")), "{name}");
+        assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "{name}");
+        assert!(DOCUMENT.contains(&format!("| `{name}` | {kind} |")), "{name}");
     }
-    assert!(DOCUMENT.contains(&format!("| `{}` | gauge |", metrics::PHASE_FAMILY)));
-    assert!(DOCUMENT.contains(&format!("| `{}` | counter |", metrics::FILLS_FAMILY)));
     let exported = text.lines().filter(|line| line.starts_with("# TYPE ")).count();
-    assert_eq!(exported, metrics::FAMILIES.len() + 2, "{text}");
+    assert_eq!(exported, metrics::FAMILIES.len() + metrics::LABELLED.len(), "{text}");
+}
+
+const ALERTS: &str = include_str!("../../../deploy/alerts.yaml");
+
+/// What the metrics of a text are called.
+fn metrics_in(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("outbox_relay_") || word.starts_with("process_")).collect()
+}
+
+#[test]
+fn every_alert_is_on_a_metric_that_is_there_and_has_its_runbook() {
+    let known: BTreeSet<&str> = metrics::FAMILIES
+        .iter()
+        .map(|family| family.name)
+        .chain(metrics::LABELLED.iter().map(|family| family.name))
+        .collect();
+    let runbooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/runbooks");
+    let mut used = BTreeSet::new();
+    let alerts: Vec<&str> = ALERTS.split("- alert: ").skip(1).collect();
+    assert!(alerts.len() > 8, "{}", alerts.len());
+    for alert in alerts {
+        let name = alert.lines().next().unwrap_or_default().trim();
+        let named = metrics_in(alert);
+        assert!(!named.is_empty() && named.is_subset(&known), "{name}: {named:?}");
+        let runbook = alert.split_once("runbook: deploy/runbooks/").map_or("", |(_, rest)| rest);
+        let file = runbook.lines().next().unwrap_or_default().trim();
+        let text = fs::read_to_string(runbooks.join(file)).unwrap_or_else(|_| panic!("{name}: no {file}"));
+        assert!(text.contains(&format!("`{name}`")), "{file} does not say `{name}`");
+        for part in ["## What you see", "## What it means", "## What to do", "## How to know that it is over"]
+        {
+            assert!(text.contains(part), "{file}: {part}");
+        }
+        assert!(metrics_in(&text).is_subset(&known), "{file}");
+        used.insert(file.to_owned());
+    }
+    let there = fs::read_dir(&runbooks).unwrap().map(|entry| entry.unwrap().file_name());
+    let there: BTreeSet<String> = there.map(|name| name.into_string().unwrap()).collect();
+    assert_eq!(there, used, "a runbook without an alert");
 }

@@ -12,7 +12,7 @@ use super::rates::{Counted, Rates};
 use super::readiness::{Progress, Readiness, Sample};
 use super::status::{self, Status};
 use crate::lsn::Lsn;
-use crate::observe::Observed;
+use crate::observe::{Kept, Observed};
 
 /// One relay under observation.
 pub(super) struct Watch {
@@ -80,6 +80,7 @@ impl Watch {
                 slot_confirmed_flush: Observed::lsn(&observed.slot_confirmed),
                 server_wal: sample.server_wal,
             },
+            slot: self.slot(),
             topics: status::Topics { grown: observed.grown_topics() },
             in_flight: status::Volume {
                 records: observed.in_flight_records.get(),
@@ -94,6 +95,7 @@ impl Watch {
                 open: self.observed.quarantine_open.get(),
                 held_keys: self.observed.held_keys.get(),
             },
+            cleanup: self.cleanup(today),
             totals: self.totals(),
             last_error: last_error.map(|(at, message)| status::LastError { at: timestamp(at), message }),
             process: status::Process { resident_memory_bytes: resident_memory() },
@@ -155,6 +157,32 @@ impl Watch {
         (millis != 0).then(|| today.duration_since(committed).unwrap_or_default())
     }
 
+    fn slot(&self) -> status::Slot {
+        let log = self.observed.slot_log();
+        status::Slot {
+            wal_status: log.status.map(|status| status.name()),
+            safe_wal_bytes: log.safe_bytes,
+            keep_limit_bytes: log.limit_bytes,
+        }
+    }
+
+    fn cleanup(&self, today: SystemTime) -> status::Cleanup {
+        let look = self.observed.cleanup();
+        let counted = Kept::ALL.into_iter().map(|why| (why, self.observed.kept_so_often(why)));
+        let kept = counted.filter(|(_, count)| *count > 0);
+        let age = |since: SystemTime| today.duration_since(since).unwrap_or_default().as_secs();
+        status::Cleanup {
+            mode: look.mode,
+            looked_at: look.looked_at.map(timestamp),
+            result: look.result,
+            held_up: look.held_up,
+            cleaned_at: look.cleaned_at.map(timestamp),
+            kept: kept.map(|(why, count)| status::KeptCount { reason: why.name(), count }).collect(),
+            table_bytes: look.table_bytes,
+            oldest_row_seconds: look.oldest_row.map(age),
+        }
+    }
+
     fn totals(&self) -> status::Totals {
         let observed = &*self.observed;
         status::Totals {
@@ -167,6 +195,8 @@ impl Watch {
             foreign_changes: observed.foreign_changes.get(),
             quarantined_rows: observed.quarantined_rows.get(),
             quarantine_settled: observed.quarantine_settled.get(),
+            cleaned_rows: observed.cleaned_rows.get(),
+            cleaned_buckets: observed.cleaned_buckets.get(),
             state_records: observed.state_records.get(),
             reconnects: observed.reconnects.get(),
             replication_segments: observed.replication_segments.get(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use outbox_admin_port::may_be_on;
 use outbox_kafka_link::protocol::{PROTOCOL, protocol};
@@ -16,10 +17,13 @@ use super::mistakes::{Mistake, Mistakes, Origin};
 use super::recovery::hindrance;
 use super::rules::{Rewrite, Rules, Template, TopicRule};
 use super::{
-    AdminSettings, Answer, ColumnNames, Existing, KafkaSettings, LogSettings, Loss, OutboxSettings,
-    QuarantineSettings, RecoverySettings, RuleColumns, Settings, SourceSettings, StateSettings,
+    AdminSettings, Answer, CleanupMode, CleanupSettings, ColumnNames, Existing, KafkaSettings, LogSettings, Loss,
+    OutboxSettings, QuarantineSettings, RecoverySettings, RuleColumns, Settings, SourceSettings, StateSettings,
     TopicSettings, kafka_options, topic_options,
 };
+
+/// A bucket is written into again eight days after its day, so it has to be empty before.
+const LONGEST_KEPT_BUCKET: Duration = Duration::from_secs(6 * 86_400);
 
 /// Reads every key. `None` where there is a mistake, which then stands in `mistakes`.
 pub fn settings(given: &AllGiven, existing: Option<Existing>, mistakes: &mut Mistakes) -> Option<Settings> {
@@ -30,6 +34,7 @@ pub fn settings(given: &AllGiven, existing: Option<Existing>, mistakes: &mut Mis
     let topics = reader.topics();
     let outbox = reader.outbox(kafka.as_ref().map(|kafka| kafka.topic_prefix.as_str()));
     let quarantine = reader.quarantine();
+    let cleanup = reader.cleanup(outbox.as_ref());
     let configured = reader.get(&keys::START_EXISTING);
     let recovery = reader.recovery(outbox.as_ref().map(|outbox| &outbox.columns));
     let state = reader.state();
@@ -43,6 +48,7 @@ pub fn settings(given: &AllGiven, existing: Option<Existing>, mistakes: &mut Mis
         topics: topics?,
         outbox: outbox?,
         quarantine: quarantine?,
+        cleanup: cleanup?,
         existing: existing.or(configured)?,
         recovery: recovery?,
         state: state?,
@@ -443,6 +449,41 @@ impl Reader<'_> {
             }
         }
         Some(QuarantineSettings { policy: policy?, topics, max_entries: max_entries? as u64 })
+    }
+
+    /// What may be removed, and how, follows from the table.
+    fn cleanup(&mut self, outbox: Option<&OutboxSettings>) -> Option<CleanupSettings> {
+        let given = self.get(&keys::CLEANUP_MODE);
+        let keep = self.get(&keys::CLEANUP_KEEP);
+        let interval = self.get(&keys::CLEANUP_INTERVAL);
+        let batch_rows = self.get(&keys::CLEANUP_BATCH_ROWS);
+        let outbox = outbox?;
+        let ours = outbox.is_contract();
+        let mode = given.unwrap_or(if ours { CleanupMode::Buckets } else { CleanupMode::Off });
+        let problem = match mode {
+            CleanupMode::Buckets if !ours => {
+                Some("is for outbox.events, which has buckets; for another table it is \"delete\" or \"off\"")
+            }
+            CleanupMode::Delete if ours => {
+                Some("is for tables of another shape; for outbox.events it is \"buckets\" or \"off\"")
+            }
+            CleanupMode::Delete if outbox.columns.writer.is_none() => {
+                Some("needs outbox.columns.writer: nothing else says which rows are published")
+            }
+            CleanupMode::Delete if outbox.columns.created_at.is_none() => {
+                Some("needs outbox.columns.created_at: nothing else says how old a row is")
+            }
+            CleanupMode::Buckets | CleanupMode::Delete | CleanupMode::Off => None,
+        };
+        if let Some(problem) = problem {
+            self.refuse(&keys::CLEANUP_MODE, problem.into());
+        }
+        if mode == CleanupMode::Buckets && keep.is_some_and(|keep| keep > LONGEST_KEPT_BUCKET) {
+            let problem = "is more than 144h: with cleanup.mode = \"buckets\" a bucket has to be empty before it comes \
+                           round after eight days";
+            self.refuse(&keys::CLEANUP_KEEP, problem.into());
+        }
+        Some(CleanupSettings { mode, keep: keep?, interval: interval?, batch_rows: batch_rows? })
     }
 
     fn state(&mut self) -> Option<StateSettings> {

@@ -8,7 +8,7 @@ use super::kinds::{
     LogFilter, RelayName, Secret, Size, Span, TableName, TopicName, TopicPrefix, TopicReplacement,
     TopicTemplate, WholeRegex,
 };
-use super::{Answer, Existing, LogFormat, Policy, ReceiveBuffer, SourceFormat};
+use super::{Answer, CleanupMode, Existing, LogFormat, Policy, ReceiveBuffer, SourceFormat};
 
 /// What every environment variable of the relay begins with.
 pub const VARIABLE_PREFIX: &str = "OUTBOX_RELAY_";
@@ -346,6 +346,27 @@ keys! {
     /// Undecided rows and those behind them that the quarantine may hold; at one more the relay halts.
     QUARANTINE_MAX_ENTRIES: Count = Count { min: 1, max: 1_000_000 }, "quarantine.max_entries", Text("10000"),
         "10000";
+
+    /// What becomes of published rows. `buckets` empties a past day's bucket of `outbox.events` as a whole
+    /// once all of it is published and no entry of the quarantine refers to it; the database looks at that itself
+    /// (`outbox.clean_bucket()`, which `outbox-relay init` installs: without it nothing is cleaned up). `delete`
+    /// removes rows of another table in small batches; it needs `outbox.columns.writer` and
+    /// `outbox.columns.created_at`, and the right, which `init` grants. `off` leaves everything. The rows of
+    /// `outbox.events` are the relay's to remove, another table's may be counted on by others: hence the
+    /// default. Rows that `--existing=skip` passed over count as published.
+    CLEANUP_MODE: Choice<CleanupMode> = Choice(&[
+        ("buckets", CleanupMode::Buckets), ("delete", CleanupMode::Delete), ("off", CleanupMode::Off),
+    ]), "cleanup.mode", Unset("`buckets` for `outbox.events`, `off` for another table"), "\"off\"";
+    /// How long published rows stay. A bucket goes when its youngest row is this old, so with 24 hours today's
+    /// and yesterday's stay; at most 144 hours with `buckets`, since a bucket comes round after eight days.
+    CLEANUP_KEEP: Span = Span { min: seconds(1), max: seconds(366 * 86_400) }, "cleanup.keep", Text("24h"),
+        "\"48h\"";
+    /// Time between two looks. Rows that were read in vain are looked at less and less often, down to once an
+    /// hour.
+    CLEANUP_INTERVAL: Span = Span { min: millis(100), max: seconds(86_400) }, "cleanup.interval", Text("5m"),
+        "\"5m\"";
+    /// Rows that one statement removes with `delete`.
+    CLEANUP_BATCH_ROWS: Count = Count { min: 1, max: 100_000 }, "cleanup.batch_rows", Text("1000"), "1000";
 
     /// The compacted topic that holds what the relay remembers.
     STATE_TOPIC: TopicName = TopicName, "state.topic", Text("outbox.relay.state"), "\"outbox.relay.state\"";

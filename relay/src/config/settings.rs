@@ -30,6 +30,8 @@ pub struct Settings {
     pub outbox: OutboxSettings,
     /// What becomes of rows that cannot be published.
     pub quarantine: QuarantineSettings,
+    /// What becomes of published rows.
+    pub cleanup: CleanupSettings,
     /// What to do with what stands in the table before there is a slot.
     pub existing: Existing,
     /// What follows where slot, server and state record do not agree.
@@ -208,6 +210,13 @@ pub struct OutboxSettings {
     pub format: SourceFormat,
 }
 
+impl OutboxSettings {
+    /// Whether it is the contract's own table.
+    pub fn is_contract(&self) -> bool {
+        self.schema == outbox_schema::sql::SCHEMA && self.table == outbox_schema::sql::TABLE
+    }
+}
+
 /// The form in which the server sends values. The records are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceFormat {
@@ -341,6 +350,41 @@ pub enum Policy {
     Continue,
     /// The relay halts before it.
     Halt,
+}
+
+/// What becomes of published rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CleanupSettings {
+    /// How they are removed (default: buckets of the contract's table, nothing of another).
+    pub mode: CleanupMode,
+    /// How long they stay (default 24 h).
+    pub keep: Duration,
+    /// Time between two looks (default 5 min).
+    pub interval: Duration,
+    /// Rows that one statement deletes (default 1,000).
+    pub batch_rows: usize,
+}
+
+/// How published rows are removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CleanupMode {
+    /// A past bucket of the contract's table as a whole.
+    Buckets,
+    /// Rows of another table in small batches.
+    Delete,
+    /// Not at all.
+    Off,
+}
+
+impl CleanupMode {
+    /// Its word in the configuration and in `/status`.
+    pub fn name(self) -> &'static str {
+        match self {
+            CleanupMode::Buckets => "buckets",
+            CleanupMode::Delete => "delete",
+            CleanupMode::Off => "off",
+        }
+    }
 }
 
 /// What a start does with rows that stand in the table while there is neither slot nor state record.

@@ -60,6 +60,8 @@ fn three_keys_are_enough() {
     assert_eq!(settings.outbox.columns.writer.as_deref(), Some("writer"));
     assert_eq!(settings.existing, Existing::Refuse);
     assert_eq!((settings.topics.create, settings.topics.partitions), (false, 12));
+    assert_eq!(settings.cleanup.mode, CleanupMode::Buckets);
+    assert_eq!(settings.cleanup.keep, Duration::from_secs(86_400));
     assert_eq!((settings.topics.replication, settings.topics.min_insync_replicas), (None, None));
     assert_eq!(settings.admin.listen.to_string(), "127.0.0.1:9464");
     assert_eq!(settings.drain_timeout, Duration::from_secs(25));
@@ -181,6 +183,33 @@ fn what_has_to_fit_together_is_checked() {
             .with("OUTBOX_RELAY_SOURCE_URL", "postgres://relay@localhost")
             .with("OUTBOX_RELAY_KAFKA_BROKERS", "k1:9092");
         assert_eq!(trial.refused().1, [key]);
+    }
+}
+
+#[test]
+fn what_may_be_removed_follows_from_the_table() {
+    let other = "[outbox]\ntable = \"public.outbox\"\n";
+    let mapped = "columns.writer = \"w\"\ncolumns.created_at = \"at\"\n";
+    let mode = |text: &str| Trial::toml(&format!("{THREE_KEYS}{text}")).load().unwrap().cleanup.mode;
+    assert_eq!(mode(other), CleanupMode::Off);
+    assert_eq!(mode("[cleanup]\nmode = \"off\"\nkeep = \"2000h\""), CleanupMode::Off);
+    assert_eq!(mode("[cleanup]\nkeep = \"144h\""), CleanupMode::Buckets);
+    let long = "[cleanup]\nmode = \"delete\"\nkeep = \"2000h\"";
+    assert_eq!(mode(&format!("{other}{mapped}{long}")), CleanupMode::Delete);
+    for (text, key, word) in [
+        ("[cleanup]\nkeep = \"145h\"".to_owned(), "cleanup.keep", "144h"),
+        ("[cleanup]\nmode = \"delete\"".to_owned(), "cleanup.mode", "another shape"),
+        (format!("{other}[cleanup]\nmode = \"buckets\""), "cleanup.mode", "delete"),
+        (format!("{other}[cleanup]\nmode = \"delete\""), "cleanup.mode", "columns.writer"),
+        (
+            format!("{other}columns.writer = \"w\"\n[cleanup]\nmode = \"delete\""),
+            "cleanup.mode",
+            "columns.created_at",
+        ),
+    ] {
+        let (told, keys) = Trial::toml(&format!("{THREE_KEYS}{text}")).refused();
+        assert_eq!(keys, [key], "{told}");
+        assert!(told.contains(word), "{told}");
     }
 }
 

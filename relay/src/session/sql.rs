@@ -17,6 +17,7 @@ use super::disposition::sql_end;
 use super::{End, Ending};
 use crate::config::{OutboxSettings, SourceSettings};
 use crate::lsn::Lsn;
+use crate::observe::{SlotLog, WalStatus};
 
 /// A question unanswered for this long means that the connection is lost.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -59,6 +60,8 @@ pub struct Ping {
     pub slot_confirmed: Option<Lsn>,
     /// Backend that streams from the slot.
     pub active_pid: Option<i32>,
+    /// What the server keeps for the slot, and may keep.
+    pub slot_log: SlotLog,
 }
 
 /// What the server says of itself.
@@ -296,14 +299,22 @@ impl Sql {
     /// As for every question.
     pub async fn ping(&self, slot: &str) -> Result<Ping, SqlError> {
         let question = "pinging PostgreSQL";
-        let sql = "SELECT pg_current_wal_flush_lsn()::text, s.confirmed_flush_lsn::text, s.active_pid
+        let sql = "SELECT pg_current_wal_flush_lsn()::text, s.confirmed_flush_lsn::text, s.active_pid,
+                          s.wal_status, s.safe_wal_size,
+                          nullif(pg_size_bytes(current_setting('max_slot_wal_keep_size')), -1)
                      FROM (SELECT 1) one LEFT JOIN pg_replication_slots s ON s.slot_name = $1";
         let row = self.one(question, sql, &[&slot]).await?;
         let confirmed: Option<String> = row.get(1);
+        let status: Option<&str> = row.get(3);
         Ok(Ping {
             wal_flush: lsn(question, row.get(0))?,
             slot_confirmed: confirmed.map(|text| lsn(question, text)).transpose()?,
             active_pid: row.get(2),
+            slot_log: SlotLog {
+                status: status.and_then(WalStatus::from_name),
+                safe_bytes: row.get(4),
+                limit_bytes: row.get(5),
+            },
         })
     }
 

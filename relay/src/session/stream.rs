@@ -9,9 +9,10 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::own::{Start, keep_alive, published, reader_end};
 use super::{Context, End, Ending, Owned, Reading, Sql, blocking, drain, step};
+use crate::cleanup::Cleaner;
 use crate::ledger::{self, Settler};
 use crate::lsn::Lsn;
-use crate::observe::{Observed, Phase};
+use crate::observe::{Observed, Phase, SlotLog};
 use crate::publisher::{Confirmations, Poller, Publishers, Window};
 use crate::quarantine::keeper::Keeper;
 use crate::quarantine::recall::{recall, whose};
@@ -57,10 +58,7 @@ pub(super) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, s
     let recalling = recall(&sql, &context.settings, context.lane, &mut record);
     let holds = match step(context, ending, recalling).await {
         Ok(holds) => holds,
-        Err(end) => {
-            ending.end(end.clone());
-            return ending.told().unwrap_or(end);
-        }
+        Err(end) => return over(ending, end),
     };
     let start = Start { record, must_meet, outbox_oid };
     let begun = {
@@ -77,10 +75,7 @@ pub(super) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, s
     };
     let pipeline = match begun {
         Ok(pipeline) => pipeline,
-        Err(end) => {
-            ending.end(end.clone());
-            return ending.told().unwrap_or(end);
-        }
+        Err(end) => return over(ending, end),
     };
     context.outstanding.begins();
     let slowly = context.refusals.until().map(|until| one_by_one(until.commit_lsn));
@@ -95,10 +90,13 @@ pub(super) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, s
         observed: &context.observed,
         ending,
     };
+    let (settings, recorder) = (&context.settings, &pipeline.recorder);
+    let cleaner = Cleaner { settings, recorder, observed: &context.observed };
     let end = tokio::select! {
         biased;
         end = watch(context, ending, &sql, &pipeline, pid) => end,
         end = keeper.keep() => Some(end),
+        never = cleaner.keep_clean() => match never {},
     };
     // The server must not wait for us: its connections go first, the rest of the pipeline after.
     let polite = end == Some(End::Drained);
@@ -128,6 +126,12 @@ pub(super) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, s
     }
     let told = ending.wait().await;
     undrained.unwrap_or(told)
+}
+
+/// The session is over before it streams; whatever runs for it hears so.
+fn over(ending: &Ending, end: End) -> End {
+    ending.end(end.clone());
+    ending.told().unwrap_or(end)
 }
 
 /// Builds the pipeline. The first record is acknowledged before the router reads anything: it makes the
@@ -296,6 +300,7 @@ async fn ping(
     if let Some(confirmed) = ping.slot_confirmed {
         context.observed.slot_confirmed.set(confirmed.0);
     }
+    show_log(&context.observed, ping.slot_log);
     if ping.active_pid != Some(pid) {
         return Err(End::Reconnect(format!(
             "the slot is no longer streamed by our backend {pid} but by {:?}",
@@ -310,6 +315,21 @@ async fn ping(
         });
     }
     Ok(())
+}
+
+/// Shows what the server keeps for the slot, and says it where that turns (R28).
+fn show_log(observed: &Observed, now: SlotLog) {
+    let turned = now.turned(&observed.slot_log_is(now));
+    let status = now.status.map_or("gone", |status| status.name());
+    match turned {
+        Some(false) => tracing::warn!(
+            status,
+            limit_bytes = now.limit_bytes,
+            "the slot is about to lose its log (max_slot_wal_keep_size): the relay has to catch up, or the limit to be raised"
+        ),
+        Some(true) => tracing::info!(status, "the slot's log is safe again"),
+        None => {}
+    }
 }
 
 /// Copies what the data path counts for itself to where it is seen.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::record::ListedEntry;
-use super::{Candidates, StateRecord};
+use super::{Candidates, PublishedSnapshot, StateRecord};
 use crate::config::StateSettings;
 use crate::ledger::Confirmed;
 use crate::lsn::Lsn;
@@ -80,6 +80,11 @@ impl Draft {
     /// What feedback may carry: the position of an acknowledged record, once it is believed (R33, R42).
     pub(crate) fn feedback(&self) -> Option<Lsn> {
         self.acknowledged().filter(|_| self.believed).map(|record| record.position)
+    }
+
+    /// What is published for ever: the newest snapshot of a record that is acknowledged, and believed (R42).
+    pub(super) fn published(&self) -> Option<&PublishedSnapshot> {
+        self.acknowledged().filter(|_| self.believed).and_then(|record| record.ring.newest())
     }
 
     /// Asks that a topic's partition count be recorded (R40).

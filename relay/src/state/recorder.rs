@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use super::draft::{Draft, Next};
 use super::record::ListedEntry;
 use super::store::{Store, StoreError};
-use super::{Candidates, StateRecord};
+use super::{Candidates, PublishedSnapshot, StateRecord};
 use crate::config::StateSettings;
 use crate::lsn::Lsn;
 use crate::observe::Observed;
@@ -123,6 +123,11 @@ impl Recorder {
     /// Entries that an acknowledged record lists, or listed until the position had passed them.
     pub fn listed(&self) -> u64 {
         self.draft.lock().listed()
+    }
+
+    /// What is published for ever, by the newest acknowledged record.
+    pub fn published(&self) -> Option<PublishedSnapshot> {
+        self.draft.lock().published().cloned()
     }
 
     /// Lets the caller tell the snapshots of what happened on the SQL connection.

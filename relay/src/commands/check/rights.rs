@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::ask;
 use super::finding::{Area, Finding};
-use crate::config::Settings;
+use crate::config::{CleanupMode, Settings};
 use crate::session::{Sql, SqlError};
 
 /// What was found. `None` is a thing that is not there.
@@ -19,6 +19,8 @@ pub struct Facts {
     pub uses_schema: Option<bool>,
     /// Whether it may read the outbox table.
     pub reads_table: Option<bool>,
+    /// Whether it may delete from the outbox table.
+    pub deletes: Option<bool>,
     /// Rights on `outbox.quarantine` that it lacks.
     pub quarantine_lacks: Option<Vec<String>>,
 }
@@ -39,6 +41,9 @@ const SQL: &str = "
         'in_group', EXISTS (SELECT FROM pg_roles g WHERE g.rolname = $3 AND pg_has_role(r.oid, g.oid, 'MEMBER')),
         'uses_schema', (SELECT has_schema_privilege(r.oid, n.oid, 'USAGE') FROM pg_namespace n WHERE n.nspname = $1),
         'reads_table', (SELECT has_table_privilege(r.oid, c.oid, 'SELECT')
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname = $1 AND c.relname = $2),
+        'deletes', (SELECT has_table_privilege(r.oid, c.oid, 'DELETE')
             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             WHERE n.nspname = $1 AND c.relname = $2),
         'quarantine_lacks', (SELECT coalesce((SELECT jsonb_agg(p) FROM unnest('{SELECT,INSERT,UPDATE}'::text[]) p
@@ -84,6 +89,7 @@ pub fn judge(facts: &Facts, settings: &Settings) -> Vec<Finding> {
         );
     }
     findings.extend(table(facts, settings));
+    findings.extend(deletion(facts, settings));
     findings.extend(quarantine(facts, settings));
     findings
 }
@@ -120,6 +126,25 @@ fn table(facts: &Facts, settings: &Settings) -> Option<Finding> {
         );
         Finding::error(Area::Rights, "table-read", subject, seen)
             .mend("grant it (init does)", format!("GRANT SELECT ON {name} TO {role};"))
+    })
+}
+
+/// Buckets are emptied by a function of the contract, which comes with the group's rights.
+fn deletion(facts: &Facts, settings: &Settings) -> Option<Finding> {
+    let outbox = &settings.outbox;
+    let wanted = settings.cleanup.mode == CleanupMode::Delete;
+    (wanted && facts.deletes == Some(false)).then(|| {
+        let name = quote_qualified(&outbox.schema, &outbox.table);
+        Finding::error(
+            Area::Rights,
+            "table-delete",
+            format!("{}.{}", outbox.schema, outbox.table),
+            format!("{} may not delete, which cleanup.mode = \"delete\" needs", settings.source.user),
+        )
+        .mend(
+            "grant it (init does), or set cleanup.mode = \"off\"",
+            format!("GRANT DELETE ON {name} TO {};", quote_identifier(&settings.source.user)),
+        )
     })
 }
 
@@ -173,6 +198,7 @@ mod tests {
             in_group: true,
             uses_schema: Some(true),
             reads_table: Some(true),
+            deletes: Some(false),
             quarantine_lacks: Some(Vec::new()),
         }
     }
@@ -201,6 +227,14 @@ mod tests {
             let found = findings.into_iter().find_map(|finding| finding.command);
             assert!(found.as_ref().is_some_and(|found| found.contains(command)), "{found:?}");
         }
+    }
+
+    #[test]
+    fn the_right_to_delete_is_asked_for_where_rows_are_deleted() {
+        let mut settings = settings();
+        settings.cleanup.mode = CleanupMode::Delete;
+        assert_eq!(codes(&judge(&sound(), &settings)), ["table-delete"]);
+        assert_eq!(codes(&judge(&Facts { deletes: Some(true), ..sound() }, &settings)), [""; 0]);
     }
 
     #[test]

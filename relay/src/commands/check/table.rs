@@ -7,7 +7,7 @@ use super::ask;
 use super::finding::{Area, Finding};
 use super::rights::init_command;
 use crate::commands::init::survey::{Contract, is_contract};
-use crate::config::{OutboxSettings, Settings};
+use crate::config::{CleanupMode, OutboxSettings, Settings};
 use crate::session::{Sql, SqlError};
 
 /// The table as the catalogue shows it.
@@ -105,7 +105,23 @@ pub fn judge(facts: Option<&Facts>, settings: &Settings) -> Vec<Finding> {
     findings.extend(types(facts, outbox, &name));
     findings.extend(keys(facts, outbox, &name));
     findings.extend(fill(outbox));
+    findings.extend(age(facts, settings));
     findings
+}
+
+/// Rows that are deleted by their age need a time to tell it by.
+fn age(facts: &Facts, settings: &Settings) -> Option<Finding> {
+    let name = settings.outbox.columns.created_at.as_ref()?;
+    let found = facts.column(name).filter(|_| settings.cleanup.mode == CleanupMode::Delete)?;
+    (!found.r#type.starts_with("timestamp")).then(|| {
+        Finding::error(
+            Area::Table,
+            "created-at-type",
+            name,
+            format!("is {}, so that cleanup.mode = \"delete\" cannot tell how old a row is", found.r#type),
+        )
+        .mend("map a timestamp, or leave the rows", "cleanup.mode = \"off\"")
+    })
 }
 
 /// The contract's version, and whether producers may insert now that there is a slot.
@@ -349,6 +365,15 @@ mod tests {
         let findings = judge(Some(&lacks), &settings());
         assert_eq!(codes(&findings), ["columns-missing"]);
         assert!(findings[0].seen.contains("no column payload, writer;"), "{}", findings[0].seen);
+    }
+
+    #[test]
+    fn rows_are_deleted_by_a_time() {
+        let mut settings = settings();
+        let found = |settings: &Settings| codes(&judge(Some(&retyped("created_at", "bigint")), settings));
+        assert_eq!(found(&settings), [""; 0]);
+        settings.cleanup.mode = CleanupMode::Delete;
+        assert_eq!(found(&settings), ["created-at-type"]);
     }
 
     #[test]

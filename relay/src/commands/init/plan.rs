@@ -5,7 +5,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::InitError;
 use super::survey::{Contract, Slot, Survey, Table, is_contract, published_columns};
-use crate::config::{Existing, Settings};
+use crate::config::{CleanupMode, Existing, Settings};
 
 /// Lets producers in, once there is a slot. The contract's roles bring every right but this one is taken
 /// from them first (see [`CLOSE_TO_PRODUCERS`]), so that it alone decides.
@@ -168,6 +168,22 @@ impl Plan {
             let outbox = &settings.outbox;
             let statement = sql::table_read_up(&outbox.schema, &outbox.table, name);
             self.run(format!("{name} may read {}.{}", outbox.schema, outbox.table), statement);
+        }
+        self.deletion(settings, survey);
+    }
+
+    /// Buckets of the contract's table are emptied by a function of its owner; other tables need the right.
+    fn deletion(&mut self, settings: &Settings, survey: &Survey) {
+        let (name, outbox) = (&settings.source.user, &settings.outbox);
+        match settings.cleanup.mode {
+            CleanupMode::Buckets | CleanupMode::Off => {}
+            CleanupMode::Delete if survey.role.is_some_and(|role| role.deletes) => {
+                self.present(format!("the right of {name} to delete published rows"));
+            }
+            CleanupMode::Delete => {
+                let statement = sql::table_delete_up(&outbox.schema, &outbox.table, name);
+                self.run(format!("{name} may delete from {}.{}", outbox.schema, outbox.table), statement);
+            }
         }
     }
 

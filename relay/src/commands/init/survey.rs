@@ -71,6 +71,8 @@ pub struct Role {
     pub in_group: bool,
     /// Whether it may read the table.
     pub reads_table: bool,
+    /// Whether it may delete from the table.
+    pub deletes: bool,
 }
 
 /// The relay's publication.
@@ -118,7 +120,7 @@ impl Survey {
 
 /// Whether the outbox is the contract's own table.
 pub fn is_contract(settings: &Settings) -> bool {
-    settings.outbox.schema == sql::SCHEMA && settings.outbox.table == sql::TABLE
+    settings.outbox.is_contract()
 }
 
 /// The columns that become part of a record, each once; nothing else is published.
@@ -240,13 +242,21 @@ async fn role(client: &Client, settings: &Settings) -> Result<Option<Role>, Init
                EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
                        WHERE n.nspname = $2 AND c.relname = $3
                        AND pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE')
-                       AND pg_catalog.has_table_privilege(r.oid, c.oid, 'SELECT'))
+                       AND pg_catalog.has_table_privilege(r.oid, c.oid, 'SELECT')),
+               EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                       WHERE n.nspname = $2 AND c.relname = $3
+                       AND pg_catalog.has_table_privilege(r.oid, c.oid, 'DELETE'))
         FROM pg_catalog.pg_roles AS r WHERE r.rolname = $1";
     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
         [&settings.source.user, &settings.outbox.schema, &settings.outbox.table];
     let row = client.query_opt(SQL, &parameters).await;
     let row = row.map_err(|source| InitError::Look { what: "the relay's role", source })?;
-    Ok(row.map(|row| Role { may_replicate: row.get(0), in_group: row.get(1), reads_table: row.get(2) }))
+    Ok(row.map(|row| Role {
+        may_replicate: row.get(0),
+        in_group: row.get(1),
+        reads_table: row.get(2),
+        deletes: row.get(3),
+    }))
 }
 
 async fn publication(client: &Client, settings: &Settings) -> Result<Option<Publication>, InitError> {

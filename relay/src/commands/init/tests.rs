@@ -48,11 +48,11 @@ fn complete(settings: &Settings) -> Survey {
     let mut columns = published.clone();
     columns.extend(["writer".to_string(), "seq".to_string()]);
     Survey {
-        contract: Contract::Version(2),
+        contract: Contract::Version(sql::CONTRACT_VERSION),
         quarantine: Some(quarantine()),
         table: Some(Table { columns, has_rows: Some(true), partitioned: true }),
         producers_let_in: true,
-        role: Some(Role { may_replicate: true, in_group: true, reads_table: true }),
+        role: Some(Role { may_replicate: true, in_group: true, reads_table: true, deletes: false }),
         publication: Some(Publication {
             inserts: true,
             via_root: true,
@@ -116,7 +116,7 @@ fn what_is_missing_is_made_alone() {
         ["GRANT USAGE ON SCHEMA outbox TO outbox_producer;"]
     );
     survey.producers_let_in = true;
-    survey.role = Some(Role { may_replicate: false, in_group: false, reads_table: false });
+    survey.role = Some(Role { may_replicate: false, in_group: false, reads_table: false, deletes: false });
     let plan = Plan::new(&settings, &survey).unwrap();
     assert_eq!(statements(&plan).len(), 1);
     let noted =
@@ -132,11 +132,12 @@ fn an_older_contract_gets_what_is_missing_in_one_transaction() {
     let [statement] = statements(&plan)[..] else { panic!("one step: {plan:?}") };
     assert!(statement.starts_with("BEGIN;") && statement.ends_with("COMMIT;"), "{statement}");
     assert!(statement.contains("CREATE TABLE IF NOT EXISTS outbox.quarantine"), "{statement}");
+    assert!(statement.contains("FUNCTION outbox.clean_bucket("), "{statement}");
     assert!(
         !statement.contains("CREATE TABLE outbox.events") && !statement.contains("REVOKE USAGE"),
         "{statement}"
     );
-    assert!(format!("{plan:?}").contains("from version 1 to 2"), "{plan:?}");
+    assert!(format!("{plan:?}").contains("from version 1 to 3"), "{plan:?}");
 }
 
 #[test]
@@ -181,6 +182,26 @@ fn another_table_gets_the_quarantine_and_no_more_of_the_contract() {
 }
 
 #[test]
+fn the_right_to_delete_is_granted_where_rows_are_deleted() {
+    let mode = |mode| {
+        settings(&[
+            ("OUTBOX_RELAY_OUTBOX_TABLE", "\"Sales\".outbox"),
+            ("OUTBOX_RELAY_OUTBOX_COLUMNS_WRITER", "writer"),
+            ("OUTBOX_RELAY_OUTBOX_COLUMNS_CREATED_AT", "at"),
+            ("OUTBOX_RELAY_CLEANUP_MODE", mode),
+        ])
+    };
+    let granted = |settings: &Settings| {
+        let plan = Plan::new(settings, &complete(settings)).unwrap();
+        statements(&plan).join("\n").contains("GRANT DELETE ON \"Sales\".\"outbox\" TO \"relay\"")
+    };
+    assert!(granted(&mode("delete")) && !granted(&mode("off")));
+    let mut survey = complete(&mode("delete"));
+    survey.role.as_mut().unwrap().deletes = true;
+    assert!(statements(&Plan::new(&mode("delete"), &survey).unwrap()).is_empty());
+}
+
+#[test]
 fn each_obstacle_has_its_sentence() {
     type Change = fn(&mut Survey);
     let cases: &[(Change, &str)] = &[
@@ -188,7 +209,7 @@ fn each_obstacle_has_its_sentence() {
         (|s| s.server.as_mut().unwrap().in_recovery = true, "standby"),
         (|s| s.server.as_mut().unwrap().database = "postgres".into(), "database \"postgres\""),
         (|s| s.server.as_mut().unwrap().wal_level = "replica".into(), "wal_level is replica"),
-        (|s| s.contract = Contract::Version(3), "version 3"),
+        (|s| s.contract = Contract::Version(4), "version 4"),
         (|s| s.contract = Contract::Version(0), "version 0"),
         (|s| s.quarantine = Some(vec!["id".into()]), "outbox.quarantine"),
         (|s| s.contract = Contract::Foreign, "not the contract's"),

@@ -16,12 +16,13 @@ pub fn render(status: &Value) -> String {
         ("received", text(status, "/positions/received")),
         ("confirmed", text(status, "/positions/confirmed")),
         ("recorded", text(status, "/positions/recorded")),
-        ("slot", text(status, "/positions/slot_confirmed_flush")),
+        ("slot", slot(status)),
         ("server", text(status, "/positions/server_wal")),
         ("lag", lag(status)),
         ("in flight", volume(status, "/in_flight/records", "/in_flight/bytes", "")),
         ("rate", volume(status, "/rates/records_per_second", "/rates/bytes_per_second", "/s")),
         ("published", published(status)),
+        ("clean-up", text(status, "/cleanup/result")),
         ("reconnects", text(status, "/totals/reconnects")),
         ("last error", last_error(status)),
     ]
@@ -73,6 +74,17 @@ fn ready(status: &Value) -> Option<String> {
     })
 }
 
+fn slot(status: &Value) -> Option<String> {
+    let mut line = text(status, "/positions/slot_confirmed_flush")?;
+    if let Some(wal_status) = text(status, "/slot/wal_status") {
+        line += &format!(", {wal_status}");
+    }
+    if let Some(safe) = number(status, "/slot/safe_wal_bytes") {
+        line += &format!(", {} more of log until it may be given up", bytes(safe.max(0.0)));
+    }
+    Some(line)
+}
+
 fn lag(status: &Value) -> Option<String> {
     let behind = number(status, "/lag/bytes").map(bytes);
     let seconds = number(status, "/lag/seconds").map(duration);
@@ -119,6 +131,8 @@ mod tests {
             "positions": {"received": "0/16B3748", "confirmed": "0/16B3748", "recorded": "0/16B3700",
                           "slot_confirmed_flush": "0/16B3700", "server_wal": "0/16B3800"},
             "lag": {"bytes": 256, "slot_bytes": 5_242_880, "seconds": 0.42},
+            "slot": {"wal_status": "extended", "safe_wal_bytes": 1_073_741_824, "keep_limit_bytes": null},
+            "cleanup": {"result": "nothing to remove"},
             "in_flight": {"records": 3, "bytes": 2048},
             "rates": {"records_per_second": 1200.4, "bytes_per_second": 1_500_000.0},
             "totals": {"records": 7, "bytes": 700, "transactions": 5, "reconnects": 1},
@@ -132,12 +146,13 @@ epoch       1
 received    0/16B3748
 confirmed   0/16B3748
 recorded    0/16B3700
-slot        0/16B3700
+slot        0/16B3700, extended, 1.0 GiB more of log until it may be given up
 server      0/16B3800
 lag         256 B, 0.4 s, the server keeps 5.0 MiB for the slot
 in flight   3 records, 2.0 KiB
 rate        1200 records/s, 1.4 MiB/s
 published   7 records, 700 B, 5 transactions
+clean-up    nothing to remove
 reconnects  1
 last error  connection refused (at 2026-01-02T03:04:05Z)
 ";

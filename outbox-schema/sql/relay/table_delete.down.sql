@@ -1,0 +1,1 @@
+REVOKE DELETE ON {{table}} FROM {{role}};
