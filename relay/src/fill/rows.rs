@@ -1,5 +1,6 @@
 //! The rows of a fill, as the server's text, in the order of `seq`, on the slot's exported snapshot.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use outbox_postgres_link::tls::Connector;
@@ -78,7 +79,23 @@ pub(crate) fn table(outbox: &OutboxSettings) -> String {
 /// say which transaction wrote a row.
 pub(crate) fn is_published(outbox: &OutboxSettings, base: &str) -> Option<String> {
     let writer = quote_identifier(outbox.columns.writer.as_deref()?);
-    Some(format!("pg_visible_in_snapshot({writer}::text::xid8, {}::pg_snapshot)", quote_literal(base)))
+    let base = quote_literal(&in_order(base));
+    Some(format!("pg_visible_in_snapshot({writer}::text::xid8, {base}::pg_snapshot)"))
+}
+
+/// A snapshot whose bounds are in order. The one that a slot exports where nothing was running may begin behind its end
+/// (`20545:20544:`): then all below its beginning is visible and nothing else, as PostgreSQL's own look at it goes, but
+/// the type `pg_snapshot` refuses the text.
+fn in_order(snapshot: &str) -> Cow<'_, str> {
+    let number = |text: &str| text.parse::<u64>().ok();
+    let bounds = snapshot.split_once(':').and_then(|(from, rest)| {
+        let (to, _) = rest.split_once(':')?;
+        Some((number(from)?, number(to)?))
+    });
+    match bounds {
+        Some((from, to)) if from > to => format!("{from}:{from}:").into(),
+        _ => snapshot.into(),
+    }
 }
 
 /// The condition that a row is to be filled. One without a writer is, since nothing says that it is published.
@@ -155,8 +172,8 @@ impl Rows {
         );
         client.batch_execute(&begin).await.map_err(server)?;
         let shape = shape(&client, outbox, &table).await?;
-        let snapshot =
-            client.query_one("SELECT pg_current_snapshot()::text", &[]).await.map_err(server)?.get(0);
+        let row = client.query_one("SELECT pg_current_snapshot()::text", &[]).await.map_err(server)?;
+        let snapshot = in_order(row.get(0)).into_owned();
         let columns: Vec<String> =
             shape.columns.iter().map(|column| quote_identifier(&column.name)).collect();
         let declare = format!(
@@ -258,4 +275,17 @@ async fn shape(client: &Client, outbox: &OutboxSettings, table: &str) -> Result<
         .filter(|column| outbox.columns.publishes(&column.name))
         .collect();
     Ok(RelationShape { schema: outbox.schema.clone(), table: outbox.table.clone(), columns })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_that_ends_before_it_begins_is_put_in_order() {
+        assert_eq!(in_order("20545:20544:"), "20545:20545:");
+        for sound in ["20544:20545:", "5:9:6,7", "7:7:", "", "x"] {
+            assert_eq!(in_order(sound), sound);
+        }
+    }
 }

@@ -370,6 +370,8 @@ impl Postgres {
             settings.into_iter().map(|(name, value)| format!("{name} = '{value}'\n")).collect();
         let file = fs::File::options().append(true).open(standby.data().join("postgresql.conf"));
         file.and_then(|mut file| file.write_all(lines.as_bytes())).expect("postgresql.conf");
+        // What the primary waits for is no business of the standby's, which would wait for itself once it is promoted.
+        standby.put_file("postgresql.auto.conf", "");
         standby.put_file("standby.signal", "");
         standby.start_again();
         standby

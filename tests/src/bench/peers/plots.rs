@@ -1,6 +1,6 @@
 //! The plots of the report beside the peers.
 
-use super::report::{is_ours, middle, title};
+use super::report::{is_ours, middle};
 use super::results::Results;
 use crate::bench::figures::Spread;
 use crate::bench::plots::marks;
@@ -8,17 +8,46 @@ use crate::plot::bars::{Bars, Row};
 use crate::plot::stack::{self, Stack};
 use crate::plot::{Figure, percentiles};
 
-/// How many times as fast we are: a name, and the ratios.
-pub fn ratios(rows: &[(String, Option<Spread>)]) -> Figure {
-    let rows = rows.iter().map(|(name, spread)| Row::bar(name.replace('`', ""), "c0", *spread)).collect();
-    let reference = Some((1.0, "as fast".to_owned()));
-    let bars = Bars { unit: "times as fast".to_owned(), digits: 2, rows, reference };
+/// Of one case and one peer: how many times as fast we are, or how many times as long the peer takes.
+pub struct Compared<'r> {
+    /// What was done.
+    pub case: &'r str,
+    /// Beside whom.
+    pub peer: &'r Results,
+    /// The ratios.
+    pub ratio: Option<Spread>,
+}
+
+/// How many times as fast we are.
+pub fn speeds(compared: &[Compared<'_>]) -> Figure {
     Figure::of(
         "How many times as fast are relay and consumer?",
-        "Each bar is our speed by that of the other, of two runs of one round; right of the line we are faster. Where \
-         p99 is named, it is how many times as long the other takes.",
-        &bars,
+        "Each bar is our speed by that of the other, of two runs of one round; right of the line we are faster.",
+        &ratios(compared, "times as fast", "as fast"),
     )
+}
+
+/// How many times as long the peers take.
+pub fn times(compared: &[Compared<'_>]) -> Figure {
+    Figure::of(
+        "How many times as long do the others take?",
+        "Each bar is the other's 99th percentile by ours, run by run; right of the line ours is shorter.",
+        &ratios(compared, "times as long", "as long"),
+    )
+}
+
+fn ratios(compared: &[Compared<'_>], unit: &str, even: &str) -> Bars {
+    let mut rows = Vec::new();
+    let mut before = "";
+    for Compared { case, peer, ratio } in compared {
+        if *case != before {
+            rows.push(Row::Heading((*case).to_owned()));
+            before = case;
+        }
+        rows.push(Row::bar(title(peer), "c0", *ratio));
+    }
+    let reference = Some((1.0, even.to_owned()));
+    Bars { unit: unit.to_owned(), digits: 2, rows, reference }
 }
 
 /// Events a second of everybody in one case, once warm.
@@ -80,6 +109,11 @@ pub fn latency(case: &str, systems: &[&Results]) -> Figure {
          logarithmic. The four figures are p50 / p90 / p99 / the longest.",
         rows,
     )
+}
+
+/// Who, with which settings.
+pub fn title(results: &Results) -> String {
+    format!("{}, {}", results.system, results.settings)
 }
 
 fn class(results: &Results) -> &'static str {

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::capture::STEADY;
 use super::consumers::{self, Work};
 use super::plan::Counts;
-use super::plots;
+use super::plots::{self, Compared};
 use super::relays;
 use super::results::{Latency, Results};
 use crate::bench::consumer::ground::SETTINGS;
@@ -119,15 +119,15 @@ impl Report {
     }
 
     fn ratios(&self, page: &mut Page) -> fmt::Result {
-        let mut rows: Vec<(String, Option<Spread>)> = Vec::new();
+        let (mut speeds, mut times) = (Vec::new(), Vec::new());
         for peer in self.peers.iter().filter(|results| !is_ours(results) && !is_baseline(results)) {
             let Some(ours) = ours(&self.peers, peer) else { continue };
-            let (system, settings) = (&peer.system, peer.settings);
-            rows.push(if peer.latency.is_empty() {
-                (format!("{}: ÷ {system}, {settings}", peer.case), peer.ratio(ours))
+            let case = peer.case.as_str();
+            if peer.latency.is_empty() {
+                speeds.push(Compared { case, peer, ratio: peer.ratio(ours) });
             } else {
-                (format!("{}: p99 of {system}, {settings} ÷ ours", peer.case), latency_ratio(ours, peer))
-            });
+                times.push(Compared { case, peer, ratio: latency_ratio(ours, peer) });
+            }
         }
         let mut baselines = Vec::new();
         for under in results_of::<Vec<RelayResults>>(self.relay.as_ref()).unwrap_or_default() {
@@ -149,10 +149,21 @@ impl Report {
             page,
             "\n## Ratios\n\nHow many times as fast we are, of two runs of one round each. Above 1 we are faster.\n"
         )?;
-        page.figure(plots::ratios(&rows));
+        if !speeds.is_empty() {
+            page.figure(plots::speeds(&speeds));
+        }
+        if !times.is_empty() {
+            page.figure(plots::times(&times));
+        }
         writeln!(page, "| | median | quartiles | min – max |\n|---|---|---|---|")?;
-        for (name, spread) in rows.into_iter().chain(baselines) {
-            row(page, &name, spread, 2)?;
+        for Compared { case, peer, ratio } in speeds {
+            row(page, &format!("{case}: ÷ {}", plots::title(peer)), ratio, 2)?;
+        }
+        for Compared { case, peer, ratio } in times {
+            row(page, &format!("{case}: p99 of {} ÷ ours", plots::title(peer)), ratio, 2)?;
+        }
+        for (name, ratio) in baselines {
+            row(page, &name, ratio, 2)?;
         }
         Ok(())
     }
@@ -349,11 +360,6 @@ pub(super) fn middle(runs: impl IntoIterator<Item = Percentiles>) -> Percentiles
         p99: median(|p| p.p99),
         max: median(|p| p.max),
     }
-}
-
-/// Who, with which settings.
-pub(super) fn title(results: &Results) -> String {
-    format!("{}, {}", results.system, results.settings)
 }
 
 fn name(results: &Results) -> String {
