@@ -38,7 +38,6 @@ impl HaltReason {
             HaltReason::OtherSystem { .. } => Some(Loss::OtherSystem),
             HaltReason::ServerBehind { .. }
             | HaltReason::OtherHistory { .. }
-            | HaltReason::TimelineWentBack { .. }
             | HaltReason::NotAnAncestor { .. } => Some(Loss::Restored),
             HaltReason::NothingYet
             | HaltReason::NothingYetButRows
@@ -46,6 +45,8 @@ impl HaltReason {
             | HaltReason::WrongPlugin { .. }
             | HaltReason::WrongDatabase { .. }
             | HaltReason::TemporarySlot
+            // A former primary is no place to publish from, whatever is configured.
+            | HaltReason::TimelineWentBack { .. }
             | HaltReason::HistoryMissing { .. }
             | HaltReason::TooManyFills { .. }
             | HaltReason::RowsMayBeGone { .. } => None,
