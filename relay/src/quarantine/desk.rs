@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::entry::{Cause, Entry, RawRow};
@@ -45,7 +46,7 @@ pub struct Decided {
 }
 
 /// What became of a decided entry and those behind it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// The decided entry.
     pub head: EntryId,
@@ -60,7 +61,7 @@ pub struct Outcome {
 }
 
 /// An entry that could not be published when its turn came.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stuck {
     /// Which one.
     pub id: EntryId,
