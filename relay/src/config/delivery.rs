@@ -9,7 +9,7 @@ pub struct DeliverySettings {
     pub guarantee: Guarantee,
     /// How long a Kafka transaction stays open under load (default 100 ms); longer while the relay is far behind.
     pub commit_interval: Duration,
-    /// Records above which a Kafka transaction ends with the PostgreSQL transaction at hand (default 200,000).
+    /// Records above which a Kafka transaction ends with the PostgreSQL transaction at hand (default 500,000).
     pub max_records: u64,
     /// The same in bytes (default 256 MiB).
     pub max_bytes: u64,

@@ -243,8 +243,8 @@ keys! {
     DELIVERY_COMMIT_INTERVAL: Span = Span { min: millis(5), max: seconds(10) }, "delivery.commit_interval",
         Text("100ms"), "\"50ms\"";
     /// Records above which a Kafka transaction ends with the PostgreSQL transaction at hand.
-    DELIVERY_MAX_RECORDS: Count = Count { min: 1, max: 10_000_000 }, "delivery.max_records", Text("200000"),
-        "200000";
+    DELIVERY_MAX_RECORDS: Count = Count { min: 1, max: 10_000_000 }, "delivery.max_records", Text("500000"),
+        "500000";
     /// Bytes above which it does.
     DELIVERY_MAX_BYTES: Size = Size { min: MIB, max: 16 * GIB }, "delivery.max_bytes", Text("256MiB"),
         "\"256MiB\"";

@@ -260,7 +260,7 @@ impl Recorder {
     /// Waits a moment; answers whether the Kafka transaction has to end.
     fn is_cut_due(
         &self,
-        together: &Together,
+        together: &mut Together,
         delivery: &DeliverySettings,
         parts: &Rest,
         last: Option<Instant>,
@@ -272,7 +272,10 @@ impl Recorder {
         let confirmed = parts.confirmations.newest();
         let waited = last.map_or(Duration::ZERO, |last| last.elapsed());
         let held = together.gate.held();
-        let due = ends(&held, delivery, parts.positions.lag())
+        // A stream that stands still is not behind, however old what came last: nobody waits for more of it.
+        let flows = together.window.records() > 0 || together.grows(held.records);
+        let lag = if flows { parts.positions.lag() } else { Duration::ZERO };
+        let due = ends(&held, delivery, lag)
             || draft.is_due(&confirmed, waited, &parts.settings);
         if !due {
             let_feedback_follow(&draft, parts);

@@ -30,6 +30,8 @@ pub struct Together {
     pub(super) window: Arc<Window>,
     /// A commit was begun whose answer is not known.
     unanswered: bool,
+    /// Records in the Kafka transaction at the last look.
+    looked: u64,
 }
 
 impl Together {
@@ -65,7 +67,12 @@ impl Together {
         }
         store.is_unchanged(ending)?;
         publishers.current().begin()?;
-        Ok(Together { store, publishers, gate, window, unanswered: false })
+        Ok(Together { store, publishers, gate, window, unanswered: false, looked: 0 })
+    }
+
+    /// Whether the Kafka transaction holds another number of records than at the last look.
+    pub(super) fn grows(&mut self, records: u64) -> bool {
+        std::mem::replace(&mut self.looked, records) != records
     }
 
     /// Whether anything that was handed over was not taken: then the transaction ends with the session.
