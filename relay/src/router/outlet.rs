@@ -284,7 +284,9 @@ impl Outlet {
     /// # Errors
     /// Its topic cannot be published to, or its time is refused.
     pub(super) fn send(&mut self, record: &Record<'_>, at: &RowPosition) -> Result<Sent, RouteError> {
-        if let Some(reason) = self.refusals().why_alone(place_of(at)) {
+        if self.gate.is_some()
+            && let Some(reason) = self.refusals().why_alone(place_of(at))
+        {
             return Ok(Sent::Refused { opaque: None, cause: Cause::Refused, reason });
         }
         let count = match self.topics.partitions(record.topic, record.timestamp_ms) {

@@ -2,6 +2,7 @@
 //! everything that queued up behind it, in the order in which it was read, then the hold is lifted (R46).
 
 use super::outlet::{Outlet, RouteError, Sent};
+use super::topics::PATIENCE;
 use super::{Plan, RowPosition, Scratch, Unpublishable};
 use crate::quarantine::Cause;
 use crate::quarantine::carry::{Went, carry_out};
@@ -20,13 +21,19 @@ impl Outlet {
         if self.carried.iter().any(|outcome| outcome.head == id) {
             return Ok(());
         }
-        let asked = self.desk.ask(Question::Decision { id, xid }, &self.ending);
+        let asked = self.desk.ask_until(Question::Decision { id, xid }, &self.ending, |waited| {
+            waited > PATIENCE && self.gate.as_ref().is_some_and(|gate| gate.holds_any())
+        });
         let decided = match asked {
             Some(Answer::Decision(Some(decided))) => *decided,
             // Carried out before, or there is no such entry: anybody may write a message.
             Some(Answer::Decision(None)) => {
                 tracing::info!(commit_lsn = %id.1, ordinal = id.2, "a decision about the quarantine that is nothing to carry out");
                 return Ok(());
+            }
+            None if self.gate.is_some() && !self.ending.is_over() => {
+                let why = "a decision about the quarantine cannot be seen yet: its transaction waits for a standby";
+                return Err(RouteError::HoldsBack(why.into()));
             }
             Some(Answer::Behind(_) | Answer::Settled(_)) | None => return Ok(()),
         };

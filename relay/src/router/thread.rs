@@ -318,8 +318,8 @@ impl Router {
             refusals.passed();
             return Err(RouteError::Anew("past the refused records: sending in full flow again".into()));
         }
-        gate.enter(ending);
-        Ok(())
+        // A Kafka transaction that may be on its way to its commit takes nothing any more.
+        if gate.enter(ending) { Ok(()) } else { Err(over()) }
     }
 
     /// Waits until all that was sent is committed, outside of a transaction.
@@ -430,10 +430,14 @@ fn keep_small(parts: &RouterParts, split: &mut Option<Lsn>) -> Result<(), RouteE
                 );
             }
             recorder.wake();
-            gate.cut_within(ending);
-            Ok(())
+            if gate.cut_within(ending) { Ok(()) } else { Err(over()) }
         }
     }
+}
+
+/// Nobody hears it: the session has ended before.
+fn over() -> RouteError {
+    RouteError::Producer("the session is over".into())
 }
 
 /// Where the next row of the outbox stands; `None` where it is published already.

@@ -45,7 +45,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 const MAKE_AGAIN: Duration = Duration::from_secs(5);
 
 /// How long a Kafka transaction that holds events is left open for something that has to come first.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Partition counts: pinned by the state record, and looked up on a topic's first use in a session.
 pub struct Topics {
