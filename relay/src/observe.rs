@@ -119,6 +119,16 @@ pub struct Observed {
     pub reconnects: Gauge,
     /// State records acknowledged.
     pub state_records: Gauge,
+    /// Kafka transactions committed, with exactly one delivery.
+    pub kafka_commits: Gauge,
+    /// Kafka transactions with events that were aborted.
+    pub kafka_aborts: Gauge,
+    /// Events in the committed ones.
+    pub kafka_committed_records: Gauge,
+    /// Microseconds from the last acknowledgement in them to their commit.
+    pub kafka_commit_micros: Gauge,
+    /// PostgreSQL transactions that were published in several Kafka transactions.
+    pub split_transactions: Gauge,
     /// Commit time of the newest wholly published transaction, Unix milliseconds; 0 before the first.
     pub published_commit_millis: Gauge,
     /// Rows that were published from the table and not from the stream.
@@ -187,6 +197,11 @@ impl Observed {
             held_keys: g(),
             reconnects: g(),
             state_records: g(),
+            kafka_commits: g(),
+            kafka_aborts: g(),
+            kafka_committed_records: g(),
+            kafka_commit_micros: g(),
+            split_transactions: g(),
             published_commit_millis: g(),
             filled_rows: g(),
             epoch: g(),

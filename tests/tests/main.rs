@@ -30,6 +30,7 @@ mod decoder_differential;
 mod demo;
 mod enqueue;
 mod event_bus;
+mod exactly_once;
 mod existing;
 mod failover;
 mod fill;

@@ -126,6 +126,29 @@ pub const FAMILIES: &[Family] = &[
     counter("outbox_relay_state_records_total", "State records acknowledged.", |s| {
         float(s.totals.state_records)
     }),
+    counter(
+        "outbox_relay_kafka_transactions_committed_total",
+        "Kafka transactions committed, with exactly one delivery.",
+        |s| float(s.delivery.transactions_committed),
+    ),
+    counter(
+        "outbox_relay_kafka_transactions_aborted_total",
+        "Kafka transactions with events that were aborted.",
+        |s| float(s.delivery.transactions_aborted),
+    ),
+    counter("outbox_relay_kafka_transaction_records_total", "Events in committed Kafka transactions.", |s| {
+        float(s.delivery.committed_records)
+    }),
+    counter(
+        "outbox_relay_kafka_commit_seconds_total",
+        "Time from the last acknowledgement in a Kafka transaction to its commit.",
+        |s| Some(s.delivery.commit_seconds),
+    ),
+    counter(
+        "outbox_relay_split_transactions_total",
+        "PostgreSQL transactions that were published in several Kafka transactions.",
+        |s| float(s.delivery.split_transactions),
+    ),
     counter("outbox_relay_reconnects_total", "Sessions begun after the first.", |s| {
         float(s.totals.reconnects)
     }),

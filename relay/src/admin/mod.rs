@@ -52,6 +52,8 @@ pub struct Identity {
     pub publication: String,
     /// Version of the program.
     pub version: String,
+    /// `delivery.guarantee`.
+    pub guarantee: &'static str,
     /// When the process began; uptime is measured from here.
     pub started_at: Instant,
 }

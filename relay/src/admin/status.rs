@@ -39,6 +39,8 @@ pub struct Status {
     pub in_flight: Volume,
     /// Averages over the last ten seconds.
     pub rates: Rates,
+    /// How often an event comes, and the Kafka transactions that see to it.
+    pub delivery: Delivery,
     /// Rows that cannot be published, and what waits behind them.
     pub quarantine: Quarantine,
     /// The outbox table, and what is removed from it.
@@ -131,6 +133,25 @@ pub struct Rates {
     /// TCP segments with data received on the replication connection per published transaction; `null` while
     /// none is published, or where the kernel does not say.
     pub segments_per_transaction: Option<f64>,
+}
+
+/// How often an event comes, and the Kafka transactions that see to it; those are zero with at-least-once delivery.
+#[derive(Debug, Clone, Serialize)]
+pub struct Delivery {
+    /// `delivery.guarantee` in force.
+    pub guarantee: &'static str,
+    /// Kafka transactions committed.
+    pub transactions_committed: u64,
+    /// Kafka transactions with events that were aborted.
+    pub transactions_aborted: u64,
+    /// Events in the committed ones.
+    pub committed_records: u64,
+    /// The average of a committed one, those with the state record alone included; `null` before the first.
+    pub records_per_transaction: Option<f64>,
+    /// Time spent in ending them: from the last acknowledgement to the commit.
+    pub commit_seconds: f64,
+    /// PostgreSQL transactions that were published in several Kafka transactions (`delivery.larger`).
+    pub split_transactions: u64,
 }
 
 /// Rows that cannot be published, and what waits behind them.

@@ -32,6 +32,7 @@ impl Trial {
             slot: "outbox_orders".to_owned(),
             publication: "outbox_orders".to_owned(),
             version: "1.2.3".to_owned(),
+            guarantee: "at_least_once",
             started_at: Instant::now(),
         };
         let settings = AdminSettings { listen, stalled_after: Duration::from_secs(30) };

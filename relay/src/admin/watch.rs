@@ -91,6 +91,7 @@ impl Watch {
                 bytes_per_second: tenths(rates.bytes),
                 segments_per_transaction: rates.segments_per_transaction,
             },
+            delivery: self.delivery(),
             quarantine: status::Quarantine {
                 open: self.observed.quarantine_open.get(),
                 held_keys: self.observed.held_keys.get(),
@@ -166,6 +167,21 @@ impl Watch {
         }
     }
 
+    fn delivery(&self) -> status::Delivery {
+        let observed = &*self.observed;
+        let commits = observed.kafka_commits.get();
+        let records = observed.kafka_committed_records.get();
+        status::Delivery {
+            guarantee: self.identity.guarantee,
+            transactions_committed: commits,
+            transactions_aborted: observed.kafka_aborts.get(),
+            committed_records: records,
+            records_per_transaction: (commits > 0).then(|| tenths(records as f64 / commits as f64)),
+            commit_seconds: observed.kafka_commit_micros.get() as f64 / 1e6,
+            split_transactions: observed.split_transactions.get(),
+        }
+    }
+
     fn cleanup(&self, today: SystemTime) -> status::Cleanup {
         let look = self.observed.cleanup();
         let counted = Kept::ALL.into_iter().map(|why| (why, self.observed.kept_so_often(why)));
@@ -233,6 +249,7 @@ mod tests {
             slot: "outbox_orders".to_owned(),
             publication: "outbox_orders".to_owned(),
             version: "1.2.3".to_owned(),
+            guarantee: "at_least_once",
             started_at,
         };
         Watch::new(identity, observed.clone(), Duration::from_secs(30))

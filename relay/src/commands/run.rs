@@ -69,6 +69,7 @@ async fn serve(settings: Settings, no_wait: bool) -> anyhow::Result<Exit> {
         slot: settings.slot(),
         publication: settings.publication(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        guarantee: settings.delivery.guarantee.name(),
         started_at: Instant::now(),
     };
     tracing::info!(

@@ -17,7 +17,7 @@ use super::mistakes::{Mistake, Mistakes, Origin};
 use super::recovery::hindrance;
 use super::rules::{Rewrite, Rules, Template, TopicRule};
 use super::{
-    AdminSettings, Answer, CleanupMode, CleanupSettings, ColumnNames, Existing, KafkaSettings, LogSettings,
+    AdminSettings, Answer, CleanupMode, CleanupSettings, ColumnNames, DeliverySettings, Existing, KafkaSettings, LogSettings,
     Loss, OutboxSettings, QuarantineSettings, RecoverySettings, RuleColumns, Settings, SourceSettings,
     StateSettings, TopicSettings, kafka_options, topic_options,
 };
@@ -31,6 +31,7 @@ pub fn settings(given: &AllGiven, existing: Option<Existing>, mistakes: &mut Mis
     let name = reader.get(&keys::NAME);
     let source = reader.source(name.as_deref());
     let kafka = reader.kafka();
+    let delivery = reader.delivery();
     let topics = reader.topics();
     let outbox = reader.outbox(kafka.as_ref().map(|kafka| kafka.topic_prefix.as_str()));
     let quarantine = reader.quarantine();
@@ -45,6 +46,7 @@ pub fn settings(given: &AllGiven, existing: Option<Existing>, mistakes: &mut Mis
         name: name?,
         source: source?,
         kafka: kafka?,
+        delivery: delivery?,
         topics: topics?,
         outbox: outbox?,
         quarantine: quarantine?,
@@ -258,6 +260,25 @@ impl Reader<'_> {
             options.push((name.to_string(), given.text.clone()));
         }
         options
+    }
+
+    fn delivery(&mut self) -> Option<DeliverySettings> {
+        let guarantee = self.get(&keys::DELIVERY_GUARANTEE);
+        let commit_interval = self.get(&keys::DELIVERY_COMMIT_INTERVAL);
+        let max_records = self.get(&keys::DELIVERY_MAX_RECORDS);
+        let max_bytes = self.get(&keys::DELIVERY_MAX_BYTES);
+        let max_transaction_records = self.get(&keys::DELIVERY_MAX_TRANSACTION_RECORDS);
+        let larger = self.get(&keys::DELIVERY_LARGER);
+        let transaction_timeout = self.get(&keys::DELIVERY_TRANSACTION_TIMEOUT);
+        Some(DeliverySettings {
+            guarantee: guarantee?,
+            commit_interval: commit_interval?,
+            max_records: max_records? as u64,
+            max_bytes: max_bytes? as u64,
+            max_transaction_records: max_transaction_records? as u64,
+            larger: larger?,
+            transaction_timeout: transaction_timeout?,
+        })
     }
 
     fn topics(&mut self) -> Option<TopicSettings> {

@@ -8,7 +8,9 @@ use super::kinds::{
     LogFilter, RelayName, Secret, Size, Span, TableName, TopicName, TopicPrefix, TopicReplacement,
     TopicTemplate, WholeRegex,
 };
-use super::{Answer, CleanupMode, Existing, LogFormat, Policy, ReceiveBuffer, SourceFormat};
+use super::{
+    Answer, CleanupMode, Existing, Guarantee, Larger, LogFormat, Policy, ReceiveBuffer, SourceFormat,
+};
 
 /// What every environment variable of the relay begins with.
 pub const VARIABLE_PREFIX: &str = "OUTBOX_RELAY_";
@@ -226,6 +228,39 @@ keys! {
     /// An event goes to the topic of this prefix and its aggregate type. Not together with `route.topic`.
     KAFKA_TOPIC_PREFIX: TopicPrefix = TopicPrefix, "kafka.topic_prefix", Text("outbox.event."),
         "\"outbox.event.\"";
+
+    /// How often an event comes. `at_least_once`: once, and after a crash or a take-over some come again under the same
+    /// id. `exactly_once`: once, in Kafka transactions that hold the events and the state record together, for
+    /// whoever reads with `isolation.level=read_committed` (librdkafka's default, and this project's SDK's; Java's
+    /// consumers have to set it). Events are seen when their Kafka transaction ends, so they come later by about
+    /// `delivery.commit_interval`. A fill (`recovery.*`, `--existing=publish`) is at least once in either case.
+    DELIVERY_GUARANTEE: Choice<Guarantee> = Choice(&[
+        ("at_least_once", Guarantee::AtLeastOnce), ("exactly_once", Guarantee::ExactlyOnce),
+    ]), "delivery.guarantee", Text("at_least_once"), "\"exactly_once\"";
+    /// How long a Kafka transaction stays open under load, with `exactly_once`. It ends between two PostgreSQL
+    /// transactions. While the relay is behind by more than a second it stays open up to twenty times as long (two
+    /// seconds at most, unless this is more), since each end costs some milliseconds in which nothing is sent.
+    DELIVERY_COMMIT_INTERVAL: Span = Span { min: millis(5), max: seconds(10) }, "delivery.commit_interval",
+        Text("100ms"), "\"50ms\"";
+    /// Records above which a Kafka transaction ends with the PostgreSQL transaction at hand.
+    DELIVERY_MAX_RECORDS: Count = Count { min: 1, max: 10_000_000 }, "delivery.max_records", Text("500000"),
+        "500000";
+    /// Bytes above which it does.
+    DELIVERY_MAX_BYTES: Size = Size { min: MIB, max: 16 * GIB }, "delivery.max_bytes", Text("256MiB"),
+        "\"256MiB\"";
+    /// Most records of one PostgreSQL transaction with `exactly_once`. A larger one would hold every reader back for
+    /// as long as it takes, and exceed `delivery.transaction_timeout`.
+    DELIVERY_MAX_TRANSACTION_RECORDS: Count = Count { min: 1, max: 100_000_000 },
+        "delivery.max_transaction_records", Text("1000000"), "1000000";
+    /// What becomes of a larger one: `halt` stops the relay before it; `split` publishes it in several Kafka
+    /// transactions, with a warning. Readers may then see it in part, and after a crash its events come again.
+    DELIVERY_LARGER: Choice<Larger> = Choice(&[("halt", Larger::Halt), ("split", Larger::Split)]),
+        "delivery.larger", Text("halt"), "\"split\"";
+    /// `transaction.timeout.ms` with `exactly_once`: how long the cluster leaves a Kafka transaction open whose relay
+    /// is gone, and the longest that one PostgreSQL transaction may take to be published. At most the brokers'
+    /// `transaction.max.timeout.ms` (15 min unless set).
+    DELIVERY_TRANSACTION_TIMEOUT: Span = Span { min: seconds(60), max: seconds(900) },
+        "delivery.transaction_timeout", Text("60s"), "\"60s\"";
 
     /// Whether a topic that rows route to and that does not exist is made. Otherwise it is waited for by
     /// name: a misspelled aggregate type makes no topic. `outbox-relay topics create` makes one by hand.

@@ -5,6 +5,7 @@
 //! | [`keys`] | the table: every key with its kind, default, description and example |
 //! | [`kinds`] | how a text of each kind is read and shown |
 //! | `given`, `known` | what file and environment give; names that do not exist |
+//! | `delivery` | how often an event comes, and the bounds of Kafka transactions |
 //! | `assemble` | from there to [`Settings`], and what has to fit together |
 //! | [`mistakes`] | everything that is wrong, told in one run |
 //! | [`kafka_options`], [`topic_options`] | librdkafka's own options, and Kafka's for topics |
@@ -13,6 +14,7 @@
 //! | [`document`] | the reference document and the settings in force |
 
 mod assemble;
+mod delivery;
 pub mod document;
 mod given;
 pub mod kafka_options;
@@ -30,6 +32,7 @@ mod tests;
 
 use std::path::Path;
 
+pub use delivery::{DeliverySettings, Guarantee, Larger};
 pub use mistakes::Mistakes;
 pub use recovery::{Answer, Loss, RecoverySettings};
 pub use rules::{RuleColumns, Rules};

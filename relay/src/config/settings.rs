@@ -12,6 +12,7 @@ use outbox_postgres_link::transport::Transport;
 use outbox_postgres_link::url::Place;
 use secrecy::SecretString;
 
+use super::delivery::DeliverySettings;
 use super::recovery::RecoverySettings;
 use super::rules::{RuleColumns, Rules};
 
@@ -24,6 +25,8 @@ pub struct Settings {
     pub source: SourceSettings,
     /// Where the events go.
     pub kafka: KafkaSettings,
+    /// How often an event comes.
+    pub delivery: DeliverySettings,
     /// Topics of events.
     pub topics: TopicSettings,
     /// The outbox table and its columns.

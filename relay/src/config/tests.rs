@@ -46,6 +46,22 @@ impl Trial {
 }
 
 #[test]
+fn exactly_once_is_asked_for_and_its_own_options_are_refused() {
+    let delivery = Trial::toml(THREE_KEYS).load().unwrap().delivery;
+    assert_eq!((delivery.guarantee, delivery.larger), (Guarantee::AtLeastOnce, Larger::Halt));
+    assert_eq!(delivery.commit_interval, Duration::from_millis(100));
+    let asked = "[delivery]\nguarantee = \"exactly_once\"\nlarger = \"split\"\nmax_transaction_records = 50\n";
+    let delivery = Trial::toml(&format!("{THREE_KEYS}{asked}")).load().unwrap().delivery;
+    assert_eq!((delivery.guarantee, delivery.larger), (Guarantee::ExactlyOnce, Larger::Split));
+    assert_eq!(delivery.max_transaction_records, 50);
+    let wrong = "[delivery]\nguarantee = \"exactly\"\ntransaction_timeout = \"10s\"\n\
+                 [kafka.options]\n\"transactional.id\" = \"x\"\n";
+    let (said, keys) = Trial::toml(&format!("{THREE_KEYS}{wrong}")).refused();
+    assert_eq!(keys.len(), 3, "{said}");
+    assert!(said.contains("delivery.guarantee") && said.contains("exactly_once"), "{said}");
+}
+
+#[test]
 fn three_keys_are_enough() {
     let settings = Trial::toml(THREE_KEYS).load().unwrap();
     assert_eq!(settings.slot(), "outbox_orders");

@@ -34,7 +34,7 @@ use crate::router::topics::Topics;
 use crate::router::topics::cluster::Cluster;
 use crate::router::{Plan, RelationShape, RowPosition, Scratch, Value};
 use crate::session::{Context, End, Ending, Owned, Sql, blocking, own, step};
-use crate::state::{PublishedSnapshot, RecordedPhase, Recorder, RecorderParts, Ring, StateRecord};
+use crate::state::{Place, PublishedSnapshot, RecordedPhase, Recorder, RecorderParts, Ring, StateRecord};
 use crate::wire::{Connection, CreatedSlot, Interrupt};
 use own::{keep_alive, published, target, wire_end};
 
@@ -164,7 +164,7 @@ async fn begin(
     blocking(move || {
         let confirmations = Confirmations::new(record.position);
         let parts = RecorderParts {
-            store,
+            place: Place::Apart(Box::new(store)),
             record: record.clone(),
             // There is no slot to confirm anything to.
             believed: false,
@@ -310,7 +310,7 @@ fn publish(
     refusals.begin();
     let flow = if refusals.until().is_some() { Flow::OneAtATime } else { Flow::CatchUp };
     let publishers =
-        Publishers::new(kafka, settler.clone(), window.clone(), observed.clone(), refusals, flow)
+        Publishers::new(kafka, settler.clone(), window.clone(), observed.clone(), refusals, flow, None)
             .map_err(|error| End::halt(&error))?;
     let publishers = Arc::new(publishers);
     let poller =
@@ -328,6 +328,7 @@ fn publish(
         settler,
         publishers,
         window: window.clone(),
+        gate: None,
         holds,
         desk: aside,
         observed: observed.clone(),

@@ -13,7 +13,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext};
 
-use super::Flow;
+use super::{Flow, Transactional};
 use super::delivery::Delivery;
 use crate::config::KafkaSettings;
 use crate::observe::Observed;
@@ -145,9 +145,12 @@ pub(super) fn data_producer(
     context: Delivery,
     flow: Flow,
     batch_limit: Option<usize>,
+    transactional: Option<&Transactional>,
 ) -> Result<BaseProducer<Delivery>, KafkaError> {
     let linger = match flow {
-        Flow::Full => kafka.linger,
+        // What is seen at the end of a Kafka transaction gains nothing by leaving earlier.
+        Flow::Full if transactional.is_none() => kafka.linger,
+        Flow::Full => kafka.linger.max(COMPANY),
         Flow::CatchUp => kafka.linger.max(COMPANY),
         // Nothing keeps a record company that is sent alone.
         Flow::OneAtATime => Duration::ZERO,
@@ -161,7 +164,8 @@ pub(super) fn data_producer(
         .set("enable.idempotence", "true")
         // A record refused for good must not be overtaken by later ones of its key (R17). The producer dies
         // of it; where one record is in flight at a time nothing can overtake, and it need not.
-        .set("enable.gapless.guarantee", if alone { "false" } else { "true" })
+        // In a transaction a refusal ends all of it, which nobody sees.
+        .set("enable.gapless.guarantee", if alone || transactional.is_some() { "false" } else { "true" })
         .set("max.in.flight.requests.per.connection", "5")
         // Broker trouble is waited for, however long it takes; nothing is given up on.
         .set("message.timeout.ms", "0")
@@ -172,8 +176,18 @@ pub(super) fn data_producer(
         // Our own window is the bound; librdkafka's queue only has to be a little larger.
         .set("queue.buffering.max.messages", (kafka.max_in_flight_records + 1000).to_string())
         .set("queue.buffering.max.kbytes", (kafka.max_in_flight_bytes / 1024 * 2 + 65_536).to_string());
+    if let Some(Transactional { id, timeout }) = transactional {
+        config
+            .set("transactional.id", id)
+            .set("transaction.timeout.ms", timeout.as_millis().to_string())
+            // Within a transaction a record may not wait longer than the transaction.
+            .set("message.timeout.ms", timeout.saturating_sub(WITHIN).as_millis().to_string());
+    }
     BaseProducer::from_config_and_context(&config, context)
 }
+
+/// So much before the end of its transaction a record is given up, and with it the transaction.
+const WITHIN: Duration = Duration::from_secs(10);
 
 /// librdkafka's own log lines at the levels of ours. They name brokers and topics, never payloads.
 pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {

@@ -46,6 +46,12 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// What the state record carries through the producer of events. No row has it: no opaque of the ledger is 0.
+pub(super) const STATE_RECORD: usize = 0;
+
+/// The facility of librdkafka's log by which it says that a transaction has failed.
+const BROKEN: &str = "TXNERR";
+
 /// The producer's context. Runs on the poller's thread.
 pub(crate) struct Delivery {
     settler: Settler,
@@ -54,6 +60,10 @@ pub(crate) struct Delivery {
     refusal: Mutex<Option<Refusal>>,
     /// A record was not delivered, for whatever reason.
     failed: AtomicBool,
+    /// Why the Kafka transaction at hand can only be aborted.
+    broken: Mutex<Option<String>>,
+    /// Why the state record in it was refused.
+    state: Mutex<Option<KafkaError>>,
     tally: Mutex<Tally>,
     /// Reports after which they are told.
     tally_at: u64,
@@ -69,7 +79,8 @@ impl Delivery {
         // What is sent alone is waited for.
         let tally_at = if flow == Flow::OneAtATime { 1 } else { TALLY.min(window.max_records().div_ceil(8)) };
         let (refusal, failed, tally) = (Mutex::default(), AtomicBool::new(false), Mutex::default());
-        Delivery { settler, window, observed, refusal, failed, tally, tally_at }
+        let (broken, state) = (Mutex::default(), Mutex::default());
+        Delivery { settler, window, observed, refusal, failed, broken, state, tally, tally_at }
     }
 
     /// Tells of all reports there were.
@@ -133,6 +144,24 @@ impl Delivery {
         self.refusal.lock().take()
     }
 
+    /// The refusal that is not asked for yet.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        self.refusal.lock().clone()
+    }
+
+    /// The Kafka transaction at hand can only be aborted.
+    pub(crate) fn breaks(&self, why: String) {
+        self.broken.lock().get_or_insert(why);
+    }
+
+    pub(crate) fn broken(&self) -> Option<String> {
+        self.broken.lock().clone()
+    }
+
+    pub(crate) fn state_refusal(&self) -> Option<KafkaError> {
+        self.state.lock().clone()
+    }
+
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(SeqCst)
     }
@@ -161,6 +190,10 @@ fn refusal(error: &KafkaError, message: &BorrowedMessage<'_>, bytes: usize) -> O
 impl ClientContext for Delivery {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         super::client::log(level, facility, message);
+        // librdkafka tells of it here alone, until somebody wants to commit.
+        if facility == BROKEN {
+            self.breaks(message.to_owned());
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -180,6 +213,12 @@ impl ProducerContext<NoCustomPartitioner> for Delivery {
 
     fn delivery(&self, result: &DeliveryResult<'_>, word: usize) {
         let (Ok(message) | Err((_, message))) = result;
+        if word == STATE_RECORD {
+            if let Err((error, _)) = result {
+                self.state.lock().get_or_insert(error.clone());
+            }
+            return;
+        }
         let bytes = message.key_len() + message.payload_len();
         match result {
             Ok(_) => self.taken(word, bytes),

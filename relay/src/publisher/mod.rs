@@ -2,11 +2,13 @@
 //!
 //! The router hands records over, the broker answers with delivery reports, and each report settles
 //! its row in the [`crate::ledger`]. A producer never outlives its session: what was in flight when a
-//! session ends is published again by the next one, under the same ids.
+//! session ends is published again by the next one, under the same ids; with exactly one delivery what was seen of it
+//! is nothing, since its Kafka transaction is aborted ([`Gate`]).
 
 mod client;
 pub(crate) mod delivery;
 mod firsts;
+mod gate;
 mod poller;
 mod refusals;
 mod window;
@@ -14,16 +16,18 @@ mod window;
 pub use client::{Contact, base_config, batch_bytes, metadata_config};
 pub use delivery::Refusal;
 pub use firsts::Firsts;
-pub use poller::{Confirmations, Poller};
+pub use gate::{Gate, Held};
+pub use poller::{A_RIGHT, Confirmations, Poller};
 pub use refusals::{Reach, Refusals};
 pub use window::{Charge, Load, Window};
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::RDKafkaErrorCode;
@@ -32,7 +36,7 @@ use crate::config::KafkaSettings;
 use crate::ledger::Settler;
 use crate::observe::Observed;
 use crate::router::Record;
-use delivery::Delivery;
+use delivery::{Delivery, STATE_RECORD};
 
 /// Hands records to librdkafka. Cheap to share between the router and the poller.
 pub struct Publisher {
@@ -78,6 +82,16 @@ impl Flow {
     }
 }
 
+/// With exactly one delivery the session's producer writes in transactions, and under this name fences whoever had the
+/// lane before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transactional {
+    /// `transactional.id`, the one of the state record's own producer.
+    pub id: String,
+    /// `transaction.timeout.ms`.
+    pub timeout: Duration,
+}
+
 /// Makes the producers of one session, one after the other: the flow of a producer cannot be changed.
 pub struct Publishers {
     kafka: KafkaSettings,
@@ -85,6 +99,9 @@ pub struct Publishers {
     window: Arc<Window>,
     observed: Arc<Observed>,
     refusals: Arc<Refusals>,
+    transactional: Option<Transactional>,
+    /// Records go one at a time, and whoever sends them asks what became of each.
+    alone: AtomicBool,
     current: Mutex<Arc<Publisher>>,
     /// Takes leave of the former ones.
     retiring: Mutex<Vec<JoinHandle<()>>>,
@@ -102,17 +119,45 @@ impl Publishers {
         observed: Arc<Observed>,
         refusals: Arc<Refusals>,
         flow: Flow,
+        transactional: Option<Transactional>,
     ) -> Result<Publishers, KafkaError> {
         let limit = refusals.batch_limit();
-        let first = Publisher::new(kafka, &settler, &window, &observed, flow, limit)?;
+        let context = Delivery::new(settler.clone(), window.clone(), observed.clone(), flow);
+        let first = Publisher::new(kafka, context, flow, limit, transactional.as_ref())?;
+        let alone = AtomicBool::new(flow == Flow::OneAtATime && transactional.is_none());
         let current = Mutex::new(Arc::new(first));
         let retiring = Mutex::default();
-        Ok(Publishers { kafka: kafka.clone(), settler, window, observed, refusals, current, retiring })
+        Ok(Publishers {
+            kafka: kafka.clone(),
+            settler,
+            window,
+            observed,
+            refusals,
+            transactional,
+            alone,
+            current,
+            retiring,
+        })
     }
 
     /// Where refusals are kept.
     pub fn refusals(&self) -> &Refusals {
         &self.refusals
+    }
+
+    /// Whether events are published in transactions.
+    pub fn is_transactional(&self) -> bool {
+        self.transactional.is_some()
+    }
+
+    /// Says whether records go one at a time from now on, where the producer stays the same.
+    pub fn send_alone(&self, alone: bool) {
+        self.alone.store(alone, SeqCst);
+    }
+
+    /// Whether records go one at a time now.
+    pub fn sends_alone(&self) -> bool {
+        self.alone.load(SeqCst)
     }
 
     /// The most that a batch of the producer in use may hold.
@@ -139,7 +184,10 @@ impl Publishers {
     /// As [`Publishers::new`].
     pub fn switch(&self, flow: Flow) -> Result<Arc<Publisher>, KafkaError> {
         let limit = self.refusals.batch_limit();
-        let next = Publisher::new(&self.kafka, &self.settler, &self.window, &self.observed, flow, limit)?;
+        let (settler, window, observed) = (self.settler.clone(), self.window.clone(), self.observed.clone());
+        let context = Delivery::new(settler, window, observed, flow);
+        let next = Publisher::new(&self.kafka, context, flow, limit, self.transactional.as_ref())?;
+        self.send_alone(flow == Flow::OneAtATime && self.transactional.is_none());
         let next = Arc::new(next);
         let former = std::mem::replace(&mut *self.current.lock(), next.clone());
         // librdkafka joins its threads, which nobody on the data path shall wait for.
@@ -176,14 +224,72 @@ pub enum HandOver {
 impl Publisher {
     fn new(
         kafka: &KafkaSettings,
-        settler: &Settler,
-        window: &Arc<Window>,
-        observed: &Arc<Observed>,
+        context: Delivery,
         flow: Flow,
         batch_limit: Option<usize>,
+        transactional: Option<&Transactional>,
     ) -> Result<Publisher, KafkaError> {
-        let context = Delivery::new(settler.clone(), window.clone(), observed.clone(), flow);
-        Ok(Publisher { producer: client::data_producer(kafka, context, flow, batch_limit)?, flow })
+        let producer = client::data_producer(kafka, context, flow, batch_limit, transactional)?;
+        Ok(Publisher { producer, flow })
+    }
+
+    /// Fences whoever had the transactional id before; what they left open is aborted.
+    ///
+    /// # Errors
+    /// As librdkafka says; a slice that ran out is one.
+    pub fn take_over(&self, slice: Duration) -> KafkaResult<()> {
+        self.producer.init_transactions(slice)
+    }
+
+    /// Begins the next Kafka transaction.
+    ///
+    /// # Errors
+    /// As librdkafka says.
+    pub fn begin(&self) -> KafkaResult<()> {
+        self.producer.begin_transaction()
+    }
+
+    /// Commits the Kafka transaction at hand. To be called again until it is done: an answer that did not come is no answer.
+    ///
+    /// # Errors
+    /// As librdkafka says; a slice that ran out is one.
+    pub fn commit(&self, slice: Duration) -> KafkaResult<()> {
+        self.producer.commit_transaction(slice)
+    }
+
+    /// Aborts the Kafka transaction at hand.
+    ///
+    /// # Errors
+    /// As librdkafka says; a slice that ran out is one.
+    pub fn abort(&self, slice: Duration) -> KafkaResult<()> {
+        self.producer.abort_transaction(slice)
+    }
+
+    /// Sends the state record in the Kafka transaction at hand.
+    ///
+    /// # Errors
+    /// librdkafka does not take it.
+    pub fn send_state(&self, topic: &str, partition: i32, key: &str, bytes: &[u8]) -> KafkaResult<()> {
+        let record = BaseRecord::<str, [u8], usize>::with_opaque_to(topic, STATE_RECORD)
+            .partition(partition)
+            .key(key)
+            .payload(bytes);
+        self.producer.send(record).map_err(|(error, _)| error)
+    }
+
+    /// Whether nothing waits for an answer of the broker, or for being told.
+    pub fn is_quiet(&self) -> bool {
+        self.producer.in_flight_count() == 0
+    }
+
+    /// The refusal of the state record.
+    pub fn state_refusal(&self) -> Option<KafkaError> {
+        self.delivery().state_refusal()
+    }
+
+    /// Why the Kafka transaction at hand can only be aborted, in librdkafka's words.
+    pub fn broken(&self) -> Option<String> {
+        self.delivery().broken()
     }
 
     /// Ends the producer, on whatever thread this is called, once nobody else uses it.
@@ -215,6 +321,11 @@ impl Publisher {
             Ok(()) => HandOver::Accepted,
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => HandOver::Full,
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::Fatal), _)) => HandOver::Dead,
+            // The transaction at hand takes nothing any more.
+            Err((error @ KafkaError::MessageProduction(RDKafkaErrorCode::State), _)) => {
+                self.delivery().breaks(error.to_string());
+                HandOver::Dead
+            }
             Err((error, _)) => HandOver::Refused(error),
         }
     }
@@ -233,6 +344,11 @@ impl Publisher {
     /// Whether any record was not delivered: its row will not settle, so nobody may wait for it.
     pub fn has_failed(&self) -> bool {
         self.delivery().has_failed()
+    }
+
+    /// The refusal of a record, if nobody has asked for it yet.
+    fn refusal(&self) -> Option<Refusal> {
+        self.delivery().refusal()
     }
 
     /// The refusal of the record that was sent alone, if it was refused; asked once.

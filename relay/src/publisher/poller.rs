@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -16,6 +16,16 @@ use crate::session::{End, Ending};
 
 /// How long one round of reports may take before the head is moved.
 const ROUND: Duration = Duration::from_millis(10);
+
+/// The same where the end of a Kafka transaction waits for the head, and all events behind it.
+const SHORT_ROUND: Duration = Duration::from_millis(1);
+
+/// How long the refusal of a record is waited for after its transaction has failed: what was not sent yet is dropped
+/// and reported meanwhile.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// How long reports are served after the session's end, while its Kafka transaction is being aborted.
+const PARTING: Duration = Duration::from_secs(5);
 
 /// The newest answer of the ledger, for whoever records it.
 #[derive(Debug)]
@@ -92,16 +102,21 @@ fn poll(
     stop: &AtomicBool,
 ) {
     let mut transactions = 0;
+    let round = if publishers.is_transactional() { SHORT_ROUND } else { ROUND };
     while !ending.is_over() && !stop.load(SeqCst) {
         let publisher = publishers.current();
-        publisher.poll(ROUND);
+        publisher.poll(round);
         let confirmed = head.advance();
         observed.published_transactions.add(confirmed.transactions - transactions);
         transactions = confirmed.transactions;
         show(observed, &confirmed);
         *confirmations.newest.lock() = confirmed;
         confirmations.rounds.fetch_add(1, SeqCst);
-        if let Some(end) = refused(&publisher, publishers) {
+        if publishers.is_transactional() {
+            if let Some(end) = failed(&publisher, publishers, &confirmed, ending) {
+                ending.end(end);
+            }
+        } else if let Some(end) = refused(&publisher, publishers) {
             ending.end(end);
         } else if let Some((code, reason)) = publisher.fatal() {
             // The report of the record that was refused may be one round behind the error it led to.
@@ -114,7 +129,54 @@ fn poll(
             ending.end(end);
         }
     }
+    // Nothing is aborted before what it drops is reported.
+    let parted = Instant::now() + PARTING;
+    while publishers.is_transactional() && !stop.load(SeqCst) && Instant::now() < parted {
+        publishers.current().poll(ROUND);
+    }
 }
+
+/// The end of a session whose Kafka transaction can only be aborted.
+fn failed(
+    publisher: &Publisher,
+    publishers: &Publishers,
+    confirmed: &Confirmed,
+    ending: &Ending,
+) -> Option<End> {
+    if !publisher.has_failed() && publisher.broken().is_none() && publisher.fatal().is_none() {
+        return None;
+    }
+    let refusals = publishers.refusals();
+    let deadline = Instant::now() + GRACE;
+    while Instant::now() < deadline && !ending.is_over() {
+        publisher.poll(SHORT_ROUND);
+        if publishers.sends_alone() {
+            // Whoever has sent the record asks what became of it, and knows more of it.
+            ending.pause(SHORT_ROUND);
+        } else if let Some(refusal) = publisher.refusal() {
+            // All before it was taken, and is taken again.
+            refusals.taken(confirmed.end_lsn);
+            return Some(End::refused(&refusal, refusals, publishers.batch_bytes()));
+        }
+    }
+    let said = match (publisher.fatal(), publisher.broken()) {
+        (Some((code, reason)), _) => format!("the Kafka producer gave up ({code}): {reason}"),
+        (None, Some(said)) => said,
+        (None, None) => "librdkafka dropped a record without a reason".to_owned(),
+    };
+    if said.contains(A_RIGHT) && !publishers.sends_alone() {
+        refusals.taken(confirmed.end_lsn);
+        let reach = refusals.refused();
+        return Some(End::Again(format!(
+            "{said}; which topic it was is found by sending one record at a time, up to {}",
+            reach.commit_lsn
+        )));
+    }
+    Some(End::Reconnect(said))
+}
+
+/// What librdkafka's names of missing rights end with. Which topic is meant it does not say.
+pub const A_RIGHT: &str = "AUTHORIZATION_FAILED";
 
 fn refused(publisher: &Publisher, publishers: &Publishers) -> Option<End> {
     publisher.delivery().refused(publisher.flow(), publishers.refusals(), publishers.batch_bytes())

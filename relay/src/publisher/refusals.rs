@@ -5,6 +5,8 @@
 //! everything that the refused producer had been given: then the record that is refused is the one that
 //! is meant (R17).
 
+use std::collections::BTreeMap;
+
 use parking_lot::Mutex;
 
 use super::Flow;
@@ -40,6 +42,12 @@ pub struct Refusals {
     /// What it might hold before the newest refusal, as long as it is not known whether the batch was too large or a
     /// record in it.
     doubted: Mutex<Option<Option<usize>>>,
+    /// What a refused Kafka transaction held below this was taken: nothing of it has to go alone.
+    taken: Mutex<Lsn>,
+    /// Rows that were refused alone, by their place, and why: in a transaction that is known only when it is lost.
+    alone: Mutex<BTreeMap<(u64, Lsn, u64), String>>,
+    /// A Kafka transaction has to end before this PostgreSQL transaction, which would hold back what came before it.
+    cut_before: Mutex<Option<Lsn>>,
 }
 
 impl Refusals {
@@ -94,6 +102,37 @@ impl Refusals {
         *self.batch.lock()
     }
 
+    /// A Kafka transaction was refused of which everything below this had been taken.
+    pub fn taken(&self, end_lsn: Lsn) {
+        *self.taken.lock() = end_lsn;
+    }
+
+    /// Whether a transaction that commits here may hold what was refused.
+    pub fn is_doubted(&self, commit_lsn: Lsn) -> bool {
+        self.until().is_some_and(|until| commit_lsn >= *self.taken.lock() && commit_lsn <= until.commit_lsn)
+    }
+
+    /// The row at this place was refused when it was sent alone: the next session puts it aside without sending it.
+    pub fn refused_alone(&self, place: (u64, Lsn, u64), why: String) {
+        self.alone.lock().insert(place, why);
+    }
+
+    /// Why the row at this place was refused, if it was.
+    pub fn why_alone(&self, place: (u64, Lsn, u64)) -> Option<String> {
+        let alone = self.alone.lock();
+        if alone.is_empty() { None } else { alone.get(&place).cloned() }
+    }
+
+    /// The next session ends a Kafka transaction before the transaction that commits here.
+    pub fn cut_before(&self, commit_lsn: Lsn) {
+        *self.cut_before.lock() = Some(commit_lsn);
+    }
+
+    /// Whether a Kafka transaction has to end before a transaction that commits here; asked once.
+    pub fn takes_cut(&self, commit_lsn: Lsn) -> bool {
+        self.cut_before.lock().take_if(|before| *before <= commit_lsn).is_some()
+    }
+
     /// How far records go one at a time.
     pub fn until(&self) -> Option<Reach> {
         *self.until.lock()
@@ -126,12 +165,36 @@ impl Refusals {
     pub fn passed(&self) {
         *self.doubted.lock() = None;
         *self.until.lock() = None;
+        *self.taken.lock() = Lsn::ZERO;
+        self.alone.lock().clear();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_transaction_that_was_refused_only_what_was_not_taken_is_doubted() {
+        let refusals = Refusals::default();
+        assert!(!refusals.is_doubted(Lsn(5)));
+        refusals.hand(Reach::whole(Lsn(9)));
+        refusals.taken(Lsn(4));
+        refusals.refused();
+        assert_eq!([3, 4, 9, 10].map(|lsn| refusals.is_doubted(Lsn(lsn))), [false, true, true, false]);
+        refusals.refused_alone((1, Lsn(5), 2), "too large".into());
+        assert_eq!(refusals.why_alone((1, Lsn(5), 2)).as_deref(), Some("too large"));
+        assert_eq!(refusals.why_alone((1, Lsn(5), 3)), None);
+        refusals.passed();
+        assert!(!refusals.is_doubted(Lsn(5)) && refusals.why_alone((1, Lsn(5), 2)).is_none());
+    }
+
+    #[test]
+    fn a_cut_is_asked_for_once_and_where_it_is_due() {
+        let refusals = Refusals::default();
+        refusals.cut_before(Lsn(7));
+        assert_eq!([6, 7, 8].map(|lsn| refusals.takes_cut(Lsn(lsn))), [false, true, false]);
+    }
 
     #[test]
     fn one_at_a_time_up_to_the_furthest_handed_over() {

@@ -36,6 +36,11 @@ impl Charge {
         Charge(bytes.div_ceil(UNIT).min((1 << CHARGE_BITS) - 1) as u32)
     }
 
+    /// In bytes, as it counts.
+    pub fn bytes(self) -> usize {
+        self.0 as usize * UNIT
+    }
+
     /// Both in one word: the ledger's opaque below, the charge above.
     pub fn beside(self, opaque: usize) -> usize {
         opaque | (self.0 as usize) << OPAQUE_BITS

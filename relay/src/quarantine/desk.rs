@@ -3,9 +3,10 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::entry::{Cause, Entry, RawRow};
@@ -45,7 +46,7 @@ pub struct Decided {
 }
 
 /// What became of a decided entry and those behind it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// The decided entry.
     pub head: EntryId,
@@ -60,7 +61,7 @@ pub struct Outcome {
 }
 
 /// An entry that could not be published when its turn came.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stuck {
     /// Which one.
     pub id: EntryId,
@@ -146,13 +147,24 @@ impl Desk {
     /// Asks and waits for the answer; `None` when the session is over. What was handed in before is done
     /// before.
     pub fn ask(&self, question: Question, ending: &Ending) -> Option<Answer> {
+        self.ask_until(question, ending, |_| false)
+    }
+
+    /// The same; also `None` when the caller, told how long it waits, gives up.
+    pub fn ask_until(
+        &self,
+        question: Question,
+        ending: &Ending,
+        gives_up: impl Fn(Duration) -> bool,
+    ) -> Option<Answer> {
+        let since = Instant::now();
         let (reply, answer) = mpsc::sync_channel(1);
         self.orders.lock().waiting.push_back(Order::Ask(Box::new(question), reply));
         self.work.notify_one();
         loop {
             match answer.recv_timeout(LOOK) {
                 Ok(answer) => return Some(answer),
-                Err(RecvTimeoutError::Timeout) if !ending.is_over() => {}
+                Err(RecvTimeoutError::Timeout) if !ending.is_over() && !gives_up(since.elapsed()) => {}
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
             }
         }
@@ -274,6 +286,28 @@ mod tests {
         desk.enter(entry(1, 5000), 0, &ending);
         assert_eq!(ordinals(&desk.take_now(100, 1000)), [Some(0)]);
         assert_eq!(ordinals(&desk.take_now(100, 100_000)), [Some(1)]);
+    }
+
+    #[test]
+    fn what_became_of_a_decision_comes_back_from_the_state_record_as_it_went() {
+        let stuck = Stuck { id: (1, Lsn(9), 2), cause: Cause::TooLarge, reason: "too large".to_owned() };
+        let outcome = Outcome {
+            head: (1, Lsn(7), 0),
+            discard: false,
+            queue: Some(("t".to_owned(), vec![0, 255])),
+            last: Some((1, Lsn(8), 0)),
+            stuck: Some(stuck),
+        };
+        let text = serde_json::to_string(&outcome).unwrap();
+        assert!(text.contains("\"too_large\""), "{text}");
+        assert_eq!(serde_json::from_str::<Outcome>(&text).unwrap(), outcome);
+    }
+
+    #[test]
+    fn whoever_asks_may_give_up() {
+        let (desk, ending) = (Desk::default(), Ending::default());
+        let question = Question::Decision { id: (1, Lsn(1), 0), xid: 7 };
+        assert_eq!(desk.ask_until(question, &ending, |waited| waited > LOOK), None);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! What the quarantine keeps of a row, and why.
 
 use outbox_schema::record::Position;
+use serde::{Deserialize, Serialize};
 
 use crate::lsn::Lsn;
 use crate::router::{ColumnInfo, Place, RelationShape, RowPosition, Unpublishable, Value};
 
 /// Why a row is in the quarantine, as the table's column `cause` spells it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// A part without which there is no record is NULL.
     NullColumn,

@@ -150,8 +150,18 @@ impl Holds {
     /// What became of a decided entry is written down, and so many entries are settled by it. Its key is free
     /// again, unless one of those behind it is stuck: that one holds it from now on.
     pub fn written_down(&mut self, outcome: &Outcome, settled: u64) {
+        self.counted(settled);
+        self.carried_out(outcome);
+    }
+
+    /// So many entries are settled.
+    pub fn counted(&mut self, settled: u64) {
         self.open = self.open.saturating_sub(settled);
         self.leaving = self.leaving.saturating_sub(settled).min(self.open);
+    }
+
+    /// A decision is carried out, and its key free again unless one of those behind it is stuck.
+    pub fn carried_out(&mut self, outcome: &Outcome) {
         if let (None, Some((held_by, key))) = (&outcome.stuck, &outcome.queue) {
             self.lift(held_by, key);
         }

@@ -43,6 +43,7 @@ pub async fn recall(
         return Ok(Holds::default());
     }
     let whose = whose(settings, lane);
+    write_down(sql, &whose, record).await?;
     let found =
         table::recall(sql, &whose, record.position, record.epoch).await.map_err(|error| error.end())?;
     let lost = lost(sql, &whose, record).await?;
@@ -62,6 +63,22 @@ pub async fn recall(
     }
     list(record, &found, entry_lsn);
     Ok(holds(record, &found))
+}
+
+/// Decisions whose events were committed with the record and that a crash kept from being written down. What was
+/// written down already stays as it is: somebody may have decided anew since.
+async fn write_down(sql: &Sql, whose: &Whose, record: &mut StateRecord) -> Result<(), End> {
+    for outcome in std::mem::take(&mut record.carried) {
+        let stands = table::decision(sql, whose, outcome.head).await.map_err(|error| error.end())?;
+        if stands.is_some() {
+            table::settle(sql, whose, &outcome).await.map_err(|error| error.end())?;
+            tracing::info!(
+                commit_lsn = %outcome.head.1, ordinal = outcome.head.2,
+                "wrote down what had become of a decision about the quarantine"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Entries that no record of the stream brings again: the position has passed their rows, and not yet them.

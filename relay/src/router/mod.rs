@@ -18,6 +18,7 @@
 //! | [`pins`] | the partition counts that this choice is made over |
 //! | [`topics`] | topics looked up, waited for or made, and pinned before their first record |
 //! | [`command`] | what a person tells the running relay by a message in the stream |
+//! | `error` | why a frame cannot be routed, and how the session ends of it |
 //! | [`outlet`] | a record on its way out: within the window, counted, handed over |
 //! | [`aside`] | a row on its way into the quarantine |
 //! | [`release`] | what was decided of the quarantine, carried out where the stream says so |
@@ -35,6 +36,7 @@ mod column;
 pub mod command;
 pub mod course;
 pub mod created_at;
+mod error;
 pub mod headers;
 pub mod outlet;
 pub mod partition;

@@ -6,16 +6,18 @@ use std::time::{Duration, Instant};
 
 use rdkafka::types::RDKafkaErrorCode;
 
+pub use super::error::RouteError;
 use super::topics::{TopicError, Topics};
-use super::{Plan, PlanError, Record, RowPosition, Scratch, Value, partition};
+use super::{Plan, Record, RowPosition, Scratch, Value, partition};
 use crate::config::{KafkaSettings, OutboxSettings, QuarantineSettings, Settings};
 use crate::ledger::{Settler, Writer};
+use crate::lsn::Lsn;
 use crate::observe::Observed;
-use crate::pgoutput::DecodeError;
-use crate::publisher::{Charge, Firsts, Flow, HandOver, Load, Publisher, Publishers, Reach, Window};
+use crate::publisher::{Charge, Firsts, Flow, Gate, HandOver, Load, Publisher, Publishers, Reach, Refusals, Window};
+use crate::publisher::A_RIGHT;
 use crate::quarantine::{Cause, Desk, Holds};
-use crate::session::compare::HaltReason;
-use crate::session::{End, Ending, Refused, of_kafka};
+use crate::quarantine::desk::Outcome;
+use crate::session::{Ending, Refused, of_kafka};
 
 /// How long a wait for room lasts before the session's end is looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -32,106 +34,6 @@ const FORBIDDEN: Duration = Duration::from_secs(1);
 /// How often a producer that knows less partitions than the topic has looks again before it is replaced.
 const LEARNED: u32 = 3;
 
-/// Why a frame cannot be routed.
-#[derive(Debug, thiserror::Error)]
-pub enum RouteError {
-    /// The stream does not read as the protocol says.
-    #[error("the replication stream cannot be decoded")]
-    Decode(#[from] DecodeError),
-    /// The outbox table lost a column that is needed.
-    #[error("the outbox table cannot be routed")]
-    Plan(#[from] PlanError),
-    /// A row cannot be published, and the policy of its topic is to halt.
-    #[error("the row at position {position} cannot be published: {reason}")]
-    Row {
-        /// `<epoch>/<commit LSN>/<ordinal>` of the row.
-        position: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A record's time is not one that its topic takes.
-    #[error(
-        "the row at position {position} was refused for its time: {reason}. So is every record beside it: mend the \
-         topic's limits on timestamps (or the clock), then start again"
-    )]
-    Time {
-        /// `<epoch>/<commit LSN>/<ordinal>` of the row.
-        position: String,
-        /// What the broker said.
-        reason: String,
-    },
-    /// A row is too large to be held, and what was held of it does not say which key to hold.
-    #[error(
-        "the row at position {position} has {bytes} bytes, more than source.max_row_bytes, and its key is not in what \
-         was kept of it: raise source.max_row_bytes, or let the publication send key and routing columns first"
-    )]
-    TooLarge {
-        /// `<epoch>/<commit LSN>/<ordinal>` of the row.
-        position: String,
-        /// Length of the frame.
-        bytes: usize,
-    },
-    /// The quarantine holds as much as it may.
-    #[error(
-        "the row at position {position} cannot be published ({reason}), and the quarantine holds quarantine.max_entries \
-         = {max} already: decide about what is held (`outbox-relay quarantine list`), or raise the limit"
-    )]
-    QuarantineFull {
-        /// `<epoch>/<commit LSN>/<ordinal>` of the row.
-        position: String,
-        /// Why it is not published.
-        reason: String,
-        /// The limit.
-        max: u64,
-    },
-    /// The messages came in an order that the protocol forbids.
-    #[error("{0} came where the protocol does not allow it")]
-    OutOfPlace(&'static str),
-    /// What was skipped as published is not what was published.
-    #[error(transparent)]
-    OtherHistory(Box<HaltReason>),
-    /// The topic cannot be published to.
-    #[error("Kafka")]
-    Topic(#[from] TopicError),
-    /// A topic takes less than a batch may hold.
-    #[error("a topic takes batches of {limit} bytes at most: going on with smaller ones")]
-    Batches {
-        /// What it takes.
-        limit: usize,
-    },
-    /// The producer cannot go on; a new session may.
-    #[error("{0}")]
-    Producer(String),
-}
-
-impl RouteError {
-    /// Whether it is the time of one record that its topic does not take.
-    pub(super) fn is_about_time(&self) -> bool {
-        matches!(
-            self,
-            RouteError::Time { .. }
-                | RouteError::Topic(TopicError::TooOld { .. } | TopicError::TooNew { .. })
-        )
-    }
-
-    /// The end of the session that ran into this: a halt, unless the trouble is the producer's.
-    pub fn end(&self) -> End {
-        match self {
-            RouteError::Producer(_) => End::reconnect(self),
-            RouteError::Batches { .. } => End::Again(self.to_string()),
-            RouteError::OtherHistory(reason) => End::Astray(reason.clone()),
-            RouteError::Decode(_)
-            | RouteError::Plan(_)
-            | RouteError::Row { .. }
-            | RouteError::Time { .. }
-            | RouteError::TooLarge { .. }
-            | RouteError::QuarantineFull { .. }
-            | RouteError::OutOfPlace(_)
-            | RouteError::Topic(_) => End::halt(self),
-        }
-    }
-}
-
 /// What a way out is built from.
 pub struct Ways {
     /// Topics and pins.
@@ -144,6 +46,8 @@ pub struct Ways {
     pub publishers: Arc<Publishers>,
     /// The bound on what is in flight.
     pub window: Arc<Window>,
+    /// Where Kafka transactions are cut, with exactly one delivery.
+    pub gate: Option<Arc<Gate>>,
     /// Held keys and settled rows.
     pub holds: Holds,
     /// The way into the quarantine.
@@ -171,6 +75,9 @@ pub struct Outlet {
     now: Instant,
     /// The bound on what is in flight.
     pub window: Arc<Window>,
+    pub(super) gate: Option<Arc<Gate>>,
+    /// Decisions that are carried out in the Kafka transaction at hand and written down after it.
+    pub(super) carried: Vec<Outcome>,
     pub(super) holds: Holds,
     pub(super) desk: Arc<Desk>,
     pub(super) quarantine: QuarantineSettings,
@@ -199,6 +106,11 @@ pub(super) enum Sent {
     },
 }
 
+/// By what a row is told from every other.
+fn place_of(at: &RowPosition) -> (u64, Lsn, u64) {
+    (at.epoch, at.commit_lsn, at.ordinal)
+}
+
 /// What was said of a record that was handed over.
 enum Answer {
     /// What became of it.
@@ -210,7 +122,7 @@ enum Answer {
 impl Outlet {
     /// Builds the way out, and lets what is held be seen.
     pub fn new(settings: &Settings, ways: Ways) -> Outlet {
-        let Ways { topics, ledger, settler, publishers, window, holds, desk, observed, ending } = ways;
+        let Ways { topics, ledger, settler, publishers, window, gate, holds, desk, observed, ending } = ways;
         let outlet = Outlet {
             topics: topics.with_batches_of(publishers.batch_bytes()),
             topics_seen: 0,
@@ -221,6 +133,8 @@ impl Outlet {
             now: Instant::now(),
             publishers,
             window,
+            gate,
+            carried: Vec::new(),
             holds,
             desk,
             quarantine: settings.quarantine.clone(),
@@ -274,6 +188,9 @@ impl Outlet {
     /// # Errors
     /// librdkafka refuses the configuration.
     pub fn reach(&mut self, reach: Reach) -> Result<(), RouteError> {
+        if self.gate.is_some() {
+            return self.reach_in_transaction(reach);
+        }
         self.now = Instant::now();
         // Looked at while nothing is in flight anyway, so that nobody has to wait for that later.
         if self.window.records() == 0 && !self.publisher.has_failed() {
@@ -289,6 +206,29 @@ impl Outlet {
         Ok(())
     }
 
+    /// The same with exactly one delivery: the producer stays, and only what may hold the refused record goes alone.
+    fn reach_in_transaction(&mut self, reach: Reach) -> Result<(), RouteError> {
+        let refusals = self.publishers.refusals();
+        refusals.hand(reach);
+        let alone = self.publisher.flow() == Flow::OneAtATime && refusals.is_doubted(reach.commit_lsn);
+        if alone == self.publishers.sends_alone() || !self.all_taken() {
+            return Ok(());
+        }
+        self.publishers.send_alone(alone);
+        Ok(())
+    }
+
+    /// What sessions know of refused records.
+    pub fn refusals(&self) -> &Refusals {
+        self.publishers.refusals()
+    }
+
+    /// Whether a transaction that commits here lies behind all that a refused producer had been given, so that the
+    /// next session may send in full flow.
+    pub fn is_past_refusals(&self, commit_lsn: Lsn) -> bool {
+        self.publisher.flow() == Flow::OneAtATime && self.refusals().has_passed(Reach::whole(commit_lsn))
+    }
+
     /// Lets records wait for company, or no longer, as suits a stream that is so far behind. Between two
     /// transactions.
     ///
@@ -296,7 +236,7 @@ impl Outlet {
     /// librdkafka refuses the configuration.
     pub fn keep_pace(&mut self, lag: Duration) -> Result<(), RouteError> {
         let flow = self.publisher.flow().at(lag);
-        if flow == self.publisher.flow() {
+        if flow == self.publisher.flow() || self.gate.is_some() {
             return Ok(());
         }
         if self.all_taken() {
@@ -327,8 +267,8 @@ impl Outlet {
 
     /// Waits until the record may go to its partition; false when the session is over.
     fn may_go(&mut self, topic: &str, partition: i32) -> bool {
-        // What is sent alone is waited for anyway.
-        if self.publisher.flow() == Flow::OneAtATime || self.firsts.may_go(topic, partition, self.now) {
+        // What is sent alone is waited for anyway, and of a transaction that fails nobody sees anything.
+        if self.publishers.sends_alone() || self.gate.is_some() || self.firsts.may_go(topic, partition, self.now) {
             return true;
         }
         if !self.all_taken() {
@@ -344,6 +284,11 @@ impl Outlet {
     /// # Errors
     /// Its topic cannot be published to, or its time is refused.
     pub(super) fn send(&mut self, record: &Record<'_>, at: &RowPosition) -> Result<Sent, RouteError> {
+        if self.gate.is_some()
+            && let Some(reason) = self.refusals().why_alone(place_of(at))
+        {
+            return Ok(Sent::Refused { opaque: None, cause: Cause::Refused, reason });
+        }
         let count = match self.topics.partitions(record.topic, record.timestamp_ms) {
             Ok(Some(count)) => count,
             Ok(None) => return Ok(Sent::Gone),
@@ -412,10 +357,13 @@ impl Outlet {
                     learned += 1;
                     self.publisher.learn(record.topic);
                 }
-                HandOver::Accepted if self.publisher.flow() == Flow::OneAtATime => {
-                    return self.answer(opaque, at);
+                HandOver::Accepted => {
+                    if let Some(gate) = &self.gate {
+                        gate.sent(charge.bytes());
+                    }
+                    let alone = self.publishers.sends_alone();
+                    return if alone { self.answer(opaque, at) } else { Ok(Answer::Sent(Sent::Gone)) };
                 }
-                HandOver::Accepted => return Ok(Answer::Sent(Sent::Gone)),
                 HandOver::Full if !self.ending.is_over() => self.ending.pause(Duration::from_millis(1)),
                 // The session is over or about to be: the poller says why.
                 HandOver::Full | HandOver::Dead => return Ok(Answer::Sent(Sent::Gone)),
@@ -452,11 +400,51 @@ impl Outlet {
         }
         let failed = self.publisher.has_failed();
         match self.publisher.take_refusal() {
+            Some(refusal) if self.gate.is_some() => Err(self.aborts(at, refusal.code, &refusal)),
             Some(refusal) => self.refused(opaque, at, Some(refusal.code), &refusal),
+            None if failed && self.gate.is_some() => Err(self.dropped()),
             None if failed => {
                 Err(RouteError::Producer("librdkafka dropped a record without a reason".into()))
             }
             None => Ok(Answer::Sent(Sent::Gone)),
+        }
+    }
+
+    /// The broker has refused a record of the Kafka transaction at hand, which has to be aborted: the next session puts
+    /// the row aside without sending it.
+    fn aborts(
+        &self,
+        at: &RowPosition,
+        code: RDKafkaErrorCode,
+        said: &dyn std::fmt::Display,
+    ) -> RouteError {
+        match of_kafka(code) {
+            Refused::TheRecord => {
+                if code == RDKafkaErrorCode::MessageSizeTooLarge {
+                    self.refusals().was_a_record();
+                }
+                self.refusals().refused_alone(place_of(at), said.to_string());
+                RouteError::Anew(format!("{said}; its Kafka transaction begins anew without it"))
+            }
+            Refused::ItsTime => RouteError::Time { position: at.text(), reason: said.to_string() },
+            Refused::TheRight => RouteError::HoldsBack(said.to_string()),
+            Refused::TheProducer => RouteError::Producer(said.to_string()),
+        }
+    }
+
+    /// The record that was sent alone was dropped with its transaction.
+    fn dropped(&self) -> RouteError {
+        // Said at about the same time, on another thread.
+        let deadline = Instant::now() + LOOK;
+        while self.publisher.broken().is_none() && Instant::now() < deadline {
+            self.ending.pause(ALONE);
+        }
+        match self.publisher.broken() {
+            Some(said) if said.contains(A_RIGHT) => RouteError::HoldsBack(format!(
+                "{said}; give the relay's user the right to write to the topic"
+            )),
+            Some(said) => RouteError::Producer(said),
+            None => RouteError::Producer("librdkafka dropped a record without a reason".into()),
         }
     }
 
@@ -476,7 +464,7 @@ impl Outlet {
                 Ok(Answer::Sent(Sent::Refused { opaque, cause, reason }))
             }
             Refused::ItsTime => Err(RouteError::Time { position: at.text(), reason: said.to_string() }),
-            Refused::TheRight if self.publisher.flow() == Flow::OneAtATime => {
+            Refused::TheRight if self.gate.is_none() && self.publishers.sends_alone() => {
                 Ok(Answer::Forbidden(said.to_string()))
             }
             Refused::TheRight | Refused::TheProducer => Err(RouteError::Producer(said.to_string())),

@@ -2,6 +2,7 @@
 //! everything that queued up behind it, in the order in which it was read, then the hold is lifted (R46).
 
 use super::outlet::{Outlet, RouteError, Sent};
+use super::topics::PATIENCE;
 use super::{Plan, RowPosition, Scratch, Unpublishable};
 use crate::quarantine::Cause;
 use crate::quarantine::carry::{Went, carry_out};
@@ -11,18 +12,28 @@ use crate::session::chain;
 
 impl Outlet {
     /// Carries out what the transaction `xid` decided of an entry. Returns when everything that was published by it is
-    /// acknowledged and written down, or the session is over: only then may the position pass the message.
+    /// acknowledged and written down, or the session is over: only then may the position pass the message. With exactly
+    /// one delivery it is [written down](Outlet::write_down_carried) when its Kafka transaction is committed.
     ///
     /// # Errors
     /// A topic cannot be published to.
     pub fn carry_out(&mut self, id: EntryId, xid: u32, scratch: &mut Scratch) -> Result<(), RouteError> {
-        let asked = self.desk.ask(Question::Decision { id, xid }, &self.ending);
+        if self.carried.iter().any(|outcome| outcome.head == id) {
+            return Ok(());
+        }
+        let asked = self.desk.ask_until(Question::Decision { id, xid }, &self.ending, |waited| {
+            waited > PATIENCE && self.gate.as_ref().is_some_and(|gate| gate.holds_any())
+        });
         let decided = match asked {
             Some(Answer::Decision(Some(decided))) => *decided,
             // Carried out before, or there is no such entry: anybody may write a message.
             Some(Answer::Decision(None)) => {
                 tracing::info!(commit_lsn = %id.1, ordinal = id.2, "a decision about the quarantine that is nothing to carry out");
                 return Ok(());
+            }
+            None if self.gate.is_some() && !self.ending.is_over() => {
+                let why = "a decision about the quarantine cannot be seen yet: its transaction waits for a standby";
+                return Err(RouteError::HoldsBack(why.into()));
             }
             Some(Answer::Behind(_) | Answer::Settled(_)) | None => return Ok(()),
         };
@@ -34,10 +45,39 @@ impl Outlet {
                 Some(Answer::Decision(_) | Answer::Settled(_)) | None => None,
             }
         })?;
-        if let Some(outcome) = outcome {
-            self.write_down(outcome);
+        match outcome {
+            // Were it written down before the Kafka transaction is committed, a crash would lose the events.
+            Some(outcome) if self.gate.is_some() => {
+                self.holds.carried_out(&outcome);
+                self.show_holds();
+                self.carried.push(outcome);
+            }
+            Some(outcome) => self.write_down(outcome),
+            None => {}
         }
         Ok(())
+    }
+
+    /// Whether decisions were carried out in the Kafka transaction at hand.
+    pub fn has_carried(&self) -> bool {
+        !self.carried.is_empty()
+    }
+
+    /// Decisions that were carried out in the Kafka transaction at hand.
+    pub fn carried(&self) -> Vec<Outcome> {
+        self.carried.clone()
+    }
+
+    /// Their Kafka transaction is committed, and its state record says what was carried out: writes it down. What a crash
+    /// keeps from it the next session does.
+    pub fn write_down_carried(&mut self) {
+        for outcome in std::mem::take(&mut self.carried) {
+            let answer = self.desk.ask(Question::Outcome(outcome.clone()), &self.ending);
+            let Some(Answer::Settled(settled)) = answer else { return };
+            self.holds.counted(settled);
+            said(&outcome, settled);
+        }
+        self.show_holds();
     }
 
     /// Publishes one entry as what it was: with its own position and time.
@@ -85,22 +125,26 @@ impl Outlet {
         let answer = self.desk.ask(Question::Outcome(outcome.clone()), &self.ending);
         let Some(Answer::Settled(settled)) = answer else { return };
         self.holds.written_down(&outcome, settled);
-        match &outcome.stuck {
-            Some(stuck) => tracing::warn!(
-                position = text(stuck.id),
-                cause = stuck.cause.code(),
-                settled,
-                "held: an entry of the quarantine could still not be published: {}",
-                stuck.reason
-            ),
-            None => tracing::info!(
-                position = text(outcome.head),
-                discarded = outcome.discard,
-                settled,
-                "carried out a decision about the quarantine"
-            ),
-        }
+        said(&outcome, settled);
         self.show_holds();
+    }
+}
+
+fn said(outcome: &Outcome, settled: u64) {
+    match &outcome.stuck {
+        Some(stuck) => tracing::warn!(
+            position = text(stuck.id),
+            cause = stuck.cause.code(),
+            settled,
+            "held: an entry of the quarantine could still not be published: {}",
+            stuck.reason
+        ),
+        None => tracing::info!(
+            position = text(outcome.head),
+            discarded = outcome.discard,
+            settled,
+            "carried out a decision about the quarantine"
+        ),
     }
 }
 

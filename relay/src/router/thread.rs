@@ -10,20 +10,23 @@ use super::command::{Command, Do};
 use super::course::{Astray, Begun, Course};
 use super::outlet::{Outlet, RouteError};
 use super::{ColumnInfo, Plan, RelationShape, RowPosition, Scratch, Value, binary};
-use crate::config::Settings;
+use crate::config::{Larger, Settings};
 use crate::ledger::Transaction;
 use crate::lsn::Lsn;
 use crate::observe::Observed;
 use crate::pgoutput::{self, Column, CopyMessage, Message, PgTime};
-use crate::publisher::Reach;
+use crate::publisher::{Gate, Reach};
 use crate::quarantine::entry::parse_position;
 use crate::reader::{Chunks, Frame, Next};
-use crate::session::Ending;
+use crate::session::{End, Ending};
 use crate::session::compare::MustMeet;
 use crate::state::Recorder;
 
 /// How long the router waits for a chunk or for room before it looks whether the session is over.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How long the end of a Kafka transaction is waited for before it is looked at again.
+const CUT: Duration = Duration::from_millis(1);
 
 /// How long a halt waits for what is in flight; a broker that is away must not hide the reason for longer.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -46,6 +49,8 @@ pub struct RouterParts {
     pub ceiling: Lsn,
     /// Where records leave the router.
     pub outlet: Outlet,
+    /// Where Kafka transactions are cut, with exactly one delivery.
+    pub gate: Option<Arc<Gate>>,
     /// Records ceilings.
     pub recorder: Arc<Recorder>,
     /// What is seen from outside.
@@ -71,10 +76,10 @@ pub fn spawn(parts: RouterParts, chunks: Chunks) -> std::io::Result<JoinHandle<(
             domains: HashMap::new(),
             scratch: Scratch::default(),
             course,
+            split: None,
         };
         if let Err(error) = router.run(&chunks) {
-            router.settle();
-            ending.end(error.end());
+            ending.end(router.end_of(&error));
         }
     })
 }
@@ -91,6 +96,8 @@ struct Router {
     domains: HashMap<u32, u32>,
     scratch: Scratch,
     course: Course,
+    /// The transaction of which it was said that it is published in parts.
+    split: Option<Lsn>,
 }
 
 impl Router {
@@ -115,6 +122,26 @@ impl Router {
             }
         }
         Ok(())
+    }
+
+    /// The end of a session that ran into this. What came before it is published first, and seen: with exactly one
+    /// delivery by a next session that ends its Kafka transaction before the one at fault.
+    fn end_of(&self, error: &RouteError) -> End {
+        let end = error.end();
+        match &self.parts.gate {
+            Some(gate) if gate.is_inside() => {
+                if !(error.stays() && gate.holds_others_back()) {
+                    return end;
+                }
+                let refusals = self.parts.outlet.refusals();
+                refusals.cut_before(refusals.handed().commit_lsn);
+                End::Again(format!("{}; what came before it is committed first", end.sentence()))
+            }
+            Some(_) | None => {
+                self.settle();
+                end
+            }
+        }
     }
 
     /// Before a halt: what came before the frame that cannot be routed is published and recorded, so that no
@@ -203,7 +230,11 @@ impl Router {
         match told {
             Do::Release { position } | Do::Discard { position } => {
                 let Some(id) = parse_position(&position) else { return Ok(()) };
-                self.parts.outlet.carry_out(id, transaction.xid, &mut self.scratch)
+                self.parts.outlet.carry_out(id, transaction.xid, &mut self.scratch)?;
+                if self.parts.gate.is_some() {
+                    self.parts.recorder.carry(self.parts.outlet.carried());
+                }
+                Ok(())
             }
             // What stands before it in its own transaction would come again on other partitions.
             Do::Switch { topic, .. } if rows > 0 => {
@@ -214,7 +245,10 @@ impl Router {
                 Ok(())
             }
             Do::Switch { topic, partitions } => {
-                self.come_to_rest();
+                // With exactly one delivery nothing of it comes again, and the pin is committed with what relies on it.
+                if self.parts.gate.is_none() {
+                    self.come_to_rest();
+                }
                 Ok(self.parts.outlet.topics.switch(&topic, partitions)?)
             }
         }
@@ -255,6 +289,7 @@ impl Router {
         if begun == Begun::Skipped {
             return Ok(());
         }
+        self.go_in(commit_lsn)?;
         if commit_lsn > self.parts.ceiling {
             self.parts.ceiling = self.parts.recorder.raise_ceiling(commit_lsn, &self.parts.ending);
         }
@@ -269,12 +304,58 @@ impl Router {
         Ok(())
     }
 
+    /// Goes into the gate for the transaction that commits here. Where what it holds has to be seen first, or is behind
+    /// all that was refused, the Kafka transaction is cut before it.
+    fn go_in(&self, commit_lsn: Lsn) -> Result<(), RouteError> {
+        let RouterParts { gate, outlet, ending, .. } = &self.parts;
+        let Some(gate) = gate else { return Ok(()) };
+        let refusals = outlet.refusals();
+        if refusals.takes_cut(commit_lsn) {
+            self.cut(gate);
+        }
+        if outlet.is_past_refusals(commit_lsn) {
+            self.cut(gate);
+            refusals.passed();
+            return Err(RouteError::Anew("past the refused records: sending in full flow again".into()));
+        }
+        // A Kafka transaction that may be on its way to its commit takes nothing any more.
+        if gate.enter(ending) { Ok(()) } else { Err(over()) }
+    }
+
+    /// Waits until all that was sent is committed, outside of a transaction.
+    fn cut(&self, gate: &Gate) {
+        let RouterParts { recorder, ending, .. } = &self.parts;
+        let ticket = gate.want();
+        recorder.wake();
+        while !gate.has_cut(ticket) && !ending.is_over() {
+            ending.pause(CUT);
+        }
+    }
+
+    /// Behind a transaction that is published: the gate is left, and what was decided in it is written down once it is
+    /// committed.
+    fn go_out(&mut self, end_lsn: Lsn) {
+        let Some(gate) = self.parts.gate.clone() else { return };
+        gate.leave(end_lsn);
+        if !self.parts.outlet.has_carried() {
+            return;
+        }
+        self.cut(&gate);
+        if !self.parts.ending.is_over() {
+            self.parts.outlet.write_down_carried();
+            self.parts.recorder.carry(Vec::new());
+        }
+    }
+
     fn commit(&mut self, end_lsn: Lsn, commit_time: PgTime) -> Result<(), RouteError> {
         let published = self.course.publishing().is_some();
         self.course.commit(end_lsn, commit_time)?;
         self.heed_belief();
         if published && self.parts.outlet.ledger.is_open() {
             self.parts.outlet.ledger.commit(end_lsn);
+        }
+        if published {
+            self.go_out(end_lsn);
         }
         Ok(())
     }
@@ -311,7 +392,7 @@ impl Router {
     }
 
     fn insert(&mut self, relation_id: u32, tuple: pgoutput::Tuple<'_>) -> Result<(), RouteError> {
-        let Router { parts, relations, scratch, course, .. } = self;
+        let Router { parts, relations, scratch, course, split, .. } = self;
         let plan = match relations.get(&relation_id) {
             None => return Err(RouteError::OutOfPlace("Insert before its Relation")),
             Some(Relation::Foreign) => {
@@ -321,9 +402,42 @@ impl Router {
             Some(Relation::Outbox(plan)) => plan,
         };
         let Some(at) = place_of_row(parts, course)? else { return Ok(()) };
+        keep_small(parts, split)?;
         let row: smallvec::SmallVec<[Value<'_>; 16]> = tuple.iter().map(value).collect();
         parts.outlet.publish(plan, &row, &at, scratch)
     }
+}
+
+/// Before a row: whether its transaction is larger than one Kafka transaction shall be.
+fn keep_small(parts: &RouterParts, split: &mut Option<Lsn>) -> Result<(), RouteError> {
+    let RouterParts { gate, settings, recorder, observed, ending, outlet, .. } = parts;
+    let Some(gate) = gate else { return Ok(()) };
+    let max = settings.delivery.max_transaction_records;
+    if gate.records_inside() < max {
+        return Ok(());
+    }
+    let commit_lsn = outlet.refusals().handed().commit_lsn;
+    match settings.delivery.larger {
+        Larger::Halt => Err(RouteError::TooMany { commit_lsn, max }),
+        Larger::Split => {
+            if *split != Some(commit_lsn) {
+                *split = Some(commit_lsn);
+                observed.split_transactions.add(1);
+                tracing::warn!(
+                    %commit_lsn, max,
+                    "a transaction has more records than delivery.max_transaction_records: it is published in several \
+                     Kafka transactions, at least once, and may be seen in parts"
+                );
+            }
+            recorder.wake();
+            if gate.cut_within(ending) { Ok(()) } else { Err(over()) }
+        }
+    }
+}
+
+/// Nobody hears it: the session has ended before.
+fn over() -> RouteError {
+    RouteError::Producer("the session is over".into())
 }
 
 /// Where the next row of the outbox stands; `None` where it is published already.

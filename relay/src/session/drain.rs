@@ -50,6 +50,11 @@ async fn steps(
     pipeline.draining.store(true, SeqCst);
     pipeline.reader.stop_reading();
     until(|| pipeline.router.is_finished()).await;
+    // The reader left off within a transaction: its Kafka transaction is aborted, so that nobody sees a part of it, and
+    // comes again. What is recorded is all that is published.
+    if pipeline.gate.as_ref().is_some_and(|gate| gate.is_inside()) {
+        return confirmed(context, sql, pipeline, waiting_for).await;
+    }
     *waiting_for = "acknowledgements of the broker";
     until(|| pipeline.window.records() == 0).await;
     *waiting_for = "the quarantine";
@@ -61,6 +66,16 @@ async fn steps(
     let target = pipeline.confirmations.newest().end_lsn;
     pipeline.recorder.flush();
     until(|| pipeline.recorder.recorded_up_to(target)).await;
+    confirmed(context, sql, pipeline, waiting_for).await
+}
+
+/// Waits until the server has confirmed what is recorded.
+async fn confirmed(
+    context: &Context,
+    sql: &Sql,
+    pipeline: &Pipeline,
+    waiting_for: &mut &'static str,
+) -> Result<(), String> {
     *waiting_for = "the server to confirm the position";
     // Zero where the session ended before skipping was believed: then nothing was published either.
     let recorded = pipeline.positions.recorded();

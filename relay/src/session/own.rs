@@ -467,7 +467,7 @@ pub(super) fn reader_end(end: &ReaderEnd) -> End {
     }
 }
 
-fn store_end(error: &StoreError) -> End {
+pub(super) fn store_end(error: &StoreError) -> End {
     match error {
         StoreError::Over => End::Reconnect(error.to_string()),
         StoreError::Fenced { .. } => End::Fenced(error.to_string()),

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::own::{Start, keep_alive, published, reader_end};
+use super::own::{Start, keep_alive, published, reader_end, store_end};
 use super::{Context, End, Ending, Owned, Reading, Sql, blocking, drain, step};
 use crate::cleanup::Cleaner;
+use crate::config::Guarantee;
 use crate::ledger::{self, Settler};
 use crate::lsn::Lsn;
 use crate::observe::{Observed, Phase, SlotLog};
-use crate::publisher::{Confirmations, Poller, Publishers, Window};
+use crate::publisher::{Confirmations, Gate, Poller, Publishers, Transactional, Window};
 use crate::quarantine::keeper::Keeper;
 use crate::quarantine::recall::{recall, whose};
 use crate::quarantine::{Desk, Holds};
@@ -22,7 +23,7 @@ use crate::router::outlet::{Outlet, Ways};
 use crate::router::thread as router;
 use crate::router::topics::Topics;
 use crate::router::topics::cluster::Cluster;
-use crate::state::{Recorder, RecorderParts, StateRecord};
+use crate::state::{Place, Recorder, RecorderParts, StateRecord, Store, Together};
 
 /// How often the SQL connection is pinged; it ends on the server after ten idle seconds.
 const PING: Duration = Duration::from_secs(2);
@@ -39,6 +40,8 @@ pub(super) struct Pipeline {
     pub(super) confirmations: Arc<Confirmations>,
     pub(super) positions: Arc<Positions>,
     pub(super) window: Arc<Window>,
+    /// Where Kafka transactions are cut, with exactly one delivery.
+    pub(super) gate: Option<Arc<Gate>>,
     pub(super) desk: Arc<Desk>,
     settler: Settler,
     pub(super) draining: Arc<AtomicBool>,
@@ -155,8 +158,13 @@ fn begin(
     let confirmations = Confirmations::new(position);
     let Reading { reader, chunks, positions, .. } = reading;
     let thread = |error: std::io::Error| End::reconnect(&error);
+    // Before the first record: with exactly one delivery its acknowledgement comes by the same reports.
+    let poller =
+        Poller::spawn(publishers.clone(), head, confirmations.clone(), observed.clone(), ending.clone())
+            .map_err(thread)?;
+    let (place, gate) = place(context, ending, store, &publishers, &window, position)?;
     let (recorder, recording) = Recorder::spawn(RecorderParts {
-        store,
+        place,
         record,
         believed: must_meet.is_none_or(|must_meet| must_meet.is_met()),
         confirmations: confirmations.clone(),
@@ -170,13 +178,11 @@ fn begin(
     if let Some(end) = ending.told() {
         return Err(end);
     }
-    let poller =
-        Poller::spawn(publishers.clone(), head, confirmations.clone(), observed.clone(), ending.clone())
-            .map_err(thread)?;
     let draining = Arc::new(AtomicBool::new(false));
     let (recorded, seen, over) = (recorder.clone(), observed.clone(), ending.clone());
     let topics = Topics::new(pins, cluster, &settings.kafka, &settings.topics, recorded, seen, over)
         .map_err(|error| End::halt(&error))?;
+    let topics = topics.behind(gate.clone());
     let watching = topics.watch().map_err(thread)?;
     let desk = Arc::new(Desk::default());
     let ways = Ways {
@@ -185,6 +191,7 @@ fn begin(
         settler: settler.clone(),
         publishers,
         window: window.clone(),
+        gate: gate.clone(),
         holds,
         desk: desk.clone(),
         observed: observed.clone(),
@@ -199,6 +206,7 @@ fn begin(
         must_meet,
         ceiling,
         outlet: Outlet::new(settings, ways),
+        gate: gate.clone(),
         recorder: recorder.clone(),
         observed: observed.clone(),
         ending: ending.clone(),
@@ -211,6 +219,7 @@ fn begin(
         confirmations,
         positions,
         window,
+        gate,
         desk,
         settler,
         draining,
@@ -221,6 +230,29 @@ fn begin(
     })
 }
 
+/// Where the state record is written. With exactly one delivery the producer of events takes over the transactional id
+/// under which the record was read.
+fn place(
+    context: &Context,
+    ending: &Ending,
+    store: Store,
+    publishers: &Arc<Publishers>,
+    window: &Arc<Window>,
+    position: Lsn,
+) -> Result<(Place, Option<Arc<Gate>>), End> {
+    let delivery = &context.settings.delivery;
+    match delivery.guarantee {
+        Guarantee::AtLeastOnce => Ok((Place::Apart(Box::new(store)), None)),
+        Guarantee::ExactlyOnce => {
+            let gate = Arc::new(Gate::new(position));
+            let parts = (publishers.clone(), gate.clone(), window.clone());
+            let together = Together::take_over(store, parts.0, parts.1, parts.2, ending)
+                .map_err(|error| store_end(&error))?;
+            Ok((Place::Together(Box::new(together), delivery.clone()), Some(gate)))
+        }
+    }
+}
+
 /// The session's producers, and the bound on what they have in flight.
 fn producers(
     context: &Context,
@@ -228,14 +260,21 @@ fn producers(
     record: &mut StateRecord,
     lag: Duration,
 ) -> Result<(Arc<Window>, Arc<Publishers>), End> {
-    let kafka = &context.settings.kafka;
+    let (kafka, delivery) = (&context.settings.kafka, &context.settings.delivery);
+    let transactional = (delivery.guarantee == Guarantee::ExactlyOnce).then(|| Transactional {
+        id: Store::id_of(&context.settings, context.lane),
+        timeout: delivery.transaction_timeout,
+    });
     let window = Arc::new(Window::new(kafka.max_in_flight_records, kafka.max_in_flight_bytes));
-    let flow = context.refusals.flow(record).at(lag);
+    let flow = context.refusals.flow(record);
+    // Within a session with transactions the producer stays.
+    let flow = if transactional.is_some() { flow } else { flow.at(lag) };
     if let Some(until) = context.refusals.until() {
         tracing::info!("{}", one_by_one(until.commit_lsn));
     }
     let (observed, refusals) = (context.observed.clone(), context.refusals.clone());
-    let publishers = Publishers::new(kafka, settler.clone(), window.clone(), observed, refusals, flow);
+    let publishers =
+        Publishers::new(kafka, settler.clone(), window.clone(), observed, refusals, flow, transactional);
     Ok((window, Arc::new(publishers.map_err(|error| End::halt(&error))?)))
 }
 

@@ -8,13 +8,17 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::record::ListedEntry;
-use super::{Candidates, PublishedSnapshot, StateRecord};
+use super::{Candidates, MAX_CARRIED, PublishedSnapshot, StateRecord};
 use crate::config::StateSettings;
 use crate::ledger::Confirmed;
 use crate::lsn::Lsn;
+use crate::quarantine::desk::Outcome;
 
 /// How far ahead of the newest position the ceiling is recorded, so that the router seldom waits for it.
 const CEILING_AHEAD: u64 = 1 << 30;
+
+/// Most bytes of a reason that a record carries.
+const MAX_REASON: usize = 300;
 
 /// What a fill does to the record when it ends.
 pub(super) type Change = Box<dyn FnOnce(&mut StateRecord) + Send>;
@@ -39,6 +43,7 @@ pub(crate) struct Draft {
     to_list: Vec<ListedEntry>,
     list_asked: u64,
     listed: u64,
+    carried: Vec<Outcome>,
 }
 
 /// A record that is to be written now.
@@ -69,6 +74,7 @@ impl Draft {
             to_list: Vec::new(),
             list_asked: 0,
             listed: 0,
+            carried: Vec::new(),
         }
     }
 
@@ -129,6 +135,15 @@ impl Draft {
         self.listed
     }
 
+    /// What is carried out and not written down, from the next record on.
+    pub(super) fn carry(&mut self, mut carried: Vec<Outcome>) {
+        carried.truncate(MAX_CARRIED);
+        for stuck in carried.iter_mut().filter_map(|outcome| outcome.stuck.as_mut()) {
+            stuck.reason.truncate(stuck.reason.floor_char_boundary(MAX_REASON));
+        }
+        self.carried = carried;
+    }
+
     /// The snapshots that wait for the position.
     pub(super) fn candidates(&mut self) -> &mut Candidates {
         &mut self.candidates
@@ -150,15 +165,25 @@ impl Draft {
         settings: &StateSettings,
         now: Timestamp,
     ) -> Option<Next> {
+        self.is_due(confirmed, waited, settings).then(|| self.next(confirmed, now))
+    }
+
+    /// Whether a record has to be written now.
+    pub(super) fn is_due(
+        &mut self,
+        confirmed: &Confirmed,
+        waited: Duration,
+        settings: &StateSettings,
+    ) -> bool {
         let moved = confirmed.end_lsn > self.record.position;
         let busy = confirmed.transactions != self.transactions;
         let interval = if busy { settings.interval } else { settings.idle_interval };
         let flush = mem::take(&mut self.flush) && moved;
-        let is_due = !self.begun || flush || self.is_urgent() || (moved && waited >= interval);
-        is_due.then(|| self.next(confirmed, now))
+        !self.begun || flush || self.is_urgent() || (moved && waited >= interval)
     }
 
-    fn next(&mut self, confirmed: &Confirmed, now: Timestamp) -> Next {
+    /// The record as it has to be written now.
+    pub(super) fn next(&mut self, confirmed: &Confirmed, now: Timestamp) -> Next {
         let mut record = self.record.clone();
         record.position = record.position.max(confirmed.end_lsn);
         if let Some(published) = confirmed.last_published {
@@ -177,6 +202,7 @@ impl Draft {
             record.ring.push(snapshot);
         }
         record.let_go();
+        record.carried.clone_from(&self.carried);
         record.list(self.to_list.drain(..));
         record.highest_handed = record.highest_handed.filter(|handed| *handed >= record.position);
         let change = self.change.take();

@@ -12,7 +12,7 @@ mod ring;
 mod corpus;
 
 pub use record::{
-    FORMAT_VERSION, ListedEntry, MAX_LISTED, MAX_RECORD_BYTES, RecordedPhase, StateError, StateRecord,
+    FORMAT_VERSION, ListedEntry, MAX_CARRIED, MAX_LISTED, MAX_RECORD_BYTES, RecordedPhase, StateError, StateRecord,
     Unlisted,
 };
 pub use ring::{Candidates, MAX_RING_ENTRIES, MAX_SNAPSHOT_BYTES, PublishedSnapshot, Ring};
@@ -22,11 +22,13 @@ mod peek;
 mod readers;
 mod recorder;
 mod store;
+mod together;
 pub mod topic;
 
 pub use peek::{PeekError, peek};
 pub use readers::glance;
-pub use recorder::{Recorder, RecorderParts};
+pub use recorder::{Place, Recorder, RecorderParts};
 #[cfg(feature = "simulation")]
 pub(crate) use store::is_anothers;
 pub use store::{Store, StoreError};
+pub use together::Together;

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::Ring;
 use crate::ledger::LastPublished;
 use crate::lsn::Lsn;
+use crate::quarantine::desk::Outcome;
 
 /// Version of the format this relay writes, and the newest it reads.
 ///
@@ -26,6 +27,9 @@ pub const MAX_LISTED: usize = 1_000;
 
 /// Of these, how many stay that the position has passed.
 pub const MAX_PASSED: usize = 100;
+
+/// Most decisions that are carried out and not yet written down. One takes up to 3 kB.
+pub const MAX_CARRIED: usize = 32;
 
 /// Most fills whose times are remembered.
 pub const MAX_FILLS: usize = 32;
@@ -74,6 +78,10 @@ pub struct StateRecord {
     pub unlisted: Option<Unlisted>,
     /// Published snapshots, thinned with age.
     pub ring: Ring,
+    /// Decisions about the quarantine whose events were committed with this record, until they are written down there; at
+    /// most [`MAX_CARRIED`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub carried: Vec<Outcome>,
     /// When gaps were filled from the table after a loss, newest last; at most [`MAX_FILLS`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fills: Vec<Timestamp>,
@@ -226,6 +234,7 @@ impl StateRecord {
             quarantined: Vec::new(),
             unlisted: None,
             ring: Ring::default(),
+            carried: Vec::new(),
             fills: Vec::new(),
             writer: Uuid::nil(),
             sequence: 0,

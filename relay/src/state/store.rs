@@ -52,7 +52,7 @@ pub enum StoreError {
 }
 
 /// What to do after a failed step of a transaction.
-enum Step {
+pub(super) enum Step {
     /// It did not finish in its slice: call again.
     Again,
     /// The transaction has to be aborted and begun again.
@@ -83,6 +83,11 @@ pub struct Store {
 }
 
 impl Store {
+    /// The transactional id of a lane.
+    pub fn id_of(settings: &Settings, lane: u32) -> String {
+        format!("outbox-relay.{}.{lane}", settings.name)
+    }
+
     /// Fences every earlier writer of this lane: from here on only this producer writes.
     ///
     /// # Errors
@@ -93,7 +98,7 @@ impl Store {
         contact: Contact,
         ending: &Ending,
     ) -> Result<Store, StoreError> {
-        let transactional_id = format!("outbox-relay.{}.{lane}", settings.name);
+        let transactional_id = Store::id_of(settings, lane);
         let key = format!("{}/{lane}", settings.name);
         // They connect meanwhile, which takes as long as the fence; nothing is asked of them before it.
         let readers = Some(Readers::connect(&settings.kafka, &key, &contact)?);
@@ -221,7 +226,45 @@ impl Store {
         let _closing = thread::Builder::new().name("close".into()).spawn(move || drop(readers));
     }
 
-    fn broken(&self, source: StateError) -> StoreError {
+    /// The record's topic.
+    pub(super) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// Topic, partition and key of the record.
+    pub(super) fn place(&self) -> (&str, i32, &str) {
+        (&self.topic, self.partition, &self.key)
+    }
+
+    /// The id by which others are fenced.
+    pub(super) fn transactional_id(&self) -> &str {
+        &self.transactional_id
+    }
+
+    /// Shows that a right is missing and waited for.
+    pub(super) fn waits_for_the_right(&self, error: &KafkaError) {
+        self.contact.waiting_for(Some(the_right(&self.topic, &self.transactional_id, error)));
+    }
+
+    /// Another producer of the same session has fenced: looks whether the record is still the one that was read.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] where it is another's; as [`Store::read`].
+    pub(super) fn is_unchanged(&mut self, ending: &Ending) -> Result<(), StoreError> {
+        match self.newest(ending)? {
+            Some(found) if Some((found.writer, found.sequence)) != self.seen => {
+                Err(StoreError::Fenced { writer: found.writer, epoch: found.epoch })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The record was written by the producer of events.
+    pub(super) fn wrote(&mut self, record: &StateRecord) {
+        self.seen = Some((record.writer, record.sequence));
+    }
+
+    pub(super) fn broken(&self, source: StateError) -> StoreError {
         StoreError::Record { topic: self.topic.clone(), key: self.key.clone(), source }
     }
 }
@@ -278,7 +321,7 @@ fn fenced(
 }
 
 /// Repeats a blocking call in slices until it is done or needs another step.
-fn until_done(ending: &Ending, call: impl Fn() -> KafkaResult<()>) -> Result<Option<Step>, StoreError> {
+pub(super) fn until_done(ending: &Ending, call: impl Fn() -> KafkaResult<()>) -> Result<Option<Step>, StoreError> {
     loop {
         over(ending)?;
         match call() {
@@ -303,14 +346,14 @@ fn heard<T>(producer: &BaseProducer<Contact>, result: KafkaResult<T>) -> KafkaRe
 }
 
 /// What the cluster does not let the relay do, which somebody may allow at any moment.
-fn the_right(topic: &str, id: &str, error: &KafkaError) -> String {
+pub(super) fn the_right(topic: &str, id: &str, error: &KafkaError) -> String {
     format!(
         "the right to write the state record: allow the relay's user to describe and write the transactional id {id}, \
          and to describe, read and write the topic {topic} ({error})"
     )
 }
 
-fn step(error: &KafkaError) -> Step {
+pub(super) fn step(error: &KafkaError) -> Step {
     match error {
         KafkaError::Transaction(inner) if of_kafka(inner.code()) == Refused::TheRight => {
             Step::Forbidden(error.clone())

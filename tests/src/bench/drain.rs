@@ -70,8 +70,26 @@ fn recvlogical(ground: &Ground, backlog: &Backlog) -> Child {
 /// # Panics
 /// When it fails, or when the slot is not confirmed behind the backlog afterwards.
 pub async fn relay(ground: &mut Ground, backlog: &Backlog) -> RelayDrain {
+    relay_with(ground, backlog, &[], "/totals/records").await
+}
+
+/// The same with exactly one delivery: a row counts when its Kafka transaction is committed.
+///
+/// # Panics
+/// As [`relay`].
+pub async fn exactly_once(ground: &mut Ground, backlog: &Backlog) -> RelayDrain {
+    let keys = [("delivery.guarantee", "exactly_once")];
+    relay_with(ground, backlog, &keys, "/delivery/committed_records").await
+}
+
+async fn relay_with(
+    ground: &mut Ground,
+    backlog: &Backlog,
+    keys: &[(&str, &str)],
+    counted: &str,
+) -> RelayDrain {
     ground.copy_slot().await;
-    let (config, _) = ground.next_run().await;
+    let (config, _) = ground.next_run_with(keys).await;
     let log = ground.log();
     let relay = Relay::start(&config);
     let (start, walsender) = log.replication_started();
@@ -83,7 +101,9 @@ pub async fn relay(ground: &mut Ground, backlog: &Backlog) -> RelayDrain {
     let end = loop {
         let status = relay.try_status();
         let now = unix_seconds();
-        let records = status.as_ref().and_then(|status| status["totals"]["records"].as_u64()).unwrap_or(0);
+        let counted = status.as_ref().and_then(|status| status.pointer(counted)?.as_u64());
+        let records = counted.unwrap_or(0);
+        let sent = status.as_ref().and_then(|status| status["totals"]["records"].as_u64()).unwrap_or(0);
         if records > 0 {
             first.get_or_insert((now, records));
         }
@@ -96,7 +116,7 @@ pub async fn relay(ground: &mut Ground, backlog: &Backlog) -> RelayDrain {
             relay.log()
         );
         assert!(relay.ended().is_none(), "the relay ended\n{}", relay.log());
-        std::thread::sleep(if records + NEAR >= rows { NEAR_THE_END } else { STATUS });
+        std::thread::sleep(if sent + NEAR >= rows { NEAR_THE_END } else { STATUS });
     };
     let (first_seen, first_records) = first.unwrap_or((end, rows));
     let mut drained = RelayDrain {

@@ -103,6 +103,11 @@ impl Ground {
 
     /// The relay's configuration of the next run, whose topic exists and is empty.
     pub async fn next_run(&mut self) -> (RelayConfig, String) {
+        self.next_run_with(&[]).await
+    }
+
+    /// The same with further keys, as text.
+    pub async fn next_run_with(&mut self, further: &[(&str, &str)]) -> (RelayConfig, String) {
         self.runs += 1;
         let run = format!("run{}", self.runs);
         let topic = format!("{run}.{NAME}");
@@ -110,7 +115,8 @@ impl Ground {
         // As on every start but a relay's very first.
         let state = format!("state.{run}");
         self.kafka.create_topic(&state, 1, &[("cleanup.policy", "compact")]).await;
-        (self.config(&run), topic)
+        let config = further.iter().fold(self.config(&run), |config, (key, value)| config.text(key, value));
+        (config, topic)
     }
 
     /// Loads a backlog behind the base slot, in the place of the one before.

@@ -3,8 +3,8 @@
 use super::figures::Spread;
 use super::others::{Other, of_case};
 use super::report::{case, steady};
-use super::results::{Drains, Latency, LatencyRun, Pair, Percentiles, Results};
-use super::verdict::required_ratio;
+use super::results::{Drains, GuaranteePair, Latency, LatencyRun, Pair, Percentiles, Results};
+use super::verdict::{EXACTLY_ONCE, required_ratio};
 use crate::plot::Figure;
 use crate::plot::bars::{Bars, Limit, Row};
 use crate::plot::percentiles::{self, Marks};
@@ -24,6 +24,14 @@ pub fn ratios(results: &[Results], others: &[Other]) -> Figure {
                 spread: Spread::of(drains.pairs.iter().map(Pair::ratio)),
                 limit: Some(Limit::Least(median)),
             });
+            if !drains.guarantees.is_empty() {
+                rows.push(Row::Bar {
+                    name: "exactly once ÷ at least once".to_owned(),
+                    class: "c2",
+                    spread: Spread::of(drains.guarantees.iter().map(GuaranteePair::ratio)),
+                    limit: Some(Limit::Least(EXACTLY_ONCE)),
+                });
+            }
             let ours = rate(drains, |pair| pair.relay.seconds);
             for (other, theirs) in of_case(others, &name) {
                 // Of the medians alone: they were not measured in pairs.

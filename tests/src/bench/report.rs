@@ -11,7 +11,7 @@ use super::figures::Spread;
 use super::machine::Machine;
 use super::others::{Other, of_case};
 use super::plots;
-use super::results::{Drains, Latency, LatencyRun, Pair, Percentiles, RelayDrain, Results};
+use super::results::{Drains, GuaranteePair, Latency, LatencyRun, Pair, Percentiles, RelayDrain, Results};
 use super::table::{machine_row, percentiles, row, sentence, verdict_table};
 use super::verdict::verdicts;
 use crate::page::{Page, code, plain};
@@ -97,6 +97,13 @@ impl Report {
                 row(page, &name, Spread::of(drains.pairs.iter().map(Pair::ratio)), 2)?;
             }
         }
+        for under in &self.results {
+            for drains in under.drains.iter().filter(|drains| !drains.guarantees.is_empty()) {
+                let name =
+                    format!("exactly once ÷ at least once, {}", case(drains, &under.congestion_control));
+                row(page, &name, Spread::of(drains.guarantees.iter().map(GuaranteePair::ratio)), 2)?;
+            }
+        }
         Ok(())
     }
 
@@ -170,6 +177,9 @@ to the last acknowledgement. After each drain the relay is told to stop and has 
 behind the backlog. Processor time is that of whole processes, by event. The broker is warm but for the run that
 is called cold, the first drain into a broker that has just been started.
 
+Exactly once is compared with at least once in the same way, drain by drain in turns. With it a row counts when its Kafka
+transaction is committed, since nobody who reads committed records sees it before.
+
 Latency is an open loop: transactions of one row at their intended times on four connections, whatever became
 of those before. *Commit → received* begins when COMMIT has returned to the producer, *intended → received* when the transaction
 should have begun; both end when a consumer has the record. One clock, one process.
@@ -238,6 +248,16 @@ fn drain_tables(out: &mut impl Write, drains: &Drains, (control, others): (&str,
     let transactions = shape.transactions() as f64;
     let segments = pairs.iter().filter_map(|p| Some(p.relay.segments? as f64 / transactions));
     row(out, "relay, TCP data segments per transaction", Spread::of(segments), 3)?;
+    if !drains.guarantees.is_empty() {
+        let both = &drains.guarantees;
+        let of = |value: fn(&GuaranteePair) -> f64| Spread::of(both.iter().map(value));
+        row(out, "**relay, exactly once ÷ at least once**", of(GuaranteePair::ratio), 2)?;
+        let rates = |of: fn(&GuaranteePair) -> &RelayDrain| {
+            Spread::of(both.iter().map(|pair| rate(of(pair).seconds)))
+        };
+        row(out, "relay, exactly once, thousand rows/s", rates(|pair| &pair.exactly_once), 0)?;
+        row(out, "relay, at least once in turn with it", rates(|pair| &pair.at_least_once), 0)?;
+    }
     if let Some(cold) = &drains.cold {
         writeln!(
             out,

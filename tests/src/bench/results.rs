@@ -37,6 +37,27 @@ pub struct Drains {
     pub cold: Option<RelayDrain>,
     /// The measured pairs; the broker is warm.
     pub pairs: Vec<Pair>,
+    /// Drains with at-least-once and with exactly-once delivery.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub guarantees: Vec<GuaranteePair>,
+}
+
+/// The relay with either guarantee, one after the other.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GuaranteePair {
+    /// Whether exactly once went first.
+    pub exactly_first: bool,
+    /// At least once; until the last acknowledgement.
+    pub at_least_once: RelayDrain,
+    /// Exactly once; until the last commit.
+    pub exactly_once: RelayDrain,
+}
+
+impl GuaranteePair {
+    /// How much of the throughput of at-least-once delivery is left.
+    pub fn ratio(&self) -> f64 {
+        self.at_least_once.seconds / self.exactly_once.seconds
+    }
 }
 
 /// The two readers, one after the other.

@@ -1,7 +1,7 @@
 //! Which requirement is met.
 
 use super::figures::Spread;
-use super::results::{Drains, Latency, Pair, Results};
+use super::results::{Drains, GuaranteePair, Latency, Pair, Results};
 
 /// One requirement and what was found.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,7 +35,11 @@ pub fn verdicts(results: &[Results]) -> Vec<Verdict> {
     });
     let latency =
         results.iter().filter_map(|under| latency(&under.congestion_control, under.latency.as_ref()?));
-    throughput.chain(latency).chain(memory(results)).chain(missing(results)).collect()
+    let guarantees =
+        results.iter().flat_map(|under| {
+            under.drains.iter().filter_map(|drains| exactly_once(&under.congestion_control, drains))
+        });
+    throughput.chain(guarantees).chain(latency).chain(memory(results)).chain(missing(results)).collect()
 }
 
 /// What is required and was left out.
@@ -72,6 +76,23 @@ fn throughput(control: &str, drains: &Drains) -> Option<Verdict> {
         ),
         found: format!("{:.2} and {:.2} of {pairs} pairs", spread.median, spread.lower),
         met: spread.median >= median && spread.lower >= lower && pairs >= PAIRS,
+    })
+}
+
+/// Least share of the throughput of at-least-once delivery that exactly once keeps, as median of the pairs.
+pub const EXACTLY_ONCE: f64 = 0.85;
+
+/// Where it was measured.
+fn exactly_once(control: &str, drains: &Drains) -> Option<Verdict> {
+    let spread = Spread::of(drains.guarantees.iter().map(GuaranteePair::ratio))?;
+    let pairs = drains.guarantees.len();
+    Some(Verdict {
+        requirement: format!(
+            "{}, {control}: exactly once, median of at least {PAIRS} pairs ≥ {EXACTLY_ONCE} × at least once",
+            drains.shape.name()
+        ),
+        found: format!("{:.2} (lower quartile {:.2}) of {pairs} pairs", spread.median, spread.lower),
+        met: spread.median >= EXACTLY_ONCE && pairs >= PAIRS,
     })
 }
 
@@ -131,7 +152,13 @@ mod tests {
             relay: relay.clone(),
         };
         let shape = Shape { per_transaction: 100, rows: 100 };
-        Drains { shape, wal_bytes: 0, cold: None, pairs: ratios.iter().map(pair).collect() }
+        let other = |ratio: &f64| GuaranteePair {
+            exactly_first: false,
+            at_least_once: RelayDrain { seconds: *ratio, ..relay.clone() },
+            exactly_once: relay.clone(),
+        };
+        let guarantees = ratios.iter().map(other).collect();
+        Drains { shape, wal_bytes: 0, cold: None, pairs: ratios.iter().map(pair).collect(), guarantees }
     }
 
     #[test]
@@ -150,6 +177,14 @@ mod tests {
         let left_out: Vec<&str> = found.iter().map(|verdict| verdict.requirement.as_str()).collect();
         assert_eq!(left_out, ["everything under cubic", "1 per transaction, bbr", "latency, bbr"]);
         assert!(found.iter().all(|verdict| !verdict.met));
+    }
+
+    #[test]
+    fn exactly_once_keeps_most_of_the_throughput() {
+        let met = |ratio| exactly_once("bbr", &drains(&[ratio; 7])).unwrap().met;
+        assert!(met(0.86) && !met(0.84));
+        assert!(exactly_once("bbr", &drains(&[])).is_none(), "not measured");
+        assert!(!exactly_once("bbr", &drains(&[1.0; 6])).unwrap().met, "too few");
     }
 
     #[test]

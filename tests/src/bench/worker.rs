@@ -8,7 +8,7 @@ use super::ground::{Backlog, Ground};
 use super::latency::{self, Receiver};
 use super::machine::congestion_control;
 use super::plan::{Plan, Shape};
-use super::results::{Drains, Latency, Pair, RelayDrain, Results};
+use super::results::{Drains, GuaranteePair, Latency, Pair, RelayDrain, Results};
 use super::usage::{Watch, memory_kib};
 use crate::relay::Relay;
 
@@ -17,6 +17,9 @@ const WARM_UP: Shape = Shape { per_transaction: 100, rows: 500_000 };
 
 /// Further drains of them after the cold one: the broker's code is compiled by then.
 const WARM_UPS: usize = 10;
+
+/// Rows per transaction of the backlog that is drained with either guarantee.
+const GUARANTEES: u64 = 100;
 
 /// Seconds of the open loop before the first run that counts.
 const SETTLE: u64 = 5;
@@ -69,12 +72,45 @@ pub async fn measure(plan: &Plan, own_namespace: bool) -> Results {
             results.payload_bytes = average.parse().expect("a number");
         }
         let pairs = pairs(plan, &mut ground, &backlog).await;
-        results.drains.push(Drains { shape, wal_bytes: backlog.wal_bytes, cold: cold.take(), pairs });
+        // Once is enough: what it costs hangs on the broker, not on the network.
+        let measured = shape.per_transaction == GUARANTEES && !own_namespace;
+        let guarantees =
+            if measured { guarantees(plan, &mut ground, &backlog).await } else { Vec::new() };
+        let wal_bytes = backlog.wal_bytes;
+        results.drains.push(Drains { shape, wal_bytes, cold: cold.take(), pairs, guarantees });
     }
     if plan.latency_runs > 0 {
         results.latency = Some(open_loop(plan, &mut ground).await);
     }
     results
+}
+
+/// At least once and exactly once, in turns.
+async fn guarantees(plan: &Plan, ground: &mut Ground, backlog: &Backlog) -> Vec<GuaranteePair> {
+    let mut pairs = Vec::new();
+    for number in 0..plan.pairs {
+        let _alone = alone(plan.lock.as_deref());
+        let exactly_first = number % 2 == 1;
+        let pair = if exactly_first {
+            let exactly_once = drain::exactly_once(ground, backlog).await;
+            let at_least_once = drain::relay(ground, backlog).await;
+            GuaranteePair { exactly_first, at_least_once, exactly_once }
+        } else {
+            let at_least_once = drain::relay(ground, backlog).await;
+            let exactly_once = drain::exactly_once(ground, backlog).await;
+            GuaranteePair { exactly_first, at_least_once, exactly_once }
+        };
+        let rows = backlog.shape.rows as f64;
+        say(&format!(
+            "guarantees {}: at least once {:.0} k/s, exactly once {:.0} k/s = {:.2} x",
+            number + 1,
+            rows / pair.at_least_once.seconds / 1000.0,
+            rows / pair.exactly_once.seconds / 1000.0,
+            pair.ratio()
+        ));
+        pairs.push(pair);
+    }
+    pairs
 }
 
 async fn pairs(plan: &Plan, ground: &mut Ground, backlog: &Backlog) -> Vec<Pair> {

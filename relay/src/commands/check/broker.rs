@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::cluster::{Entries, Presence};
 use super::finding::{Area, Finding};
-use crate::config::Settings;
+use crate::config::{Guarantee, Settings};
 
 /// The topic that transactions are kept in; the state record is written in one.
 pub const TRANSACTIONS: &str = "__transaction_state";
@@ -72,7 +72,45 @@ pub fn judge(
         );
     }
     findings.extend(transaction_log(brokers.len(), entries, transactions));
+    if settings.delivery.guarantee == Guarantee::ExactlyOnce {
+        findings.extend(exactly_once(settings, entries));
+    }
     findings
+}
+
+/// What exactly one delivery asks of the brokers and of who reads. The rights are those that the state record needs in any
+/// case: to describe and write the transactional id, and to write the topics.
+fn exactly_once(settings: &Settings, entries: &[(i32, Entries)]) -> Vec<Finding> {
+    let ours = settings.delivery.transaction_timeout.as_millis();
+    let longest = entries.iter().filter_map(|(_, entries)| {
+        entries.as_ref().ok()?.get("transaction.max.timeout.ms")?.parse::<u128>().ok()
+    });
+    let readers = Finding::note(
+        Area::Kafka,
+        "read-committed",
+        "delivery.guarantee",
+        "is exactly_once: an event is seen once by consumers that read with isolation.level=read_committed, and no others",
+    )
+    .advised(
+        "set it in every consumer of these topics; librdkafka and this project's SDK have it by default, Java's consumers do not",
+        "isolation.level=read_committed",
+    );
+    let too_short = longest.min().filter(|longest| *longest < ours).map(|longest| {
+        Finding::error(
+            Area::Kafka,
+            "transaction-timeout",
+            "transaction.max.timeout.ms",
+            format!(
+                "is {longest} on a broker, and delivery.transaction_timeout asks for {ours}: the relay's transactions would be \
+                 refused, and it would publish nothing"
+            ),
+        )
+        .mend(
+            "lower delivery.transaction_timeout (at least 60s), or raise it on the brokers",
+            format!("transaction.max.timeout.ms={ours}"),
+        )
+    });
+    std::iter::once(readers).chain(too_short).collect()
 }
 
 /// The transaction log is made at the first transaction, with the replicas that are set, or not at all.
@@ -122,6 +160,19 @@ mod tests {
             ["auto-create-topics"]
         );
         assert_eq!(found(&[(1, Err("denied".into()))], &there), ["broker-settings-unseen"]);
+    }
+
+    #[test]
+    fn exactly_one_delivery_asks_for_careful_readers_and_for_time() {
+        let mut settings = settings();
+        settings.delivery.guarantee = Guarantee::ExactlyOnce;
+        let there = Presence::There { partitions: 4, replicas: 1, leaderless: 0 };
+        let found = |longest: &str| {
+            let entries = [(1, set(&[("transaction.max.timeout.ms", longest)]))];
+            codes(&judge(&settings, &[1], &entries, &there))
+        };
+        assert_eq!(found("900000"), ["read-committed"]);
+        assert_eq!(found("30000"), ["read-committed", "transaction-timeout"]);
     }
 
     #[test]

@@ -60,6 +60,12 @@ pub enum TopicError {
         /// The limit in milliseconds.
         limit: i64,
     },
+    /// A Kafka transaction that holds events must not stay open for as long as this takes.
+    #[error("{0}")]
+    HoldsBack(
+        /// What is waited for.
+        String,
+    ),
     /// More topics than the state record can hold.
     #[error("the topic cannot be pinned")]
     Pins(#[from] PinError),

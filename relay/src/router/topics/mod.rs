@@ -25,7 +25,7 @@ use std::io;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use error::TopicError;
 
@@ -36,13 +36,16 @@ use self::table::Table;
 use super::Pins;
 use crate::config::{KafkaSettings, TopicSettings};
 use crate::observe::Observed;
-use crate::publisher::batch_bytes;
+use crate::publisher::{Gate, batch_bytes};
 use crate::session::Ending;
 use crate::state::Recorder;
 
 /// The pause before a missing topic is looked for again, and before one that was refused is made again.
 const AGAIN: Duration = Duration::from_millis(500);
 const MAKE_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long a Kafka transaction that holds events is left open for something that has to come first.
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Partition counts: pinned by the state record, and looked up on a topic's first use in a session.
 pub struct Topics {
@@ -53,6 +56,7 @@ pub struct Topics {
     settings: TopicSettings,
     /// Batches of the session's producer.
     batch_bytes: usize,
+    gate: Option<Arc<Gate>>,
     recorder: Arc<Recorder>,
     observed: Arc<Observed>,
     ending: Arc<Ending>,
@@ -86,6 +90,7 @@ impl Topics {
             used: HashMap::new(),
             settings: settings.clone(),
             batch_bytes: batch_bytes(kafka, None),
+            gate: None,
             recorder,
             observed,
             ending,
@@ -97,6 +102,12 @@ impl Topics {
     #[must_use]
     pub fn with_batches_of(self, bytes: usize) -> Topics {
         Topics { batch_bytes: bytes, ..self }
+    }
+
+    /// Nothing is waited for while a Kafka transaction holds events, or not for long: nobody would see them meanwhile.
+    #[must_use]
+    pub fn behind(self, gate: Option<Arc<Gate>>) -> Topics {
+        Topics { gate, ..self }
     }
 
     /// Starts the thread that looks at the cluster beside the router. It ends with the session.
@@ -178,7 +189,7 @@ impl Topics {
     /// twice for the same count changes nothing, so the message that asks for it may be read again.
     ///
     /// # Errors
-    /// None so far; what cannot be done is said.
+    /// Only where a Kafka transaction must not wait; what cannot be done is said.
     pub fn switch(&mut self, topic: &str, partitions: NonZeroU32) -> Result<(), TopicError> {
         let Some(pinned) = self.table.pinned(topic) else {
             self.refuse_switch(&format!("topic {topic} is not published to by this relay"));
@@ -188,7 +199,7 @@ impl Topics {
             tracing::info!(topic, %partitions, "the keys of the topic are spread over as many already");
             return Ok(());
         }
-        let Some(look) = self.look_patiently(topic) else { return Ok(()) };
+        let Some(look) = self.look_patiently(topic)? else { return Ok(()) };
         if let Err(why) = judge_switch(pinned, partitions, look) {
             self.refuse_switch(&format!("topic {topic} {why}"));
             return Ok(());
@@ -213,26 +224,39 @@ impl Topics {
     }
 
     /// Looks until the cluster answers; `None` when the session is over.
-    fn look_patiently(&self, topic: &str) -> Option<Look> {
+    fn look_patiently(&self, topic: &str) -> Result<Option<Look>, TopicError> {
+        let since = Instant::now();
         let mut waiting = Waiting::default();
         while !self.ending.is_over() {
             match self.cluster.look(topic) {
                 Ok(look) => {
                     self.observed.waiting_for(None);
-                    return Some(look);
+                    return Ok(Some(look));
                 }
                 Err(error) => {
                     let why = format!("the partitions of topic {topic}: {error}");
+                    self.holds_back(since, &why)?;
                     waiting.say(&self.observed, why);
                     self.ending.pause(AGAIN);
                 }
             }
         }
-        None
+        Ok(None)
+    }
+
+    /// Whether what is waited for since then holds back what a Kafka transaction has of events.
+    fn holds_back(&self, since: Instant, why: &str) -> Result<(), TopicError> {
+        match &self.gate {
+            Some(gate) if gate.holds_any() && since.elapsed() > PATIENCE => {
+                Err(TopicError::HoldsBack(why.to_owned()))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Waits until a topic can be published to; makes it where the configuration says so.
     fn wait_for(&self, topic: &str) -> Result<Option<NonZeroU32>, TopicError> {
+        let since = Instant::now();
         let mut waiting = Waiting::default();
         // Partitions that a topic just made, by us or by somebody, has to show, all with leaders, before they
         // are counted.
@@ -273,6 +297,7 @@ impl Topics {
                 ),
                 Err(error) => format!("the partitions of topic {topic}: {error}"),
             };
+            self.holds_back(since, &why)?;
             waiting.say(&self.observed, why);
             self.ending.pause(pause);
         }

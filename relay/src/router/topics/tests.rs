@@ -16,7 +16,7 @@ use crate::publisher::Confirmations;
 use crate::publisher::Contact;
 use crate::reader::Positions;
 use crate::session::End;
-use crate::state::{RecorderParts, StateRecord, Store, peek};
+use crate::state::{Place, RecorderParts, StateRecord, Store, peek};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const TOPIC: &str = "outbox.event.order";
@@ -48,7 +48,7 @@ impl Stage {
         let mut record = StateRecord::first("orders", 0, "1", 1, Lsn(1));
         record.partitions = pins.iter().map(|(topic, count)| ((*topic).to_owned(), *count)).collect();
         let (recorder, recording) = Recorder::spawn(RecorderParts {
-            store: Store::fence(&settings, 0, Contact::default(), &ending).unwrap(),
+            place: Place::Apart(Box::new(Store::fence(&settings, 0, Contact::default(), &ending).unwrap())),
             record: record.clone(),
             believed: true,
             confirmations: Confirmations::new(Lsn(1)),
