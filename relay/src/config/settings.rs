@@ -15,11 +15,100 @@ use secrecy::SecretString;
 use super::recovery::RecoverySettings;
 use super::rules::{RuleColumns, Rules};
 
-/// Everything a relay runs with.
+/// Which of a relay's lanes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneId {
+    /// Its partition of the state topic, and its number in locks and in the quarantine. It never changes.
+    pub number: u32,
+    /// Its name; only lane 0 may have none.
+    pub name: Option<String>,
+}
+
+impl LaneId {
+    /// The one lane of a relay that has no list of them.
+    pub fn only() -> LaneId {
+        LaneId { number: 0, name: None }
+    }
+
+    /// What it is called: its name, else its number, which is no name of another.
+    pub fn label(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.number.to_string())
+    }
+}
+
+/// The settings of each lane of a relay; at least one.
+#[derive(Debug, Clone)]
+pub struct Lanes {
+    all: Vec<Settings>,
+    listed: bool,
+}
+
+impl Lanes {
+    /// A relay without a list of lanes.
+    pub(super) fn one(settings: Settings) -> Lanes {
+        Lanes { all: vec![settings], listed: false }
+    }
+
+    /// A relay with a list. The order in it means nothing.
+    pub(super) fn listed(mut all: Vec<Settings>) -> Lanes {
+        all.sort_by_key(|settings| settings.lane.number);
+        let partitions = all.last().map_or(1, |settings| settings.lane.number + 1);
+        all.iter_mut().for_each(|settings| settings.state.partitions = partitions);
+        Lanes { all, listed: true }
+    }
+
+    /// Whether the configuration has a list of lanes. Without one nothing that is shown speaks of lanes.
+    pub fn are_listed(&self) -> bool {
+        self.listed
+    }
+
+    /// By number.
+    pub fn iter(&self) -> std::slice::Iter<'_, Settings> {
+        self.all.iter()
+    }
+
+    /// What the lane is called where lanes are listed.
+    pub fn label(&self, settings: &Settings) -> Option<String> {
+        self.listed.then(|| settings.lane.label())
+    }
+
+    /// The settings of the lane of the smallest number: of what is the relay's they say the same as any.
+    pub fn first(&self) -> &Settings {
+        &self.all[0]
+    }
+
+    /// As [`Lanes::first`].
+    pub fn into_first(mut self) -> Settings {
+        self.all.swap_remove(0)
+    }
+
+    /// The settings of the lane of this name or number; where there is one only, it need not be named.
+    ///
+    /// # Errors
+    /// A sentence: none is named where there are several, or there is no such lane.
+    pub fn choose(self, lane: Option<&str>) -> Result<Settings, String> {
+        let labels: Vec<String> = self.all.iter().map(|settings| settings.lane.label()).collect();
+        let labels = labels.join(", ");
+        let Some(lane) = lane else {
+            return match self.all.len() {
+                1 => Ok(self.into_first()),
+                many => Err(format!("this relay has {many} lanes: name one of them with --lane ({labels})")),
+            };
+        };
+        let is_it = |settings: &Settings| settings.lane.label() == lane || settings.lane.number.to_string() == lane;
+        let found = self.all.into_iter().find(is_it);
+        found.ok_or_else(|| format!("this relay has no lane {lane}; it has {labels}"))
+    }
+}
+
+/// Everything a lane of a relay runs with.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The relay's name, `[a-z][a-z0-9_]{0,40}`; slot and publication are `outbox_<name>`.
+    /// The relay's name, `[a-z][a-z0-9_]{0,40}`; slot and publication are `outbox_<name>`, or
+    /// `outbox_<name>_<lane>` for a lane with a name.
     pub name: String,
+    /// Which lane's settings these are.
+    pub lane: LaneId,
     /// Where the events come from.
     pub source: SourceSettings,
     /// Where the events go.
@@ -50,7 +139,10 @@ pub struct Settings {
 impl Settings {
     /// Name of the replication slot.
     pub fn slot(&self) -> String {
-        format!("outbox_{}", self.name)
+        match &self.lane.name {
+            None => format!("outbox_{}", self.name),
+            Some(lane) => format!("outbox_{}_{lane}", self.name),
+        }
     }
 
     /// The settings for each server that may be the primary, in the order of `source.url`.
@@ -66,7 +158,8 @@ impl Settings {
 
     /// Name of the publication.
     pub fn publication(&self) -> String {
-        format!("outbox_{}", self.name)
+        // The clean-up of a table looks for a slot of the publication's name.
+        self.slot()
     }
 }
 
@@ -403,6 +496,8 @@ pub enum Existing {
 pub struct StateSettings {
     /// Compacted topic that holds the record (default `outbox.relay.state`).
     pub topic: String,
+    /// Partitions that it needs: one more than the largest number of a lane (default 1).
+    pub partitions: u32,
     /// Least time between two records while positions move (default 1 s).
     pub interval: Duration,
     /// Least time between two records while only idle positions move (default 5 s).

@@ -62,7 +62,9 @@ pub struct RouterParts {
 /// # Errors
 /// The system has no thread to give.
 pub fn spawn(parts: RouterParts, chunks: Chunks) -> std::io::Result<JoinHandle<()>> {
+    let span = tracing::Span::current();
     thread::Builder::new().name("router".into()).spawn(move || {
+        let _whose = span.enter();
         let ending = parts.ending.clone();
         let course = Course::new(parts.epoch, parts.position, parts.must_meet);
         let mut router = Router {

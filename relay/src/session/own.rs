@@ -14,7 +14,7 @@ use crate::config::Settings;
 use crate::lsn::Lsn;
 use crate::observe::Phase;
 use crate::publisher::Contact;
-use crate::reader::{self, Positions, ReaderConfig, ReaderEnd};
+use crate::reader::{self, Positions, Reader, ReaderConfig, ReaderEnd};
 use crate::router::topics::cluster::Cluster;
 use crate::state::{RecordedPhase, StateRecord, Store, StoreError, topic};
 use crate::wire::{Connection, SystemIdentity, Target, TimelineHistory, WireError};
@@ -89,10 +89,11 @@ pub(super) async fn own(context: &Context, ending: &Arc<Ending>) -> Result<(Owne
         step(context, ending, async { sql.slot(&slot_name).await.map_err(|error| error.end()) }).await?;
 
     // Kafka may keep us waiting; the lane is kept meanwhile, and the stream gets its feedback.
+    let reader = replication.reading.as_ref().map(|reading| &reading.reader);
     let remembering = async {
         tokio::select! {
             biased;
-            end = keep_alive(&sql, &slot_name, replication.reading.as_ref()) => Err(end),
+            end = keep_alive(&sql, &slot_name, reader) => Err(end),
             found = remember(context, ending) => found,
         }
     };
@@ -113,14 +114,14 @@ pub(super) async fn own(context: &Context, ending: &Arc<Ending>) -> Result<(Owne
 
 /// Pings the SQL connection, which ends on the server after ten idle seconds, until it or the stream is
 /// lost.
-pub(crate) async fn keep_alive(sql: &Sql, slot: &str, reading: Option<&Reading>) -> End {
+pub(crate) async fn keep_alive(sql: &Sql, slot: &str, reader: Option<&Reader>) -> End {
     let mut pings = tokio::time::interval(Duration::from_secs(2));
     loop {
         pings.tick().await;
         if let Err(error) = sql.ping(slot).await {
             return error.end();
         }
-        if reading.is_some_and(|reading| reading.reader.has_ended()) {
+        if reader.is_some_and(Reader::has_ended) {
             return lost_early();
         }
     }
@@ -288,7 +289,7 @@ async fn remember(context: &Context, ending: &Arc<Ending>) -> Result<(Store, Opt
     let settings = context.settings.clone();
     context.observed.enter(Phase::Recovering, Some("the state record on Kafka".into()));
     let contact = Contact::seen_in(&context.observed);
-    while let Err(error) = topic::ensure(&settings.kafka, &settings.state.topic, &contact).await {
+    while let Err(error) = topic::ensure(&settings.kafka, &settings.state, &contact).await {
         context.observed.waiting_for(Some(format!("the state topic {}: {error}", settings.state.topic)));
         tracing::warn!(%error, topic = settings.state.topic, "waiting for the state topic");
         tokio::time::sleep(IN_LINE).await;
@@ -322,8 +323,10 @@ async fn decide(
         record => (record, None),
     };
     let fresh = |position| {
-        let first =
-            StateRecord::first(&settings.name, context.lane, &server.system_id, server.timeline, position);
+        let first = StateRecord {
+            lane_name: settings.lane.name.clone(),
+            ..StateRecord::first(&settings.name, context.lane, &server.system_id, server.timeline, position)
+        };
         match &forgotten {
             None => first,
             Some(old) => StateRecord {

@@ -246,7 +246,6 @@ fn one_by_one(until: Lsn) -> String {
 /// The loop of a session: the end comes first, then the order to stop, then the pings. `None` when the
 /// stream has ended: the reader says why.
 async fn watch(context: &Context, ending: &Ending, sql: &Sql, pipeline: &Pipeline, pid: i32) -> Option<End> {
-    let mut shutdown = context.shutdown.clone();
     let mut pings = interval(PING);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut looks = interval(Duration::from_millis(200));
@@ -256,7 +255,7 @@ async fn watch(context: &Context, ending: &Ending, sql: &Sql, pipeline: &Pipelin
         tokio::select! {
             biased;
             end = ending.wait() => return Some(end),
-            _ = shutdown.wait_for(|stop| *stop) => {
+            () = context.told_to_stop() => {
                 return Some(drain::drain(context, ending, sql, pipeline).await);
             }
             _ = looks.tick() => {

@@ -60,8 +60,9 @@ impl Recorder {
             asked: Condvar::new(),
             acknowledged: Condvar::new(),
         });
-        let mine = recorder.clone();
-        let thread = thread::Builder::new().name("recorder".into()).spawn(move || mine.run(parts))?;
+        let (mine, span) = (recorder.clone(), tracing::Span::current());
+        let run = move || span.in_scope(|| mine.run(parts));
+        let thread = thread::Builder::new().name("recorder".into()).spawn(run)?;
         Ok((recorder, thread))
     }
 
