@@ -11,11 +11,16 @@ use outbox_tests::wait::eventually_async;
 use serde_json::Value;
 
 /// The second table: another schema, the same columns, none of the contract's checks.
-const TABLE: &str = "CREATE SCHEMA billing; CREATE TABLE billing.outbox (LIKE outbox.events INCLUDING DEFAULTS)";
+const TABLE: &str =
+    "CREATE SCHEMA billing; CREATE TABLE billing.outbox (LIKE outbox.events INCLUDING DEFAULTS)";
 
 /// What the lane of the second table says of it.
 const BILLING: &str = "outbox.table = 'billing.outbox', outbox.columns.seq = 'seq', \
     outbox.columns.writer = 'writer', outbox.columns.created_at = 'created_at'";
+
+/// A row of the second table that no topic takes.
+const BAD: &str = "INSERT INTO billing.outbox (aggregatetype, aggregateid, type, payload)
+    VALUES ('no topic at all', 'k', 'Made', '{}')";
 
 /// A database with two outboxes. The first lane has no name and is called `0`, the second is `billing`.
 struct Two {
@@ -153,14 +158,18 @@ async fn both_tables_are_published_in_order_whenever_the_relay_is_killed() {
     two.assert_pass().await;
     wait(&relay, "both lanes to stream", |lane| lane["phase"] == "streaming");
     assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
-    assert!(relay.log().contains("lane{lane=\"billing\"}"), "a line does not say whose it is\n{}", relay.log());
+    assert!(
+        relay.log().contains("lane{lane=\"billing\"}"),
+        "a line does not say whose it is\n{}",
+        relay.log()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_one_lane_waits_for_stalls_no_other() {
     let two = Two::without_lanes("lanes_waiting").await.with_lanes(&[&lane_0(), &billing("")]);
-    let config = two.scene.config.clone().text("admin.stalled_after", "1s");
-    let relay = Relay::start(&config);
+    let config = two.scene.config.clone().text("admin.stalled_after", "3s");
+    let relay = Relay::start(&config.text("state.idle_interval", "1s"));
     wait(&relay, "both lanes to stream", |lane| lane["phase"] == "streaming");
     let waits_for = |status: &Value, topic: &str| {
         lane(status, "billing")["waiting_for"].as_str().is_some_and(|words| words.contains(topic))
@@ -197,7 +206,7 @@ async fn one_lane_is_filled_while_the_other_streams() {
     two.assert_pass().await;
     assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
     two.scene.text("SELECT pg_drop_replication_slot('outbox_lanes_filled_billing')::text").await;
-    two.bills(5_000).await;
+    two.bills(12_000).await;
 
     let relay = Relay::start(&two.scene.config);
     let filling = |status: &Value| lane(status, "billing")["phase"] == "filling";
@@ -223,23 +232,28 @@ async fn a_lane_that_halts_is_shown_and_the_other_goes_on() {
     let two = Two::prepare("lanes_halted", "quarantine.policy = 'halt'").await;
     let relay = two.start();
     two.bills(10).await;
-    let bad = "INSERT INTO billing.outbox (aggregatetype, aggregateid, type, payload)
-               VALUES ('no topic at all', 'k', 'Made', '{}')";
-    two.scene.database.batch_execute(bad).await.unwrap();
+    relay.wait_status(LIMIT, "the first rows", |status| {
+        (records(lane(status, "billing")) == 10).then_some(())
+    });
+    two.scene.database.batch_execute(BAD).await.unwrap();
     two.bills(10).await;
-    relay.wait_status(LIMIT, "the halt", |status| (lane(status, "billing")["phase"] == "halted").then_some(()));
+    relay.wait_status(LIMIT, "the halt", |status| {
+        (lane(status, "billing")["phase"] == "halted").then_some(())
+    });
     let reason = not_ready(&relay);
     assert!(reason.starts_with("lane billing: halted: "), "{reason}");
     assert!(!reason.contains("lane 0"), "{reason}");
 
     two.orders(500).await;
     two.verdict_of_orders().await.assert_pass();
-    let status = relay.status();
-    assert_eq!((&status["ready"], &lane(&status, "0")["ready"]), (&false.into(), &true.into()), "{status}");
-    assert_eq!(records(lane(&status, "billing")), 10, "{status}");
+    let status = relay.wait_status(LIMIT, "the other lane to be ready", |status| {
+        (lane(status, "0")["ready"] == true).then(|| status.clone())
+    });
+    assert_eq!((&status["ready"], records(lane(&status, "billing"))), (&false.into(), 10), "{status}");
     let (_, metrics) = relay.get("/metrics").unwrap();
     let phase = |lane: &str, phase: &str| {
-        let series = format!("outbox_relay_phase{{lane=\"{lane}\",phase=\"{phase}\",relay=\"lanes_halted\"}} 1");
+        let series =
+            format!("outbox_relay_phase{{lane=\"{lane}\",phase=\"{phase}\",relay=\"lanes_halted\"}} 1");
         assert!(metrics.contains(&series), "{series}\n{metrics}");
     };
     phase("billing", "halted");
@@ -252,7 +266,9 @@ async fn a_lane_that_halts_is_shown_and_the_other_goes_on() {
     let verdict = two.verdict_of_orders().await;
     verdict.assert_pass();
     assert_eq!((verdict.committed, verdict.repeated), (510, 0), "{verdict}");
-    relay.wait_status(LIMIT, "the halt", |status| (lane(status, "billing")["phase"] == "halted").then_some(()));
+    relay.wait_status(LIMIT, "the halt", |status| {
+        (lane(status, "billing")["phase"] == "halted").then_some(())
+    });
     assert_eq!(relay.terminate().code(), Some(3), "{}", relay.log());
 }
 
@@ -361,9 +377,15 @@ async fn commands_go_through_all_lanes_or_ask_for_one() {
     };
     says(
         &ends("config check", 0),
-        &["lane 0, number 0: outbox.events by slot outbox_lanes_commands\n", "lane billing, number 2: billing.outbox"],
+        &[
+            "lane 0, number 0: outbox.events by slot outbox_lanes_commands\n",
+            "lane billing, number 2: billing.outbox",
+        ],
     );
-    says(&ends("config show", 0), &["lanes.billing.outbox.table = \"billing.outbox\"", "lanes.billing.number = \"2\""]);
+    says(
+        &ends("config show", 0),
+        &["lanes.billing.outbox.table = \"billing.outbox\"", "lanes.billing.number = \"2\""],
+    );
     let again = two.scene.init(&[]);
     says(&again, &["lane 0\n", "lane billing\n", "is there  slot outbox_lanes_commands_billing"]);
 
@@ -373,11 +395,15 @@ async fn commands_go_through_all_lanes_or_ask_for_one() {
     two.assert_pass().await;
     for line in ["quarantine list", "topics list", "forget"] {
         says(&ends(line, 2), &["this relay has 2 lanes: name one of them with --lane (0, billing)"]);
-        says(&ends(&format!("{line} --lane orders"), 2), &["this relay has no lane orders; it has 0, billing"]);
+        says(
+            &ends(&format!("{line} --lane orders"), 2),
+            &["this relay has no lane orders; it has 0, billing"],
+        );
     }
     let topics = |lane: &str| ends(&format!("topics list --lane {lane}"), 0);
     eventually_async(LIMIT, "the pins", async || {
-        (topics("0").contains(&two.scene.topic()) && topics("billing").contains(&two.billing_topic())).then_some(())
+        (topics("0").contains(&two.scene.topic()) && topics("billing").contains(&two.billing_topic()))
+            .then_some(())
     })
     .await;
     assert!(!topics("billing").contains(&format!("{} ", two.scene.topic())), "{}", topics("billing"));
@@ -389,9 +415,7 @@ async fn commands_go_through_all_lanes_or_ask_for_one() {
     let plans: Value = serde_json::from_str(&ends("plan --json", 0)).unwrap();
     assert_eq!(plans["lanes"][1]["lane"], "billing", "{plans}");
     says(&ends("forget --lane billing", 0), &["lanes_commands/2: streaming", "nothing was changed"]);
-    let bad = "INSERT INTO billing.outbox (aggregatetype, aggregateid, type, payload)
-               VALUES ('no topic at all', 'k', 'Made', '{}')";
-    two.scene.database.batch_execute(bad).await.unwrap();
+    two.scene.database.batch_execute(BAD).await.unwrap();
     let relay = two.start();
     relay.wait_status(LIMIT, "the entry", |status| {
         (lane(status, "billing")["quarantine"]["open"] == 1).then_some(())

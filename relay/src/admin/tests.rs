@@ -122,7 +122,9 @@ async fn each_lane_is_shown_and_one_that_has_halted_makes_the_relay_unready() {
     let status: Value = serde_json::from_str(&port.get("/status").await.1).unwrap();
     assert_eq!((&status["ready"], &status["reason"]), (&Value::from(false), &Value::from(reason)));
     assert_eq!(status["relay"]["name"], "orders");
-    let of = |at: usize| (&status["lanes"][at]["lane"], &status["lanes"][at]["phase"], &status["lanes"][at]["ready"]);
+    let of = |at: usize| {
+        (&status["lanes"][at]["lane"], &status["lanes"][at]["phase"], &status["lanes"][at]["ready"])
+    };
     assert_eq!(of(0), (&"0".into(), &"streaming".into(), &true.into()));
     assert_eq!(of(1), (&"billing".into(), &"halted".into(), &false.into()));
     let mut fields = Vec::new();

@@ -77,7 +77,8 @@ async fn forget(settings: Arc<Settings>, ending: Arc<Ending>, yes: bool) -> anyh
     let contact = Contact::default();
     topic::ensure(&settings.kafka, &settings.state, &contact).await.context("the state topic")?;
     let found = blocking(move || {
-        let mut store = Store::fence(&settings, number, contact, &ending).map_err(|error| End::halt(&error))?;
+        let mut store =
+            Store::fence(&settings, number, contact, &ending).map_err(|error| End::halt(&error))?;
         let found = store.read(&ending).map_err(|error| End::halt(&error))?;
         if let Some(record) = found.clone().filter(|_| yes) {
             let forgotten = StateRecord { phase: RecordedPhase::Forgotten, ..record };

@@ -13,9 +13,9 @@ use super::outlook::{self, Outlook};
 use super::{ConfigFile, ExistingChoice, Exit, output, runtime};
 use crate::config::{Lanes, Settings};
 use crate::lsn::Lsn;
+use crate::publisher::{Contact, metadata_config};
 use crate::quarantine::recall::whose;
 use crate::quarantine::table::Whose;
-use crate::publisher::{Contact, metadata_config};
 use crate::session::compare::{Decision, SlotFacts};
 use crate::session::{Sql, lane_name};
 use crate::state::StateRecord;
@@ -360,7 +360,8 @@ async fn quarantined(sql: &Sql, settings: &Settings) -> Option<i64> {
     if !sql.one("looking for the quarantine", there, &[]).await.ok()?.get::<_, bool>(0) {
         return None;
     }
-    let count = "SELECT count(*) FROM outbox.quarantine WHERE relay = $1 AND lane = $2 AND settled_at IS NULL";
+    let count =
+        "SELECT count(*) FROM outbox.quarantine WHERE relay = $1 AND lane = $2 AND settled_at IS NULL";
     let Whose { relay, lane } = whose(settings, settings.lane.number);
     sql.one("counting the quarantine", count, &[&relay, &lane]).await.ok().map(|row| row.get(0))
 }

@@ -53,9 +53,9 @@ pub fn execute(args: RunArgs) -> Exit {
 }
 
 /// Nothing per event runs on the runtime: connections, timers and the admin port need no more than two
-/// threads.
+/// threads, and one for each further lane, so that no step of one is waited for by another.
 fn block_on(lanes: &Lanes, no_wait: bool) -> anyhow::Result<Exit> {
-    let runtime = runtime(2)?;
+    let runtime = runtime(lanes.iter().len() + 1)?;
     let exit = runtime.block_on(serve(lanes, no_wait));
     // A step that still waits for a server must not keep the program from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));

@@ -18,8 +18,8 @@ use super::recovery::hindrance;
 use super::rules::{Rewrite, Rules, Template, TopicRule};
 use super::{
     AdminSettings, Answer, CleanupMode, CleanupSettings, ColumnNames, Existing, KafkaSettings, LaneId,
-    LogSettings, Loss, OutboxSettings, QuarantineSettings, RecoverySettings, RuleColumns, Settings, SourceSettings,
-    StateSettings, TopicSettings, kafka_options, topic_options,
+    LogSettings, Loss, OutboxSettings, QuarantineSettings, RecoverySettings, RuleColumns, Settings,
+    SourceSettings, StateSettings, TopicSettings, kafka_options, topic_options,
 };
 
 /// A bucket is written into again eight days after its day, so it has to be empty before.

@@ -179,8 +179,9 @@ kafka.topic_prefix = \"billing.\"
 - Lanes are the file's alone: no variable of the environment speaks of one.
 - Two lanes cannot have one name, one number or one table. Two that publish to one topic are two sources there: each
   counts the topic's partitions for itself, and order holds within each.
-- Budgets (`source.read_ahead_bytes`, `kafka.max_in_flight_bytes`) are each lane's, so memory adds up: about the two
-  together and 20 MiB for each further lane.
+- Budgets (`source.read_ahead_bytes`, `kafka.max_in_flight_bytes`) are each lane's, and so are clients of Kafka, two
+  connections to PostgreSQL (three while it cleans up) and a slot: memory, `max_wal_senders` and `max_replication_slots`
+  have to do for all lanes together.
 
 A lane that halts does not stop the others: `/ready` and the metrics say so, and when the relay is told to stop, it ends
 with the worst of its lanes' exit codes. Once every lane has ended it ends by itself.

@@ -7,8 +7,8 @@ use config::{ConfigError, File, FileFormat, Source, Value, ValueKind};
 
 use super::keys::{FREE_SECTIONS, HEADERS, TABLE, VARIABLE_PREFIX, variable_of};
 use super::kinds::{Kind, LaneName};
-use super::{known, lanes};
 use super::mistakes::{Mistake, Mistakes, Origin};
+use super::{known, lanes};
 
 /// How a file wrote a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,7 +20,8 @@ pub fn refuse_of_lane(lane: &mut LaneGiven, mistakes: &mut Mistakes) {
     lane.keys.retain(|path, given| {
         let may_differ = lanes::may_differ(path);
         if !may_differ {
-            let problem = "is the relay's, the same in all lanes: it stands at the top of the file, not in a lane";
+            let problem =
+                "is the relay's, the same in all lanes: it stands at the top of the file, not in a lane";
             let origin = given.origin.clone();
             mistakes.add(Mistake { key: whole(path), value: None, origin, problem: problem.into() });
         }

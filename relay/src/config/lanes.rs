@@ -10,7 +10,7 @@ use super::keys::{
 };
 use super::kinds::{Count, Kind, LaneName};
 use super::mistakes::{Mistake, Mistakes, Origin};
-use super::{Existing, LaneId, Lanes, Settings, assemble};
+use super::{Existing, Settings, assemble};
 
 /// The key of the list.
 pub const LANES: &str = "lanes";
@@ -23,21 +23,105 @@ pub const NUMBER: &str = "number";
 pub const OWN_SECTIONS: [&str; 7] =
     ["outbox.", "route.", HEADERS, "topics.", "recovery.", "quarantine.", "cleanup."];
 /// Keys outside of those that may be.
-pub const OWN_KEYS: [&dyn AnyKey; 4] = [
-    &SOURCE_READ_AHEAD_BYTES,
-    &KAFKA_MAX_IN_FLIGHT_RECORDS,
-    &KAFKA_MAX_IN_FLIGHT_BYTES,
-    &KAFKA_TOPIC_PREFIX,
-];
+pub const OWN_KEYS: [&dyn AnyKey; 4] =
+    [&SOURCE_READ_AHEAD_BYTES, &KAFKA_MAX_IN_FLIGHT_RECORDS, &KAFKA_MAX_IN_FLIGHT_BYTES, &KAFKA_TOPIC_PREFIX];
 
 /// The largest number. The state topic has as many partitions as the largest that is used, and one more.
 const LARGEST_NUMBER: usize = 255;
 /// PostgreSQL cuts longer names off without an error, and two slots could become one.
 const LONGEST_SLOT: usize = 63;
 
+/// Which of a relay's lanes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneId {
+    /// Its partition of the state topic, and its number in locks and in the quarantine. It never changes.
+    pub number: u32,
+    /// Its name; only lane 0 may have none.
+    pub name: Option<String>,
+}
+
+impl LaneId {
+    /// The one lane of a relay that has no list of them.
+    pub fn only() -> LaneId {
+        LaneId { number: 0, name: None }
+    }
+
+    /// What it is called: its name, else its number, which is no name of another.
+    pub fn label(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.number.to_string())
+    }
+}
+
+/// The settings of each lane of a relay; at least one.
+#[derive(Debug, Clone)]
+pub struct Lanes {
+    all: Vec<Settings>,
+    listed: bool,
+}
+
+impl Lanes {
+    /// A relay without a list of lanes.
+    fn one(settings: Settings) -> Lanes {
+        Lanes { all: vec![settings], listed: false }
+    }
+
+    /// A relay with a list. The order in it means nothing.
+    fn listed(mut all: Vec<Settings>) -> Lanes {
+        all.sort_by_key(|settings| settings.lane.number);
+        let partitions = all.last().map_or(1, |settings| settings.lane.number + 1);
+        all.iter_mut().for_each(|settings| settings.state.partitions = partitions);
+        Lanes { all, listed: true }
+    }
+
+    /// Whether the configuration has a list of lanes. Without one nothing that is shown speaks of lanes.
+    pub fn are_listed(&self) -> bool {
+        self.listed
+    }
+
+    /// By number.
+    pub fn iter(&self) -> std::slice::Iter<'_, Settings> {
+        self.all.iter()
+    }
+
+    /// What the lane is called where lanes are listed.
+    pub fn label(&self, settings: &Settings) -> Option<String> {
+        self.listed.then(|| settings.lane.label())
+    }
+
+    /// The settings of the lane of the smallest number: of what is the relay's they say the same as any.
+    pub fn first(&self) -> &Settings {
+        &self.all[0]
+    }
+
+    /// As [`Lanes::first`].
+    pub fn into_first(mut self) -> Settings {
+        self.all.swap_remove(0)
+    }
+
+    /// The settings of the lane of this name or number; where there is one only, it need not be named.
+    ///
+    /// # Errors
+    /// A sentence: none is named where there are several, or there is no such lane.
+    pub fn choose(self, lane: Option<&str>) -> Result<Settings, String> {
+        let labels: Vec<String> = self.all.iter().map(|settings| settings.lane.label()).collect();
+        let labels = labels.join(", ");
+        let Some(lane) = lane else {
+            return match self.all.len() {
+                1 => Ok(self.into_first()),
+                many => Err(format!("this relay has {many} lanes: name one of them with --lane ({labels})")),
+            };
+        };
+        let is_it =
+            |settings: &Settings| settings.lane.label() == lane || settings.lane.number.to_string() == lane;
+        let found = self.all.into_iter().find(is_it);
+        found.ok_or_else(|| format!("this relay has no lane {lane}; it has {labels}"))
+    }
+}
+
 /// Whether a key may be another in each lane; all others are the relay's.
 pub fn may_differ(path: &str) -> bool {
-    OWN_SECTIONS.iter().any(|section| path.starts_with(section)) || OWN_KEYS.iter().any(|key| key.path() == path)
+    OWN_SECTIONS.iter().any(|section| path.starts_with(section))
+        || OWN_KEYS.iter().any(|key| key.path() == path)
 }
 
 /// Settings of every lane, by number. `None` where there is a mistake, which then stands in `mistakes`.
@@ -57,9 +141,9 @@ pub fn settings(gathered: &Gathered, existing: Option<Existing>, mistakes: &mut 
 /// One entry of the list, read.
 struct Lane<'g> {
     given: &'g LaneGiven,
-    /// What it has of its own, over what it inherits.
+    /// Its name and number, where both can be read.
     id: Option<LaneId>,
-    /// Schema and table, where they can be read.
+    /// What it publishes, where that can be read: no other lane may have it. Schema and table.
     reads: Option<(String, String)>,
     settings: Option<Settings>,
     /// What is wrong with its name or number.
@@ -88,7 +172,9 @@ impl<'g> Lane<'g> {
         }
         let reads = match all.get(OUTBOX_TABLE.path) {
             Some(table) => OUTBOX_TABLE.kind.read(&table.text).ok(),
-            None => settings.as_ref().map(|settings| (settings.outbox.schema.clone(), settings.outbox.table.clone())),
+            None => settings
+                .as_ref()
+                .map(|settings| (settings.outbox.schema.clone(), settings.outbox.table.clone())),
         };
         Lane { given, id, reads, settings, of_itself, of_settings: wrong.iter().cloned().collect() }
     }
@@ -181,8 +267,11 @@ fn clashes(lanes: &[Lane<'_>], mistakes: &mut Mistakes) {
         let earlier = |same: &dyn Fn(&Lane<'_>) -> bool| {
             lanes[..at].iter().find(|other| same(other)).map(|other| other.given.label())
         };
-        let (number, name) = (lane.id.as_ref().map(|id| id.number), lane.id.as_ref().and_then(|id| id.name.clone()));
-        if let Some(other) = number.and_then(|_| earlier(&|other| other.id.as_ref().map(|id| id.number) == number)) {
+        let (number, name) =
+            (lane.id.as_ref().map(|id| id.number), lane.id.as_ref().and_then(|id| id.name.clone()));
+        if let Some(other) =
+            number.and_then(|_| earlier(&|other| other.id.as_ref().map(|id| id.number) == number))
+        {
             let problem = format!("is the number of lane {other}, too: each memory is one lane's");
             mistakes.add(mistake(lane.given, NUMBER, problem));
         }
@@ -191,7 +280,8 @@ fn clashes(lanes: &[Lane<'_>], mistakes: &mut Mistakes) {
             mistakes.add(mistake(lane.given, NAME, problem));
         }
         if let Some(other) = lane.reads.as_ref().and_then(|_| earlier(&|other| other.reads == lane.reads)) {
-            let problem = format!("is the table of lane {other}, too: every row of it would be published twice");
+            let problem =
+                format!("is the table of lane {other}, too: every row of it would be published twice");
             let mut wrong = mistake(lane.given, OUTBOX_TABLE.path, problem);
             // Not given here, it is the relay's, or the default.
             wrong.value = lane.reads.as_ref().map(|(schema, table)| format!("\"{schema}.{table}\""));

@@ -32,6 +32,7 @@ mod tests;
 
 use std::path::Path;
 
+pub use lanes::{LaneId, Lanes};
 pub use mistakes::Mistakes;
 pub use recovery::{Answer, Loss, RecoverySettings};
 pub use rules::{RuleColumns, Rules};

@@ -125,8 +125,6 @@ pub(crate) struct Owned {
     pub(crate) store: Store,
     /// A client for questions about topics, connected meanwhile.
     pub(crate) cluster: Arc<Cluster>,
-    /// The session's own name as a writer of state records.
-    pub(crate) writer: uuid::Uuid,
 }
 
 /// How a session ended.

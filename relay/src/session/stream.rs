@@ -49,7 +49,7 @@ pub(super) struct Pipeline {
 }
 
 pub(super) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, start: Start) -> End {
-    let Owned { sql, reading, store, cluster, .. } = owned;
+    let Owned { sql, reading, store, cluster } = owned;
     let Some(reading) = reading else {
         return End::Reconnect("the slot went away before the stream began".into());
     };

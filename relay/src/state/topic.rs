@@ -136,7 +136,11 @@ async fn make(
 }
 
 /// How many partitions the topic has, if it exists, and how many brokers the cluster.
-async fn look(kafka: KafkaSettings, topic: String, contact: Contact) -> Result<(Option<u32>, i32), TopicError> {
+async fn look(
+    kafka: KafkaSettings,
+    topic: String,
+    contact: Contact,
+) -> Result<(Option<u32>, i32), TopicError> {
     let work = tokio::task::spawn_blocking(move || {
         // Its way to the group's coordinator is what librdkafka says most about when brokers expect something
         // else; it joins no group.

@@ -40,7 +40,9 @@ mod tests {
     #[test]
     fn what_is_found_of_every_lane_is_told_once_and_the_rest_by_lane() {
         let clock = |seen: &str| Finding::ok(Area::Clock, "clock", "clock", seen);
-        let slot = |name: &str| Finding::error(Area::Slot, "slot-missing", name, "is not there").mend("make it", "init");
+        let slot = |name: &str| {
+            Finding::error(Area::Slot, "slot-missing", name, "is not there").mend("make it", "init")
+        };
         let state = || Finding::ok(Area::Topics, "state-topic", "outbox.relay.state", "is there");
         let of_lanes = vec![
             (Some("0".to_owned()), vec![clock("1 ms off"), slot("outbox_a"), state()]),

@@ -62,6 +62,8 @@ mod tests {
         assert_eq!(judge(&Facts { open: 0, queued: 0 }, &settings()), None);
         let found = judge(&Facts { open: 2, queued: 5 }, &settings()).unwrap();
         assert_eq!(found.code, "quarantine-open");
-        assert!(found.command.unwrap().contains("relay = 'orders' AND lane = 0 AND settled_at IS NULL AND state"));
+        assert!(
+            found.command.unwrap().contains("relay = 'orders' AND lane = 0 AND settled_at IS NULL AND state")
+        );
     }
 }

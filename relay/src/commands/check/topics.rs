@@ -44,7 +44,8 @@ pub fn judge_state(topic: &Topic, brokers: usize, settings: &Settings) -> Vec<Fi
             let seen =
                 "is not there yet; the first start makes it, compacted, for which its user needs the right";
             let partitions = settings.state.partitions.to_string();
-            let command = format!("{} --config cleanup.policy=compact", create(kafka, name, &partitions, brokers));
+            let command =
+                format!("{} --config cleanup.policy=compact", create(kafka, name, &partitions, brokers));
             return vec![
                 Finding::note(Area::Topics, "state-topic-missing", name, seen)
                     .advised("nothing; or make it yourself", command),

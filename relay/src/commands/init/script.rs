@@ -62,7 +62,10 @@ pub fn farewell(plans: &[(&Settings, Plan)]) -> String {
     if plans.iter().any(|(settings, _)| is_contract(settings)) {
         let _ = writeln!(lines, "  GRANT {} TO <the role of your service>;", sql::PRODUCER_ROLE);
     }
-    lines +=
-        if plans.iter().any(|(_, plan)| plan.slot_by_run) { "  outbox-relay run --existing=publish\n" } else { "  outbox-relay run\n" };
+    lines += if plans.iter().any(|(_, plan)| plan.slot_by_run) {
+        "  outbox-relay run --existing=publish\n"
+    } else {
+        "  outbox-relay run\n"
+    };
     lines
 }

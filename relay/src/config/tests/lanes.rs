@@ -3,7 +3,8 @@
 use super::*;
 use crate::config::lanes::{OWN_KEYS, may_differ};
 
-const TWO: &str = "[[lanes]]\nnumber = 0\n[[lanes]]\nname = \"billing\"\nnumber = 2\noutbox.table = \"billing.outbox\"\n";
+const TWO: &str =
+    "[[lanes]]\nnumber = 0\n[[lanes]]\nname = \"billing\"\nnumber = 2\noutbox.table = \"billing.outbox\"\n";
 
 fn lanes(text: &str) -> Trial {
     Trial::toml(&format!("{THREE_KEYS}{text}"))
@@ -39,7 +40,10 @@ fn each_lane_has_what_the_relay_has_and_what_it_says_itself() {
         .unwrap();
     let [first, billing]: [Settings; 2] = lanes.iter().cloned().collect::<Vec<_>>().try_into().unwrap();
     assert_eq!((first.slot().as_str(), first.lane.label().as_str()), ("outbox_orders", "0"));
-    assert_eq!((billing.slot(), billing.publication()), ("outbox_orders_billing".into(), "outbox_orders_billing".into()));
+    assert_eq!(
+        (billing.slot(), billing.publication()),
+        ("outbox_orders_billing".into(), "outbox_orders_billing".into())
+    );
     assert_eq!((first.outbox.table.as_str(), billing.outbox.schema.as_str()), ("events", "billing"));
     assert_eq!((first.quarantine.policy, billing.quarantine.policy), (Policy::Continue, Policy::Halt));
     assert_eq!((first.quarantine.max_entries, billing.quarantine.max_entries), (7, 7), "the environment's");
@@ -47,7 +51,10 @@ fn each_lane_has_what_the_relay_has_and_what_it_says_itself() {
     assert_eq!((first.source.read_ahead_bytes, billing.source.read_ahead_bytes), (16 << 20, 9 << 20));
     assert_eq!((first.outbox.rules.headers.len(), billing.outbox.rules.headers.len()), (0, 1));
     // A prefix that the environment gives is not given together with the lane's template.
-    assert_eq!((first.kafka.topic_prefix.as_str(), billing.kafka.topic_prefix.as_str()), ("shop.", "outbox.event."));
+    assert_eq!(
+        (first.kafka.topic_prefix.as_str(), billing.kafka.topic_prefix.as_str()),
+        ("shop.", "outbox.event.")
+    );
     // A table of another shape is not cleaned up unless told.
     assert_eq!((first.cleanup.mode, billing.cleanup.mode), (CleanupMode::Buckets, CleanupMode::Off));
     assert_eq!((first.state.partitions, billing.state.partitions), (3, 3), "the largest number and one");
@@ -69,7 +76,10 @@ fn one_is_chosen_by_name_or_number() {
     for (lane, number) in [("billing", 2), ("2", 2), ("0", 0)] {
         assert_eq!(choose(Some(lane)).unwrap().lane.number, number);
     }
-    assert_eq!(choose(None).unwrap_err(), "this relay has 2 lanes: name one of them with --lane (0, billing)");
+    assert_eq!(
+        choose(None).unwrap_err(),
+        "this relay has 2 lanes: name one of them with --lane (0, billing)"
+    );
     assert_eq!(choose(Some("1")).unwrap_err(), "this relay has no lane 1; it has 0, billing");
 }
 
@@ -123,7 +133,10 @@ fn names_and_numbers_have_to_be_given_and_to_differ() {
             lane("name = \"a\"\nnumber = 1", "a") + &lane("name = \"b\"\nnumber = 2", "a"),
             &["lanes.b.outbox.table = \"x.a\""],
         ),
-        ("[[lanes]]\nnumber = 0\n[[lanes]]\nname = \"b\"\nnumber = 2\n".to_owned(), &["is the table of lane 0, too"]),
+        (
+            "[[lanes]]\nnumber = 0\n[[lanes]]\nname = \"b\"\nnumber = 2\n".to_owned(),
+            &["is the table of lane 0, too"],
+        ),
     ] {
         refused(&text, parts);
     }
@@ -169,7 +182,9 @@ fn what_may_differ_is_known_by_the_key() {
     for key in keys::TABLE {
         let own = may_differ(key.path());
         let of_relay = ["name", "drain_timeout"].contains(&key.path())
-            || ["source.", "kafka.", "start.", "state.", "admin.", "log."].iter().any(|s| key.path().starts_with(s));
+            || ["source.", "kafka.", "start.", "state.", "admin.", "log."]
+                .iter()
+                .any(|s| key.path().starts_with(s));
         let listed = OWN_KEYS.iter().any(|listed| listed.path() == key.path());
         assert_eq!(own, !of_relay || listed, "{}", key.path());
         assert!(!own || !key.is_secret(), "{} is shown with the lane", key.path());
