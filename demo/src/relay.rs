@@ -264,7 +264,7 @@ mod tests {
         let file = directory.path().join("relay.toml");
         let broker = Broker::in_memory().unwrap();
         fs::write(&file, configuration("postgres://relay:x@127.0.0.1:5/shop", &broker, 4711)).unwrap();
-        let settings = load(Some(&file), &Vec::new, Overrides::default()).unwrap();
+        let settings = load(Some(&file), &Vec::new, Overrides::default()).unwrap().into_first();
         assert_eq!(settings.kafka.brokers, broker.servers);
         assert_eq!(settings.kafka.topic_prefix, broker.topic_prefix);
         assert_eq!(settings.state.topic, broker.state_topic);

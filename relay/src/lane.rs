@@ -1,5 +1,5 @@
 //! A lane: one slot with its pipeline, from session to session. A relay runs a list of lanes, one unless
-//! configured, so that an unavailable topic of one stalls no other.
+//! configured, so that an unavailable topic of one stalls no other: nothing is shared between them but the process.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,8 +38,8 @@ pub async fn run(
     no_wait: bool,
 ) -> Outcome {
     let mut context = Context {
+        lane: settings.lane.number,
         settings,
-        lane: 0,
         observed,
         shutdown,
         no_wait,
@@ -67,10 +67,9 @@ pub async fn run(
             continue;
         }
         context.observed.reconnects.add(1);
-        let mut shutdown = context.shutdown.clone();
         tokio::select! {
             biased;
-            _ = shutdown.wait_for(|stop| *stop) => return stopped(&context),
+            () = context.told_to_stop() => return stopped(&context),
             () = tokio::time::sleep(pause) => {}
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -139,7 +138,11 @@ fn settle(context: &Context, end: End) -> Option<Outcome> {
             observed.enter(Phase::Halted, Some(sentence.clone()));
             Some(Outcome::Halted(sentence))
         }
-        End::Standby(sentence) if context.refuses_to_wait() => Some(Outcome::Owned(sentence)),
+        End::Standby(sentence) if context.refuses_to_wait() => {
+            // Where the program goes on with other lanes, this is what they are asked about.
+            observed.enter(Phase::Standby, Some(format!("{sentence}; with --no-wait it is not waited for")));
+            Some(Outcome::Owned(sentence))
+        }
         End::Standby(sentence) | End::Fenced(sentence) => {
             tracing::info!("standing by: {sentence}");
             observed.enter(Phase::Standby, Some(sentence));

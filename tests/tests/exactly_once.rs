@@ -152,9 +152,7 @@ async fn each_event_is_seen_once_and_in_order_through_kills_of_relay_and_broker(
     for _ in 0..3 {
         let workload = Workload::start(&outbox.url(), outbox.traffic()).await;
         let relay = Relay::start(&config);
-        relay.wait_status(LIMIT, "records", |status| {
-            (number(status, "/totals/records") > 200).then_some(())
-        });
+        relay.wait_status(LIMIT, "records", |status| (number(status, "/totals/records") > 200).then_some(()));
         assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
         workload.stop().await;
     }

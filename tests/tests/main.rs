@@ -44,6 +44,7 @@ mod inbox_interleavings;
 mod inbox_letters;
 mod inbox_park;
 mod inbox_upkeep;
+mod lanes;
 mod letters;
 mod link;
 mod memory;

@@ -5,8 +5,8 @@
 //! that the values of a scrape belong together and are those of `/status`.
 //!
 //! Names and units are spelled out in [`FAMILIES`] as they appear on the wire, so that a name found in
-//! an alert is found in the code. Every family carries the label `relay`. `docs/metrics.md` describes
-//! each; a test holds it to this table.
+//! an alert is found in the code. Every family carries the label `relay`, and where lanes are listed each of a lane's
+//! the label `lane`. `docs/metrics.md` describes each; a test holds it to this table.
 
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use outbox_admin_port::Exporter;
 use outbox_admin_port::exporter::{OTelSdkError, TextError};
 use parking_lot::{Mutex, RwLock};
 
+use super::Identity;
 use super::status::Status;
 use crate::observe::{Kept, Phase, WalStatus};
 
@@ -27,6 +28,8 @@ pub struct Family {
     pub kind: Kind,
     /// What it says, for people.
     pub help: &'static str,
+    /// Whether it is the process's, whatever lanes run in it.
+    of_process: bool,
     /// Its value; `None` is not known: nothing is observed then, and the family is left out of the scrape
     /// (an old lag would be worse than none).
     read: fn(&Status) -> Option<f64>,
@@ -42,11 +45,19 @@ pub enum Kind {
 }
 
 const fn counter(name: &'static str, help: &'static str, read: fn(&Status) -> Option<f64>) -> Family {
-    Family { name, kind: Kind::Counter, help, read }
+    Family { name, kind: Kind::Counter, help, of_process: false, read }
 }
 
 const fn gauge(name: &'static str, help: &'static str, read: fn(&Status) -> Option<f64>) -> Family {
-    Family { name, kind: Kind::Gauge, help, read }
+    Family { name, kind: Kind::Gauge, help, of_process: false, read }
+}
+
+const fn gauge_of_process(
+    name: &'static str,
+    help: &'static str,
+    read: fn(&Status) -> Option<f64>,
+) -> Family {
+    Family { name, kind: Kind::Gauge, help, of_process: true, read }
 }
 
 /// Exact up to 2^53: nine petabytes of log, or of anything else counted here.
@@ -214,8 +225,10 @@ pub const FAMILIES: &[Family] = &[
     gauge("outbox_relay_in_flight_bytes", "Bytes handed over and not yet acknowledged.", |s| {
         float(s.in_flight.bytes)
     }),
-    gauge("outbox_relay_uptime_seconds", "Time since the process began.", |s| float(s.relay.uptime_seconds)),
-    gauge("process_resident_memory_bytes", "Memory of the process in RAM.", |s| {
+    gauge_of_process("outbox_relay_uptime_seconds", "Time since the process began.", |s| {
+        float(s.relay.uptime_seconds)
+    }),
+    gauge_of_process("process_resident_memory_bytes", "Memory of the process in RAM.", |s| {
         float(s.process.resident_memory_bytes?)
     }),
 ];
@@ -283,54 +296,79 @@ pub enum MetricsError {
     Text(#[from] TextError),
 }
 
+/// Each lane's status at a scrape, and the labels of its series.
+struct Seen {
+    lanes: RwLock<Vec<Status>>,
+    /// In the order of the lanes.
+    labels: Vec<Vec<KeyValue>>,
+    /// Of what is the process's.
+    of_process: [KeyValue; 1],
+}
+
+impl Seen {
+    /// Calls back for each lane with its labels.
+    fn each(&self, mut observe: impl FnMut(&Status, &[KeyValue])) {
+        let lanes = self.lanes.read();
+        lanes.iter().zip(&self.labels).for_each(|(status, labels)| observe(status, labels));
+    }
+}
+
 /// The instruments of one relay and where their values come from.
 pub struct Metrics {
     exporter: Exporter,
     /// What the instruments read; set at the begin of each scrape.
-    status: Arc<RwLock<Option<Status>>>,
+    seen: Arc<Seen>,
     /// One scrape at a time, so that none reads the status of another.
     scraping: Mutex<()>,
 }
 
 impl Metrics {
-    /// Makes the instruments; every series carries the relay's name.
+    /// Makes the instruments; every series carries the relay's name, and its lane's where lanes are listed.
     ///
     /// # Errors
     ///
     /// [`MetricsError::Exporter`] when OpenTelemetry refuses.
-    pub fn new(relay: &str) -> Result<Self, MetricsError> {
+    pub fn new<'i>(lanes: impl Iterator<Item = &'i Identity> + Clone) -> Result<Self, MetricsError> {
         let exporter = Exporter::new()?;
-        let status = Arc::new(RwLock::new(None));
         let meter = exporter.meter("outbox_relay");
-        let label = KeyValue::new("relay", relay.to_owned());
-        FAMILIES.iter().for_each(|family| instrument(&meter, family, &label, &status));
-        LABELLED.iter().for_each(|family| labelled(&meter, family, &label, &status));
-        Ok(Metrics { exporter, status, scraping: Mutex::new(()) })
+        let relay = |identity: &Identity| KeyValue::new("relay", identity.relay.clone());
+        let labels = |identity: &Identity| {
+            let lane = identity.lane.clone().map(|lane| KeyValue::new("lane", lane));
+            [relay(identity)].into_iter().chain(lane).collect()
+        };
+        let of_process = [lanes.clone().next().map_or_else(|| KeyValue::new("relay", ""), relay)];
+        let labels = lanes.map(labels).collect();
+        let seen = Arc::new(Seen { lanes: RwLock::default(), labels, of_process });
+        FAMILIES.iter().for_each(|family| instrument(&meter, family, &seen));
+        LABELLED.iter().for_each(|family| labelled(&meter, family, &seen));
+        Ok(Metrics { exporter, seen, scraping: Mutex::new(()) })
     }
 
-    /// Prometheus text of this status.
+    /// Prometheus text of these lanes, in the order in which they were named at first.
     ///
     /// # Errors
     ///
     /// [`MetricsError::Text`] when the encoder refuses.
-    pub fn scrape(&self, status: Status) -> Result<String, MetricsError> {
+    pub fn scrape(&self, lanes: Vec<Status>) -> Result<String, MetricsError> {
         let _one = self.scraping.lock();
-        *self.status.write() = Some(status);
+        *self.seen.lanes.write() = lanes;
         Ok(self.exporter.text()?)
     }
 }
 
-fn instrument(
-    meter: &Meter,
-    family: &'static Family,
-    label: &KeyValue,
-    status: &Arc<RwLock<Option<Status>>>,
-) {
-    let (status, labels) = (status.clone(), [label.clone()]);
+fn instrument(meter: &Meter, family: &'static Family, seen: &Arc<Seen>) {
+    let seen = seen.clone();
     let observe = move |instrument: &dyn AsyncInstrument<f64>| {
-        if let Some(value) = status.read().as_ref().and_then(family.read) {
-            instrument.observe(value, &labels);
+        if family.of_process {
+            let value = seen.lanes.read().first().and_then(family.read);
+            value.into_iter().for_each(|value| instrument.observe(value, &seen.of_process));
+            return;
         }
+        seen.each(|status, labels| {
+            if let Some(value) = (family.read)(status) {
+                instrument.observe(value, labels);
+            }
+        });
     };
     // The instruments live on in the exporter.
     match family.kind {
@@ -345,17 +383,15 @@ fn instrument(
     }
 }
 
-fn labelled(
-    meter: &Meter,
-    family: &'static Labelled,
-    relay: &KeyValue,
-    status: &Arc<RwLock<Option<Status>>>,
-) {
-    let (status, relay) = (status.clone(), relay.clone());
+fn labelled(meter: &Meter, family: &'static Labelled, seen: &Arc<Seen>) {
+    let seen = seen.clone();
     let observe = move |instrument: &dyn AsyncInstrument<f64>| {
-        for (word, value) in status.read().as_ref().map(family.read).unwrap_or_default() {
-            instrument.observe(value, &[relay.clone(), KeyValue::new(family.label, word)]);
-        }
+        seen.each(|status, labels| {
+            for (word, value) in (family.read)(status) {
+                let word = KeyValue::new(family.label, word);
+                instrument.observe(value, &[labels, &[word]].concat());
+            }
+        });
     };
     match family.kind {
         Kind::Counter => {

@@ -12,6 +12,9 @@
 //! Every field and every metric is described in `docs/metrics.md`; a test holds the document to what
 //! is served. Payloads, keys and credentials are never part of an answer.
 //!
+//! Of a relay with several lanes, `/ready` is that of all of them and names those that are not; `/status` has each lane's
+//! status under `lanes`; the metrics of a lane carry its label.
+//!
 //! The port cannot slow the data path: values come from the atomics of [`Observed`], and connections are bounded in
 //! number and in patience.
 
@@ -41,11 +44,22 @@ use crate::observe::Observed;
 use metrics::Metrics;
 use watch::Watch;
 
+/// One lane as the port shows it.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    /// What it is called.
+    pub identity: Identity,
+    /// What is seen of it.
+    pub observed: Arc<Observed>,
+}
+
 /// What the relay is called, as `/status` and the metrics' labels show it.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// The relay's name.
     pub relay: String,
+    /// The lane's, where lanes are listed; otherwise nothing that is shown speaks of lanes.
+    pub lane: Option<String>,
     /// Its replication slot.
     pub slot: String,
     /// Its publication.
@@ -102,7 +116,7 @@ pub async fn bind(address: SocketAddr) -> Result<Port, AdminError> {
     Ok(port)
 }
 
-/// Serves the admin port until `shutdown` resolves; open answers then have a second to finish.
+/// Serves the admin port for all lanes of a relay until `shutdown` resolves; open answers then have a second to finish.
 ///
 /// Keep it running while the relay drains, so that `/ready` says `draining`. It samples the progress
 /// once a second in the same task, so whoever awaits this owns all of it.
@@ -112,36 +126,36 @@ pub async fn bind(address: SocketAddr) -> Result<Port, AdminError> {
 /// [`AdminError::Metrics`] before anything is served, [`AdminError::Serve`] when the listener fails.
 pub async fn serve(
     port: Port,
-    observed: Arc<Observed>,
-    identity: Identity,
+    lanes: Vec<Watched>,
     settings: AdminSettings,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), AdminError> {
-    let metrics = Metrics::new(&identity.relay)?;
-    let watch = Watch::new(identity, observed, settings.stalled_after);
-    port.serve(Arc::new(Admin { watch, metrics }), shutdown).await.map_err(AdminError::Serve)
+    let metrics = Metrics::new(lanes.iter().map(|lane| &lane.identity))?;
+    let watch = |lane: Watched| Watch::new(lane.identity, lane.observed, settings.stalled_after);
+    let admin = Admin { lanes: lanes.into_iter().map(watch).collect(), metrics };
+    port.serve(Arc::new(admin), shutdown).await.map_err(AdminError::Serve)
 }
 
 struct Admin {
-    watch: Watch,
+    lanes: Vec<Watch>,
     metrics: Metrics,
 }
 
 impl Answers for Admin {
     fn look(&self) {
-        self.watch.sample();
+        self.lanes.iter().for_each(Watch::sample);
     }
 
     fn not_ready(&self) -> Option<String> {
-        self.watch.status().reason
+        status::reason(&self.lanes.iter().map(Watch::status).collect::<Vec<_>>())
     }
 
     fn status(&self) -> impl Serialize {
-        self.watch.status()
+        status::page(self.lanes.iter().map(Watch::status).collect())
     }
 
     fn metrics(&self) -> Result<String, impl Display> {
-        self.metrics.scrape(self.watch.status()).inspect_err(|error| {
+        self.metrics.scrape(self.lanes.iter().map(Watch::status).collect()).inspect_err(|error| {
             tracing::warn!(error = error as &dyn Error, "metrics could not be written");
         })
     }

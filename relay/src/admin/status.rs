@@ -10,9 +10,69 @@ use serde::Serialize;
 use crate::lsn::Lsn;
 use crate::observe::{Grown, Kept};
 
-/// Everything that is seen of the relay at one moment.
+/// The answer: a lane's status, or of a relay with a list of lanes all of them.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum Page {
+    /// The one lane of a relay without a list.
+    One(Box<Status>),
+    /// The lanes of a list.
+    Lanes(Lanes),
+}
+
+/// All lanes of a relay.
+#[derive(Debug, Clone, Serialize)]
+pub struct Lanes {
+    /// Who answers.
+    pub relay: Program,
+    /// Whether `/ready` answers 200: every lane is ready.
+    pub ready: bool,
+    /// If not, which lanes are not, and why.
+    pub reason: Option<String>,
+    /// Each of them, by number.
+    pub lanes: Vec<Status>,
+}
+
+/// The program that runs the lanes.
+#[derive(Debug, Clone, Serialize)]
+pub struct Program {
+    /// The relay's name.
+    pub name: String,
+    /// Version of the program.
+    pub version: String,
+    /// Whole seconds since the process began.
+    pub uptime_seconds: u64,
+}
+
+/// The answer for these lanes.
+pub(super) fn page(mut lanes: Vec<Status>) -> Page {
+    let reason = reason(&lanes);
+    match lanes.first() {
+        Some(Status { lane: Some(_), relay, .. }) => {
+            let Relay { name, version, uptime_seconds, .. } = relay.clone();
+            let relay = Program { name, version, uptime_seconds };
+            Page::Lanes(Lanes { relay, ready: reason.is_none(), reason, lanes })
+        }
+        Some(_) | None => Page::One(Box::new(lanes.swap_remove(0))),
+    }
+}
+
+/// Why the relay is not ready: the reasons of its lanes, by their names where they have some.
+pub(super) fn reason(lanes: &[Status]) -> Option<String> {
+    let reasons = lanes.iter().filter_map(|status| {
+        let reason = status.reason.as_ref()?;
+        Some(status.lane.as_ref().map_or_else(|| reason.clone(), |lane| format!("lane {lane}: {reason}")))
+    });
+    let reasons: Vec<String> = reasons.collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
+}
+
+/// Everything that is seen of a lane at one moment.
 #[derive(Debug, Clone, Serialize)]
 pub struct Status {
+    /// The lane, where lanes are listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lane: Option<String>,
     /// Who answers.
     pub relay: Relay,
     /// Where the lane stands in its life, a [`crate::observe::Phase::name`].

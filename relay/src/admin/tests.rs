@@ -23,25 +23,36 @@ struct Trial {
 
 impl Trial {
     async fn open() -> Trial {
+        let (trial, _) = Trial::with_lanes(&[None]).await;
+        trial
+    }
+
+    /// A port of these lanes, with what is seen of each; the trial's own is the first.
+    async fn with_lanes(lanes: &[Option<&str>]) -> (Trial, Vec<Arc<Observed>>) {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let port = bind(listen).await.unwrap();
         let address = port.address();
-        let observed = Arc::new(Observed::new());
-        let identity = Identity {
-            relay: "orders".to_owned(),
-            slot: "outbox_orders".to_owned(),
-            publication: "outbox_orders".to_owned(),
-            version: "1.2.3".to_owned(),
-            guarantee: "at_least_once",
-            started_at: Instant::now(),
+        let watched = |lane: &Option<&str>| Watched {
+            identity: Identity {
+                relay: "orders".to_owned(),
+                lane: lane.map(str::to_owned),
+                slot: "outbox_orders".to_owned(),
+                publication: "outbox_orders".to_owned(),
+                version: "1.2.3".to_owned(),
+                guarantee: "at_least_once",
+                started_at: Instant::now(),
+            },
+            observed: Arc::new(Observed::new()),
         };
+        let lanes: Vec<Watched> = lanes.iter().map(watched).collect();
+        let observed: Vec<Arc<Observed>> = lanes.iter().map(|lane| lane.observed.clone()).collect();
         let settings = AdminSettings { listen, stalled_after: Duration::from_secs(30) };
         let (stop, stopped) = oneshot::channel();
         let shutdown = async {
             let _ = stopped.await;
         };
-        tokio::spawn(serve(port, observed.clone(), identity, settings, shutdown));
-        Trial { address, observed, _stop: stop }
+        tokio::spawn(serve(port, lanes, settings, shutdown));
+        (Trial { address, observed: observed[0].clone(), _stop: stop }, observed)
     }
 
     /// Status code and body.
@@ -98,6 +109,44 @@ async fn ready_follows_the_relay() {
     port.observed.enter(Phase::Halted, None);
     assert_eq!(port.get("/ready").await, (503, "halted: the slot is gone\n".to_owned()));
     assert_eq!(port.get("/live").await.0, 200);
+}
+
+#[tokio::test]
+async fn each_lane_is_shown_and_one_that_has_halted_makes_the_relay_unready() {
+    let (port, lanes) = Trial::with_lanes(&[Some("0"), Some("billing")]).await;
+    port.stream();
+    lanes[1].enter(Phase::Halted, None);
+    lanes[1].error("the slot is gone".to_owned());
+    lanes[1].published_records.set(5);
+    let reason = "lane billing: halted: the slot is gone";
+    assert_eq!(port.get("/ready").await, (503, format!("{reason}\n")));
+    let status: Value = serde_json::from_str(&port.get("/status").await.1).unwrap();
+    assert_eq!((&status["ready"], &status["reason"]), (&Value::from(false), &Value::from(reason)));
+    assert_eq!(status["relay"]["name"], "orders");
+    let of = |at: usize| {
+        (&status["lanes"][at]["lane"], &status["lanes"][at]["phase"], &status["lanes"][at]["ready"])
+    };
+    assert_eq!(of(0), (&"0".into(), &"streaming".into(), &true.into()));
+    assert_eq!(of(1), (&"billing".into(), &"halted".into(), &false.into()));
+    let mut fields = Vec::new();
+    leaves(&status, "", &mut fields);
+    leaves(&status["lanes"][1], "", &mut fields);
+    for field in fields {
+        assert!(DOCUMENT.contains(&format!("| `{field}` |")), "docs/metrics.md lacks `{field}`");
+    }
+
+    let series = port.scrape().await;
+    let of = |name: &str, lane: &str| series[&format!("{name}{{lane=\"{lane}\",relay=\"orders\"}}")];
+    assert_eq!((of("outbox_relay_ready", "0"), of("outbox_relay_ready", "billing")), (1.0, 0.0));
+    assert_eq!(of("outbox_relay_published_records_total", "billing"), 5.0);
+    let phase = "outbox_relay_phase{lane=\"billing\",phase=\"halted\",relay=\"orders\"}";
+    assert_eq!(series[phase], 1.0);
+    assert!(series.contains_key("outbox_relay_uptime_seconds{relay=\"orders\"}"), "the process's own");
+
+    lanes[1].enter(Phase::Streaming, None);
+    lanes[1].server_wal.set(1);
+    lanes[1].recorded.set(1);
+    assert_eq!(port.get("/ready").await, (200, "ready\n".to_owned()));
 }
 
 #[tokio::test]

@@ -65,6 +65,7 @@ impl Watch {
 
         let observed = &*self.observed;
         Status {
+            lane: self.identity.lane.clone(),
             relay: self.relay(sample.at),
             phase: sample.phase.name(),
             phase_seconds: now.saturating_duration_since(phase_since).as_secs(),
@@ -246,6 +247,7 @@ mod tests {
     fn watch(observed: &Arc<Observed>, started_at: Instant) -> Watch {
         let identity = Identity {
             relay: "orders".to_owned(),
+            lane: None,
             slot: "outbox_orders".to_owned(),
             publication: "outbox_orders".to_owned(),
             version: "1.2.3".to_owned(),

@@ -36,15 +36,29 @@ pub fn execute(args: ConfigArgs) -> Exit {
 
 fn check(file: &ConfigFile) -> Exit {
     match file.load(None) {
-        Ok(settings) => output::print(&format!(
-            "the configuration is fine: relay {}, from {}:{}/{} as {}, to {}\n",
-            settings.name,
-            settings.source.host,
-            settings.source.port,
-            settings.source.database,
-            settings.source.user,
-            settings.kafka.brokers,
-        )),
+        Ok(lanes) => {
+            let settings = lanes.first();
+            let mut page = format!(
+                "the configuration is fine: relay {}, from {}:{}/{} as {}, to {}\n",
+                settings.name,
+                settings.source.host,
+                settings.source.port,
+                settings.source.database,
+                settings.source.user,
+                settings.kafka.brokers,
+            );
+            for settings in lanes.iter().filter(|_| lanes.are_listed()) {
+                page += &format!(
+                    "lane {}, number {}: {}.{} by slot {}\n",
+                    settings.lane.label(),
+                    settings.lane.number,
+                    settings.outbox.schema,
+                    settings.outbox.table,
+                    settings.slot(),
+                );
+            }
+            output::print(&page)
+        }
         Err(exit) => exit,
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
-use super::{ConfigFile, Exit, logging, outlook, output, runtime};
+use super::{Exit, OneLane, logging, outlook, output, runtime};
 use crate::config::Settings;
 use crate::publisher::Contact;
 use crate::session::{End, Ending, Sql, blocking, lane_name};
@@ -16,6 +16,7 @@ const EXAMPLES: &str = "\
 Examples:
   outbox-relay forget          # show what the relay remembers
   outbox-relay forget --yes    # forget it
+  outbox-relay forget --lane billing    # of a relay with several lanes
 
 After that the next start has no memory, but for the epoch, which it counts on, and the partition counts: with a slot it begins where the slot stands, without one it asks for
 --existing=publish (publish every row that the table holds, under its own event id) or --existing=skip.";
@@ -28,7 +29,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[command(after_help = EXAMPLES)]
 pub struct ForgetArgs {
     #[command(flatten)]
-    file: ConfigFile,
+    place: OneLane,
     /// Forget it; without this it is only shown
     #[arg(long)]
     yes: bool,
@@ -36,7 +37,7 @@ pub struct ForgetArgs {
 
 /// Shows the record or sets it aside.
 pub fn execute(args: ForgetArgs) -> Exit {
-    let settings = match args.file.load(None) {
+    let settings = match args.place.load() {
         Ok(settings) => settings,
         Err(exit) => return exit,
     };
@@ -65,7 +66,8 @@ fn on_runtime(settings: Settings, yes: bool) -> anyhow::Result<Exit> {
 /// Owns the lane, so that no relay writes meanwhile; fences, reads, and forgets if told to.
 async fn forget(settings: Arc<Settings>, ending: Arc<Ending>, yes: bool) -> anyhow::Result<Exit> {
     let settings = Arc::new(outlook::at_primary(&settings).await);
-    let lane = lane_name(&settings, 0);
+    let number = settings.lane.number;
+    let lane = lane_name(&settings, number);
     let sql = Sql::connect(&settings.source, &lane, ending.clone()).await?;
     if !sql.try_own(&lane).await? {
         let owner = sql.lane_owner(&lane).await?;
@@ -73,9 +75,10 @@ async fn forget(settings: Arc<Settings>, ending: Arc<Ending>, yes: bool) -> anyh
         return Ok(Exit::LaneOwned);
     }
     let contact = Contact::default();
-    topic::ensure(&settings.kafka, &settings.state.topic, &contact).await.context("the state topic")?;
+    topic::ensure(&settings.kafka, &settings.state, &contact).await.context("the state topic")?;
     let found = blocking(move || {
-        let mut store = Store::fence(&settings, 0, contact, &ending).map_err(|error| End::halt(&error))?;
+        let mut store =
+            Store::fence(&settings, number, contact, &ending).map_err(|error| End::halt(&error))?;
         let found = store.read(&ending).map_err(|error| End::halt(&error))?;
         if let Some(record) = found.clone().filter(|_| yes) {
             let forgotten = StateRecord { phase: RecordedPhase::Forgotten, ..record };

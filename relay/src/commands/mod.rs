@@ -24,7 +24,7 @@ use tokio::runtime::{Builder, Runtime};
 
 pub use exit::Exit;
 
-use crate::config::{Existing, Mistakes, Overrides, Settings, load, process_environment};
+use crate::config::{Existing, Lanes, Mistakes, Overrides, Settings, load, process_environment};
 
 /// Publishes the rows that services insert into their outbox table to Kafka, keyed by entity, in commit
 /// order, none lost and none invented.
@@ -67,9 +67,29 @@ struct ConfigFile {
 
 impl ConfigFile {
     /// Loads the settings; with mistakes it prints them and says how to exit.
-    fn load(&self, existing: Option<ExistingChoice>) -> Result<Settings, Exit> {
+    fn load(&self, existing: Option<ExistingChoice>) -> Result<Lanes, Exit> {
         let overrides = Overrides { existing: existing.map(ExistingChoice::meaning) };
         load(self.config.as_deref(), &process_environment, overrides).map_err(report)
+    }
+}
+
+/// The configuration, and which lane of it is meant.
+#[derive(Debug, Args)]
+struct OneLane {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Which lane, by name or number; needed only where the relay has several
+    #[arg(long, value_name = "LANE")]
+    lane: Option<String>,
+}
+
+impl OneLane {
+    /// Loads the settings of the lane; where it is not clear which, it says so and how to exit.
+    fn load(&self) -> Result<Settings, Exit> {
+        self.file.load(None)?.choose(self.lane.as_deref()).map_err(|sentence| {
+            eprintln!("outbox-relay: {sentence}");
+            Exit::Usage
+        })
     }
 }
 
@@ -143,7 +163,9 @@ mod tests {
             "outbox-relay topics create outbox.event.order outbox.event.payment",
             "outbox-relay topics switch outbox.event.order --partitions 24 --yes --config relay.toml",
             "outbox-relay config check --config relay.yaml",
-            "outbox-relay forget --yes --config relay.toml",
+            "outbox-relay forget --yes --lane billing --config relay.toml",
+            "outbox-relay topics list --lane 0",
+            "outbox-relay quarantine list --lane billing",
             "outbox-relay quarantine list --all --topic t --key k --limit 5 --json",
             "outbox-relay quarantine show 3/00000016B374D848/7 --no-values",
             "outbox-relay quarantine show 3/00000016B374D848/7 --raw",

@@ -98,7 +98,7 @@ pub async fn record(settings: &Arc<Settings>) -> Result<Option<StateRecord>, Str
     let ending = Arc::new(Ending::default());
     let work = {
         let (settings, ending) = (settings.clone(), ending.clone());
-        tokio::task::spawn_blocking(move || glance(&settings, 0, &ending))
+        tokio::task::spawn_blocking(move || glance(&settings, settings.lane.number, &ending))
     };
     let found = tokio::time::timeout(RECORD, work).await;
     // Whatever still waits for Kafka ends with it.
@@ -140,5 +140,5 @@ pub async fn decide(
     let Replication { system, history } = replication;
     let server = server_facts(&look, system.timeline, history.clone(), wal_end, &settings.source.database);
     let facts = Facts { record, slot, server: &server, has_rows, found: None };
-    Ok(Outlook { decision: weigh(sql, settings, 0, facts).await?, wal_end })
+    Ok(Outlook { decision: weigh(sql, settings, settings.lane.number, facts).await?, wal_end })
 }

@@ -37,6 +37,12 @@ pub fn json(document: &impl Serialize) -> String {
     text + "\n"
 }
 
+/// One JSON document over several lines.
+pub fn pretty(document: &impl Serialize) -> String {
+    let text = serde_json::to_string_pretty(document).expect("maps of ours have texts for keys");
+    text + "\n"
+}
+
 /// An amount of bytes, in a unit that suits it.
 pub fn bytes(amount: f64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];

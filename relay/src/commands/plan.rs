@@ -11,9 +11,11 @@ use serde::Serialize;
 
 use super::outlook::{self, Outlook};
 use super::{ConfigFile, ExistingChoice, Exit, output, runtime};
-use crate::config::Settings;
+use crate::config::{Lanes, Settings};
 use crate::lsn::Lsn;
 use crate::publisher::{Contact, metadata_config};
+use crate::quarantine::recall::whose;
+use crate::quarantine::table::Whose;
 use crate::session::compare::{Decision, SlotFacts};
 use crate::session::{Sql, lane_name};
 use crate::state::StateRecord;
@@ -50,18 +52,15 @@ pub struct PlanArgs {
 
 /// Looks, compares, prints.
 pub fn execute(args: PlanArgs) -> Exit {
-    let settings = match args.file.load(args.existing) {
-        Ok(settings) => settings,
+    let lanes = match args.file.load(args.existing) {
+        Ok(lanes) => lanes,
         Err(exit) => return exit,
     };
-    match on_runtime(settings) {
-        Ok(plan) => {
-            let page = if args.json { plan.json() } else { plan.text() };
-            match output::print(&page) {
-                Exit::Success => plan.exit(),
-                exit => exit,
-            }
-        }
+    match on_runtime(&lanes) {
+        Ok(plans) => match output::print(&page(&plans, lanes.are_listed(), args.json)) {
+            Exit::Success => worst(&plans),
+            exit => exit,
+        },
         Err(error) => {
             eprintln!("outbox-relay plan: {error:#}");
             Exit::Failure
@@ -69,14 +68,41 @@ pub fn execute(args: PlanArgs) -> Exit {
     }
 }
 
-fn on_runtime(settings: Settings) -> anyhow::Result<Plan> {
+/// A plan of each lane.
+fn on_runtime(lanes: &Lanes) -> anyhow::Result<Vec<Plan>> {
     let runtime = runtime(1)?;
-    let plan = runtime.block_on(async {
-        let work = tokio::time::timeout(LIMIT, make(Arc::new(settings))).await;
-        work.unwrap_or_else(|_| anyhow::bail!("PostgreSQL and Kafka did not answer within {LIMIT:?}"))
+    let plans = lanes.iter().map(|settings| {
+        let lane = lanes.label(settings);
+        let made = runtime.block_on(async {
+            let work = tokio::time::timeout(LIMIT, make(Arc::new(settings.clone()))).await;
+            work.unwrap_or_else(|_| anyhow::bail!("PostgreSQL and Kafka did not answer within {LIMIT:?}"))
+        });
+        match (made, lane) {
+            (Ok(plan), lane) => Ok(Plan { lane, ..plan }),
+            (Err(error), None) => Err(error),
+            (Err(error), Some(lane)) => Err(error.context(format!("lane {lane}"))),
+        }
     });
+    let plans = plans.collect();
     runtime.shutdown_timeout(Duration::from_secs(1));
-    plan
+    plans
+}
+
+fn page(plans: &[Plan], listed: bool, json: bool) -> String {
+    match (listed, json) {
+        (true, true) => output::pretty(&serde_json::json!({"lanes": plans})),
+        (false, true) => plans.iter().map(output::pretty).collect(),
+        (_, false) => plans.iter().map(Plan::text).collect::<Vec<_>>().join("\n"),
+    }
+}
+
+/// A start goes on with the lanes that can; what the others come to is what has to be known.
+fn worst(plans: &[Plan]) -> Exit {
+    let exits = || plans.iter().map(Plan::exit);
+    [Exit::Halted, Exit::LaneOwned]
+        .into_iter()
+        .find(|exit| exits().any(|of_lane| of_lane == *exit))
+        .unwrap_or(Exit::Success)
 }
 
 /// What a start would come to.
@@ -95,6 +121,9 @@ enum Would {
 #[derive(Debug, Serialize)]
 struct Plan {
     relay: String,
+    /// The lane, where they are listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lane: Option<String>,
     would: Would,
     /// The decision's name.
     decision: &'static str,
@@ -127,9 +156,9 @@ async fn make(settings: Arc<Settings>) -> anyhow::Result<Plan> {
     let replication =
         outlook::replication(&settings).await.map_err(|refusal| anyhow::anyhow!(refusal.sentence()))?;
     let sql = outlook::connect(&settings, &format!("{} plan", settings.name)).await?;
-    let owner = sql.owned_by(&lane_name(&settings, 0)).await?;
+    let owner = sql.owned_by(&lane_name(&settings, settings.lane.number)).await?;
     let slot = sql.slot(&settings.slot()).await?.map(|(facts, _)| facts);
-    let record = match state_topic_exists(&settings).await? {
+    let record = match state_is_there(&settings).await? {
         true => outlook::record(&settings).await.map_err(anyhow::Error::msg)?,
         false => None,
     };
@@ -142,6 +171,7 @@ async fn make(settings: Arc<Settings>) -> anyhow::Result<Plan> {
     };
     let mut plan = Plan {
         relay: settings.name.clone(),
+        lane: None,
         would: Would::Run,
         decision: "",
         sentence: String::new(),
@@ -254,22 +284,19 @@ impl Plan {
         }
     }
 
-    fn json(&self) -> String {
-        serde_json::to_string_pretty(self).map_or_else(|error| format!("{error}\n"), |text| text + "\n")
-    }
-
     fn text(&self) -> String {
         let volume = |amount: Option<u64>| {
             amount.map(|amount| super::words::bytes(i64::try_from(amount).unwrap_or(i64::MAX)))
         };
         let many =
             |count: i64| if count > COUNTED { format!("more than {COUNTED}") } else { count.to_string() };
+        let lane = self.lane.as_ref().map_or(String::new(), |lane| format!("lane {lane}: "));
         let first = match &self.owner {
             Some(owner) => format!(
-                "A start would wait: the lane is owned by {owner}. Were it free, it would {}",
+                "{lane}A start would wait: the lane is owned by {owner}. Were it free, it would {}",
                 self.sentence
             ),
-            None => format!("A start would {}", self.sentence),
+            None => format!("{lane}A start would {}", self.sentence),
         };
         let rows = [
             (
@@ -293,11 +320,11 @@ impl Plan {
     }
 }
 
-/// Whether the state topic is there; asked by a client that never makes a topic.
-async fn state_topic_exists(settings: &Arc<Settings>) -> anyhow::Result<bool> {
+/// Whether the state topic is there, with the lane's partition; asked by a client that never makes a topic.
+async fn state_is_there(settings: &Arc<Settings>) -> anyhow::Result<bool> {
     let settings = settings.clone();
     let look = tokio::task::spawn_blocking(move || {
-        let topic = &settings.state.topic;
+        let (topic, lane) = (&settings.state.topic, settings.lane.number as usize);
         // Without a group: a consumer of one looks for its coordinator, for which brokers make a topic.
         let contact = Contact::default();
         let client: BaseConsumer<Contact> =
@@ -309,7 +336,7 @@ async fn state_topic_exists(settings: &Arc<Settings>) -> anyhow::Result<bool> {
         })?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         match found.and_then(|found| found.error()).map(RDKafkaErrorCode::from) {
-            None => anyhow::Ok(found.is_some()),
+            None => anyhow::Ok(found.is_some_and(|found| found.partitions().len() > lane)),
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(false),
             Some(code) => Err(rdkafka::error::KafkaError::MetadataFetch(code).into()),
         }
@@ -333,8 +360,10 @@ async fn quarantined(sql: &Sql, settings: &Settings) -> Option<i64> {
     if !sql.one("looking for the quarantine", there, &[]).await.ok()?.get::<_, bool>(0) {
         return None;
     }
-    let count = "SELECT count(*) FROM outbox.quarantine WHERE relay = $1 AND settled_at IS NULL";
-    sql.one("counting the quarantine", count, &[&settings.name]).await.ok().map(|row| row.get(0))
+    let count =
+        "SELECT count(*) FROM outbox.quarantine WHERE relay = $1 AND lane = $2 AND settled_at IS NULL";
+    let Whose { relay, lane } = whose(settings, settings.lane.number);
+    sql.one("counting the quarantine", count, &[&relay, &lane]).await.ok().map(|row| row.get(0))
 }
 
 #[cfg(test)]
@@ -345,6 +374,7 @@ mod tests {
     fn plan() -> Plan {
         Plan {
             relay: "orders".into(),
+            lane: None,
             would: Would::Run,
             decision: "",
             sentence: String::new(),
@@ -399,11 +429,21 @@ mod tests {
     fn a_halt_and_an_owner_have_their_exit_codes() {
         let mut plan = decided(Decision::Halt(HaltReason::NothingYet));
         assert_eq!((plan.decision, plan.exit()), ("halt", Exit::Halted));
+        let runs = decided(Decision::MakeSlot);
+        assert_eq!(worst(&[runs, decided(Decision::Halt(HaltReason::NothingYet))]), Exit::Halted);
         plan.would = Would::Wait;
         plan.owner = Some("process 7 from 10.0.0.1".into());
         assert_eq!(plan.exit(), Exit::LaneOwned);
         assert!(plan.text().starts_with("A start would wait: the lane is owned by process 7"));
-        let json: serde_json::Value = serde_json::from_str(&plan.json()).unwrap();
+        let read = |plans: &[Plan], listed| -> serde_json::Value {
+            serde_json::from_str(&page(plans, listed, true)).unwrap()
+        };
+        let mut plans = [plan];
+        let json = read(&plans, false);
         assert_eq!((&json["would"], &json["slot"]), (&"wait".into(), &"0/100".into()));
+        assert!(json.as_object().is_some_and(|plan| !plan.contains_key("lane")), "{json}");
+        plans[0].lane = Some("billing".into());
+        assert_eq!(read(&plans, true)["lanes"][0]["lane"], "billing");
+        assert!(page(&plans, true, false).starts_with("lane billing: A start would wait"));
     }
 }

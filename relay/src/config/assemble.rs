@@ -17,16 +17,21 @@ use super::mistakes::{Mistake, Mistakes, Origin};
 use super::recovery::hindrance;
 use super::rules::{Rewrite, Rules, Template, TopicRule};
 use super::{
-    AdminSettings, Answer, CleanupMode, CleanupSettings, ColumnNames, DeliverySettings, Existing, KafkaSettings, LogSettings,
-    Loss, OutboxSettings, QuarantineSettings, RecoverySettings, RuleColumns, Settings, SourceSettings,
-    StateSettings, TopicSettings, kafka_options, topic_options,
+    AdminSettings, Answer, CleanupMode, CleanupSettings, ColumnNames, DeliverySettings, Existing,
+    KafkaSettings, LaneId, LogSettings, Loss, OutboxSettings, QuarantineSettings, RecoverySettings,
+    RuleColumns, Settings, SourceSettings, StateSettings, TopicSettings, kafka_options, topic_options,
 };
 
 /// A bucket is written into again eight days after its day, so it has to be empty before.
 const LONGEST_KEPT_BUCKET: Duration = Duration::from_secs(6 * 86_400);
 
-/// Reads every key. `None` where there is a mistake, which then stands in `mistakes`.
-pub fn settings(given: &AllGiven, existing: Option<Existing>, mistakes: &mut Mistakes) -> Option<Settings> {
+/// Reads every key, for one lane. `None` where there is a mistake, which then stands in `mistakes`.
+pub fn settings(
+    given: &AllGiven,
+    lane: LaneId,
+    existing: Option<Existing>,
+    mistakes: &mut Mistakes,
+) -> Option<Settings> {
     let mut reader = Reader { given, mistakes };
     let name = reader.get(&keys::NAME);
     let source = reader.source(name.as_deref());
@@ -44,6 +49,7 @@ pub fn settings(given: &AllGiven, existing: Option<Existing>, mistakes: &mut Mis
     let log = reader.log();
     Some(Settings {
         name: name?,
+        lane,
         source: source?,
         kafka: kafka?,
         delivery: delivery?,
@@ -514,7 +520,9 @@ impl Reader<'_> {
         if interval.zip(idle_interval).is_some_and(|(busy, idle)| idle < busy) {
             self.refuse(&keys::STATE_IDLE_INTERVAL, "is less than state.interval".into());
         }
-        Some(StateSettings { topic: topic?, interval: interval?, idle_interval: idle_interval? })
+        // A list of lanes says how many more.
+        let partitions = 1;
+        Some(StateSettings { topic: topic?, partitions, interval: interval?, idle_interval: idle_interval? })
     }
 
     fn admin(&mut self) -> Option<AdminSettings> {

@@ -5,11 +5,12 @@ use std::fmt::Write;
 use outbox_kafka_link::protocol::{PROTOCOL, protocol};
 
 use super::assemble::show_option;
-use super::given::AllGiven;
+use super::given::{AllGiven, Gathered};
 use super::kafka_options::REFUSED;
 use super::keys::{
     AnyKey, Fallback, HEADERS, KAFKA_BROKERS, KAFKA_OPTIONS, QUARANTINE_TOPICS, TABLE, TOPIC_OPTIONS,
 };
+use super::lanes::{OWN_KEYS, OWN_SECTIONS};
 use super::topic_options;
 
 const HEAD: &str = "\
@@ -138,6 +139,54 @@ They come in the order of their names, after the relay's own headers and before 
 column. Where a column is NULL the header is left out. A name of the relay's own headers is refused. In the environment the name is in lower case: `OUTBOX_RELAY_HEADERS_TENANT` is `tenant`.
 ";
 
+const OF_LANES: &str = "
+## `lanes`
+
+One relay may publish several tables, each on a lane of its own: a slot, a publication, budgets and a memory of its own,
+so that a topic that one of them waits for, a lost slot or a halt stalls no other. Without `lanes` a relay has one.
+
+```toml
+name = \"shop\"
+
+[source]
+url = \"postgres://relay@db.example.com/shop\"
+
+[kafka]
+brokers = \"k1:9092\"
+
+[[lanes]]
+number = 0                     # without a name: it keeps the slot of a relay without lanes, outbox_shop
+
+[[lanes]]
+name = \"billing\"             # slot and publication outbox_shop_billing
+number = 1
+outbox.table = \"billing.outbox\"
+outbox.columns.seq = \"n\"
+quarantine.policy = \"halt\"
+kafka.topic_prefix = \"billing.\"
+```
+
+- `name`: a lower-case letter, then at most 20 lower-case letters, digits or underscores; slot and publication are
+  `outbox_<relay>_<lane>`, in all at most 63 letters. Only the lane of number 0 may be without one; it is called `0`.
+- `number`: 0 to 255, and never another for this lane. It is the lane's partition of `state.topic`, where its memory
+  stands. It is not taken from the place in the list: whoever sorted the list would give each lane the memory of another.
+  A lane that finds the memory of another name under its number halts. A relay gives `state.topic` the partitions that
+  its largest number needs, for which its user needs the right to alter that topic; partitions are chosen by number and
+  never by key, so that nothing moves by it.
+- Of its own a lane may have OWN. All other keys are the relay's. What a lane does not say it
+  inherits from the top of the file, the environment over it; what it says counts more than both. A lane that gives
+  one of `route.topic` and `kafka.topic_prefix` does not inherit the other.
+- Lanes are the file's alone: no variable of the environment speaks of one.
+- Two lanes cannot have one name, one number or one table. Two that publish to one topic are two sources there: each
+  counts the topic's partitions for itself, and order holds within each.
+- Budgets (`source.read_ahead_bytes`, `kafka.max_in_flight_bytes`) are each lane's, and so are clients of Kafka, two
+  connections to PostgreSQL (three while it cleans up) and a slot: memory, `max_wal_senders` and `max_replication_slots`
+  have to do for all lanes together.
+
+A lane that halts does not stop the others: `/ready` and the metrics say so, and when the relay is told to stop, it ends
+with the worst of its lanes' exit codes. Once every lane has ended it ends by itself.
+";
+
 /// The reference document, Markdown.
 pub fn reference() -> String {
     let mut page = String::from(HEAD);
@@ -152,6 +201,7 @@ pub fn reference() -> String {
         entry(&mut page, *key);
     }
     page.push_str(HEADER_RULES);
+    page.push_str(&OF_LANES.replace("OWN", &own_keys()));
     page.push_str(TLS);
     page.push_str(OPTIONS);
     for (name, reason) in REFUSED {
@@ -162,6 +212,14 @@ pub fn reference() -> String {
         let _ = writeln!(page, "| `{name}` | {reason} |");
     }
     page
+}
+
+/// The keys that a lane may have of its own.
+fn own_keys() -> String {
+    let sections = OWN_SECTIONS.iter().map(|section| format!("`{}`", section.trim_end_matches('.')));
+    let keys = OWN_KEYS.iter().map(|key| format!("`{}`", key.path()));
+    let keys: Vec<String> = keys.collect();
+    format!("every key of {}, and {}", sections.collect::<Vec<_>>().join(", "), keys.join(", "))
 }
 
 fn entry(page: &mut String, key: &dyn AnyKey) {
@@ -187,8 +245,21 @@ fn section_of(path: &str) -> &str {
     path.rsplit_once('.').map_or("", |(section, _)| section)
 }
 
-/// The values in force, one key a line, each with its place; secrets are masked.
-pub fn in_force(given: &AllGiven) -> String {
+/// The values in force, one key a line, each with its place; secrets are masked. Of a lane what it has of its own.
+pub fn in_force(gathered: &Gathered) -> String {
+    let mut page = of_relay(&gathered.relay);
+    for lane in gathered.lanes.iter().flatten() {
+        let _ = writeln!(page, "# lane {}: its own keys, and for the rest what stands above", lane.label());
+        for (path, value) in &lane.keys {
+            let key = TABLE.iter().find(|key| key.path() == path);
+            let shown = key.map_or_else(|| format!("{:?}", value.text), |key| key.show(&value.text));
+            let _ = writeln!(page, "{} = {shown}  # {}", lane.path(path), value.origin);
+        }
+    }
+    page
+}
+
+fn of_relay(given: &AllGiven) -> String {
     let mut page = String::new();
     for key in TABLE {
         let _ = match (given.get(key.path()), key.fallback()) {

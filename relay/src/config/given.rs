@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use config::{ConfigError, File, FileFormat, Source, Value, ValueKind};
 
 use super::keys::{FREE_SECTIONS, HEADERS, TABLE, VARIABLE_PREFIX, variable_of};
-use super::known;
+use super::kinds::{Kind, LaneName};
 use super::mistakes::{Mistake, Mistakes, Origin};
+use super::{known, lanes};
 
 /// How a file wrote a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,7 @@ pub enum Form {
 }
 
 /// One value, not yet judged. Has no `Debug`: it may be a secret.
+#[derive(Clone)]
 pub struct Given {
     /// The value as text; a list's items with commas between them.
     pub text: String,
@@ -37,17 +39,58 @@ pub struct Given {
 /// All of them by path.
 pub type AllGiven = BTreeMap<String, Given>;
 
-/// Reads the file, if there is one, and lays the environment over it.
+/// What is said of the relay, and of each of its lanes.
+pub struct Gathered {
+    /// Of the relay.
+    pub relay: AllGiven,
+    /// Of each lane, in the order of the file; `None` where there is no list.
+    pub lanes: Option<Vec<LaneGiven>>,
+}
+
+/// What the file says of one lane.
+pub struct LaneGiven {
+    /// Its place in the list, from 1.
+    place: usize,
+    /// Where the list stands.
+    pub origin: Origin,
+    /// Its own keys, by the paths that the relay's have, and its name and number.
+    pub keys: AllGiven,
+}
+
+impl LaneGiven {
+    /// What the lane is called in mistakes: its name, else its place.
+    pub fn label(&self) -> String {
+        let text = |key| self.keys.get(key).map(|given| given.text.as_str());
+        match (text(lanes::NAME), text(lanes::NUMBER)) {
+            (Some(name), _) if LaneName.read(name).is_ok() => name.to_owned(),
+            (None, Some("0")) => "0".to_owned(),
+            _ => format!("#{}", self.place),
+        }
+    }
+
+    /// The whole path of one of its keys.
+    pub fn path(&self, key: &str) -> String {
+        format!("{}.{}.{key}", lanes::LANES, self.label())
+    }
+}
+
+/// Reads the file, if there is one, and lays the environment over what it says of the relay. Lanes are the file's
+/// alone: a variable's name could not say where the lane's ends.
 ///
 /// A file that cannot be read is a mistake like any other, so that the environment's are told with it.
-pub fn read(file: Option<&Path>, variables: &[(String, String)], mistakes: &mut Mistakes) -> AllGiven {
+pub fn read(file: Option<&Path>, variables: &[(String, String)], mistakes: &mut Mistakes) -> Gathered {
     let mut all = AllGiven::new();
+    let mut lanes = None;
     if let Some(path) = file {
         match parse(path) {
             Ok(root) => {
                 let origin = Origin::File(path.to_path_buf());
                 for (key, value) in root {
-                    flatten(key, value, &origin, &mut all, mistakes);
+                    if key == lanes::LANES {
+                        lanes = Some(list(value, &origin, mistakes));
+                    } else {
+                        flatten(key, value, &origin, &mut all, mistakes);
+                    }
                 }
             }
             Err(problem) => mistakes.add(Mistake {
@@ -62,7 +105,33 @@ pub fn read(file: Option<&Path>, variables: &[(String, String)], mistakes: &mut 
         overlay(name, text, &mut all, mistakes);
     }
     known::refuse_unknown(&mut all, mistakes);
-    all
+    Gathered { relay: all, lanes }
+}
+
+/// The lanes of the list, each with the keys that a lane may have.
+fn list(value: Value, origin: &Origin, mistakes: &mut Mistakes) -> Vec<LaneGiven> {
+    let ValueKind::Array(items) = value.kind else {
+        let problem = "is a list: in TOML each lane begins with a line [[lanes]]";
+        mistakes.add(lanes::no_list(origin, problem));
+        return Vec::new();
+    };
+    if items.is_empty() {
+        mistakes.add(lanes::no_list(origin, "has no lane; leave it out where the relay has one table only"));
+    }
+    let read = |(index, item): (usize, Value)| {
+        let mut lane = LaneGiven { place: index + 1, origin: origin.clone(), keys: AllGiven::new() };
+        if let ValueKind::Table(table) = item.kind {
+            for (key, value) in table {
+                flatten(key, value, origin, &mut lane.keys, mistakes);
+            }
+            known::refuse_of_lane(&mut lane, mistakes);
+        } else {
+            let problem = format!("lane #{} is no table with a name, a number and keys", lane.place);
+            mistakes.add(lanes::no_list(origin, &problem));
+        }
+        lane
+    };
+    items.into_iter().enumerate().map(read).collect()
 }
 
 type Root = config::Map<String, Value>;

@@ -1,12 +1,36 @@
 //! Keys that do not exist, and the one that was probably meant.
 
-use super::given::{AllGiven, Form};
+use super::given::{AllGiven, Form, LaneGiven};
 use super::keys::{AnyKey, FREE_SECTIONS, HEADERS, KAFKA_OPTIONS, QUARANTINE_TOPICS, TABLE, VARIABLE_PREFIX};
+use super::lanes;
 use super::mistakes::{Mistake, Mistakes, Origin};
 
 /// Takes out what no key is called, each as a mistake with the nearest known key. Its value is not told:
 /// under a misspelled key it may be a password.
 pub fn refuse_unknown(all: &mut AllGiven, mistakes: &mut Mistakes) {
+    refuse(all, &|path| path.to_owned(), mistakes);
+}
+
+/// The same for a lane, which has a name and a number besides, and not every key of a relay.
+pub fn refuse_of_lane(lane: &mut LaneGiven, mistakes: &mut Mistakes) {
+    let label = lane.label();
+    let own = [lanes::NAME, lanes::NUMBER].map(|key| (key, lane.keys.remove(key)));
+    let whole = |path: &str| format!("{}.{label}.{path}", lanes::LANES);
+    refuse(&mut lane.keys, &whole, mistakes);
+    lane.keys.retain(|path, given| {
+        let may_differ = lanes::may_differ(path);
+        if !may_differ {
+            let problem =
+                "is the relay's, the same in all lanes: it stands at the top of the file, not in a lane";
+            let origin = given.origin.clone();
+            mistakes.add(Mistake { key: whole(path), value: None, origin, problem: problem.into() });
+        }
+        may_differ
+    });
+    lane.keys.extend(own.into_iter().filter_map(|(key, given)| Some((key.to_owned(), given?))));
+}
+
+fn refuse(all: &mut AllGiven, whole: &dyn Fn(&str) -> String, mistakes: &mut Mistakes) {
     all.retain(|path, given| {
         if given.form == Form::Nothing && is_section(path) {
             return false;
@@ -19,7 +43,7 @@ pub fn refuse_unknown(all: &mut AllGiven, mistakes: &mut Mistakes) {
             } else {
                 no_such("key", nearest(path))
             };
-            mistakes.add(Mistake { key: path.clone(), value: None, origin: given.origin.clone(), problem });
+            mistakes.add(Mistake { key: whole(path), value: None, origin: given.origin.clone(), problem });
         }
         known
     });
@@ -28,6 +52,10 @@ pub fn refuse_unknown(all: &mut AllGiven, mistakes: &mut Mistakes) {
 /// The mistake of a variable that begins like the relay's and is none.
 pub fn unknown_variable(name: &str) -> Mistake {
     let rest = name.strip_prefix(VARIABLE_PREFIX).unwrap_or(name).to_ascii_lowercase();
+    if rest == lanes::LANES || rest.starts_with("lanes_") {
+        let problem = "there is no such variable: lanes are given in the file".to_owned();
+        return Mistake { key: name.into(), value: None, origin: Origin::Variable(name.into()), problem };
+    }
     let nearest = TABLE
         .iter()
         .map(|key| (strsim::damerau_levenshtein(&rest, &key.path().replace('.', "_")), key))

@@ -7,6 +7,7 @@
 //! | `given`, `known` | what file and environment give; names that do not exist |
 //! | `delivery` | how often an event comes, and the bounds of Kafka transactions |
 //! | `assemble` | from there to [`Settings`], and what has to fit together |
+//! | [`lanes`] | what is said of each lane, over what is said of the relay |
 //! | [`mistakes`] | everything that is wrong, told in one run |
 //! | [`kafka_options`], [`topic_options`] | librdkafka's own options, and Kafka's for topics |
 //! | [`recovery`] | what follows where slot, server and state record do not agree |
@@ -21,6 +22,7 @@ pub mod kafka_options;
 pub mod keys;
 pub mod kinds;
 mod known;
+pub mod lanes;
 pub mod mistakes;
 pub mod recovery;
 pub mod rules;
@@ -33,6 +35,7 @@ mod tests;
 use std::path::Path;
 
 pub use delivery::{DeliverySettings, Guarantee, Larger};
+pub use lanes::{LaneId, Lanes};
 pub use mistakes::Mistakes;
 pub use recovery::{Answer, Loss, RecoverySettings};
 pub use rules::{RuleColumns, Rules};
@@ -53,7 +56,7 @@ pub struct Overrides {
     pub existing: Option<Existing>,
 }
 
-/// Loads and validates the settings.
+/// Loads and validates the settings, of each lane.
 ///
 /// `path` names the file (`--config`); without it see [`CONFIG_VARIABLE`] and [`USUAL_FILE`]. `env` gives the
 /// environment, which goes over the file.
@@ -65,10 +68,10 @@ pub fn load(
     path: Option<&Path>,
     env: &dyn Fn() -> Vec<(String, String)>,
     overrides: Overrides,
-) -> Result<Settings, Mistakes> {
+) -> Result<Lanes, Mistakes> {
     let (given, mut mistakes) = gather(path, env);
-    match assemble::settings(&given, overrides.existing, &mut mistakes) {
-        Some(settings) if mistakes.is_empty() => Ok(settings),
+    match lanes::settings(&given, overrides.existing, &mut mistakes) {
+        Some(lanes) if mistakes.is_empty() => Ok(lanes),
         _ => Err(mistakes),
     }
 }
@@ -90,7 +93,7 @@ pub fn process_environment() -> Vec<(String, String)> {
         .collect()
 }
 
-fn gather(path: Option<&Path>, env: &dyn Fn() -> Vec<(String, String)>) -> (given::AllGiven, Mistakes) {
+fn gather(path: Option<&Path>, env: &dyn Fn() -> Vec<(String, String)>) -> (given::Gathered, Mistakes) {
     let variables = env();
     let mut mistakes = Mistakes::default();
     let file = given::locate(path, &variables);

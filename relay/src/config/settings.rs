@@ -16,11 +16,14 @@ use super::delivery::DeliverySettings;
 use super::recovery::RecoverySettings;
 use super::rules::{RuleColumns, Rules};
 
-/// Everything a relay runs with.
+/// Everything a lane of a relay runs with.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The relay's name, `[a-z][a-z0-9_]{0,40}`; slot and publication are `outbox_<name>`.
+    /// The relay's name, `[a-z][a-z0-9_]{0,40}`; slot and publication are `outbox_<name>`, or
+    /// `outbox_<name>_<lane>` for a lane with a name.
     pub name: String,
+    /// Which lane's settings these are.
+    pub lane: LaneId,
     /// Where the events come from.
     pub source: SourceSettings,
     /// Where the events go.
@@ -53,7 +56,10 @@ pub struct Settings {
 impl Settings {
     /// Name of the replication slot.
     pub fn slot(&self) -> String {
-        format!("outbox_{}", self.name)
+        match &self.lane.name {
+            None => format!("outbox_{}", self.name),
+            Some(lane) => format!("outbox_{}_{lane}", self.name),
+        }
     }
 
     /// The settings for each server that may be the primary, in the order of `source.url`.
@@ -69,7 +75,8 @@ impl Settings {
 
     /// Name of the publication.
     pub fn publication(&self) -> String {
-        format!("outbox_{}", self.name)
+        // The clean-up of a table looks for a slot of the publication's name.
+        self.slot()
     }
 }
 
@@ -406,6 +413,8 @@ pub enum Existing {
 pub struct StateSettings {
     /// Compacted topic that holds the record (default `outbox.relay.state`).
     pub topic: String,
+    /// Partitions that it needs: one more than the largest number of a lane (default 1).
+    pub partitions: u32,
     /// Least time between two records while positions move (default 1 s).
     pub interval: Duration,
     /// Least time between two records while only idle positions move (default 5 s).

@@ -9,6 +9,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod lanes;
+
 const THREE_KEYS: &str = "name = \"orders\"\n[source]\nurl = \"postgres://relay@localhost/orders\"\n[kafka]\nbrokers = \"k1:9092\"\n";
 
 struct Trial {
@@ -35,6 +37,10 @@ impl Trial {
     }
 
     fn load(&self) -> Result<Settings, Mistakes> {
+        self.load_all().map(Lanes::into_first)
+    }
+
+    fn load_all(&self) -> Result<Lanes, Mistakes> {
         load(Some(&self.file), &|| self.variables.clone(), Overrides::default())
     }
 
@@ -50,7 +56,8 @@ fn exactly_once_is_asked_for_and_its_own_options_are_refused() {
     let delivery = Trial::toml(THREE_KEYS).load().unwrap().delivery;
     assert_eq!((delivery.guarantee, delivery.larger), (Guarantee::AtLeastOnce, Larger::Halt));
     assert_eq!(delivery.commit_interval, Duration::from_millis(100));
-    let asked = "[delivery]\nguarantee = \"exactly_once\"\nlarger = \"split\"\nmax_transaction_records = 50\n";
+    let asked =
+        "[delivery]\nguarantee = \"exactly_once\"\nlarger = \"split\"\nmax_transaction_records = 50\n";
     let delivery = Trial::toml(&format!("{THREE_KEYS}{asked}")).load().unwrap().delivery;
     assert_eq!((delivery.guarantee, delivery.larger), (Guarantee::ExactlyOnce, Larger::Split));
     assert_eq!(delivery.max_transaction_records, 50);
@@ -119,7 +126,8 @@ fn the_command_line_goes_over_both() {
     let trial = Trial::toml(THREE_KEYS).with("OUTBOX_RELAY_START_EXISTING", "skip");
     assert_eq!(trial.load().unwrap().existing, Existing::Skip);
     let overrides = Overrides { existing: Some(Existing::Publish) };
-    let settings = load(Some(&trial.file), &|| trial.variables.clone(), overrides).unwrap();
+    let lanes = load(Some(&trial.file), &|| trial.variables.clone(), overrides).unwrap();
+    let settings = lanes.into_first();
     assert_eq!(settings.existing, Existing::Publish);
 }
 

@@ -54,7 +54,7 @@ pub(crate) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, r
         return error.end();
     }
     context.observed.enter(Phase::Filling, Some("the state record".into()));
-    let Owned { sql, reading, store, cluster, .. } = owned;
+    let Owned { sql, reading, store, cluster } = owned;
     // A slot from a fill that was cut short is dropped below; nobody may stream from it then.
     drop(reading);
     let slot = context.settings.slot();

@@ -73,8 +73,8 @@ impl Poller {
     ) -> std::io::Result<Poller> {
         let stop = Arc::new(AtomicBool::new(false));
         let thread = thread::Builder::new().name("delivery".into()).spawn({
-            let stop = stop.clone();
-            move || poll(&publishers, head, &confirmations, &observed, &ending, &stop)
+            let (stop, span) = (stop.clone(), tracing::Span::current());
+            move || span.in_scope(|| poll(&publishers, head, &confirmations, &observed, &ending, &stop))
         })?;
         Ok(Poller { thread, stop })
     }

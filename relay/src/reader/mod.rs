@@ -92,7 +92,9 @@ pub fn spawn(
     // ones for more than they hold.
     let (out, chunks) = mpsc::channel();
     let reading = thread::Reading::new(stream, config, positions, observed, &allowance, &control, out);
-    let thread = std::thread::Builder::new().name("reader".to_owned()).spawn(move || reading.run())?;
+    let span = tracing::Span::current();
+    let run = move || span.in_scope(|| reading.run());
+    let thread = std::thread::Builder::new().name("reader".to_owned()).spawn(run)?;
     Ok((Reader { control, allowance, interrupt, thread: Some(thread) }, Chunks(chunks)))
 }
 

@@ -18,8 +18,8 @@ use crate::pgoutput::{self, Column, CopyMessage, Message, PgTime};
 use crate::publisher::{Gate, Reach};
 use crate::quarantine::entry::parse_position;
 use crate::reader::{Chunks, Frame, Next};
-use crate::session::{End, Ending};
 use crate::session::compare::MustMeet;
+use crate::session::{End, Ending};
 use crate::state::Recorder;
 
 /// How long the router waits for a chunk or for room before it looks whether the session is over.
@@ -67,7 +67,9 @@ pub struct RouterParts {
 /// # Errors
 /// The system has no thread to give.
 pub fn spawn(parts: RouterParts, chunks: Chunks) -> std::io::Result<JoinHandle<()>> {
+    let span = tracing::Span::current();
     thread::Builder::new().name("router".into()).spawn(move || {
+        let _whose = span.enter();
         let ending = parts.ending.clone();
         let course = Course::new(parts.epoch, parts.position, parts.must_meet);
         let mut router = Router {

@@ -52,7 +52,7 @@ use crate::state::{StateRecord, Store};
 pub struct Context {
     /// Settings of the relay.
     pub settings: Arc<Settings>,
-    /// The lane's number; one lane unless configured.
+    /// The lane's number, as in the settings.
     pub lane: u32,
     /// What is seen from outside.
     pub observed: Arc<Observed>,
@@ -83,6 +83,13 @@ impl Context {
     /// whoever changes it does so in two places.
     pub fn may_log_in_later(&self) -> bool {
         self.settings.source.password_file.is_some() && self.logged_in.load(SeqCst)
+    }
+
+    /// Resolves once the relay is told to stop.
+    pub async fn told_to_stop(&self) {
+        let mut shutdown = self.shutdown.clone();
+        // What it answers with is a lock, which nobody may hold on to.
+        drop(shutdown.wait_for(|stop| *stop).await);
     }
 
     /// The lane's name in locks and in the state record.
@@ -118,8 +125,6 @@ pub(crate) struct Owned {
     pub(crate) store: Store,
     /// A client for questions about topics, connected meanwhile.
     pub(crate) cluster: Arc<Cluster>,
-    /// The session's own name as a writer of state records.
-    pub(crate) writer: uuid::Uuid,
 }
 
 /// How a session ended.
@@ -157,12 +162,11 @@ pub(crate) async fn step<T>(
     ending: &Ending,
     work: impl Future<Output = Result<T, End>>,
 ) -> Result<T, End> {
-    let mut shutdown = context.shutdown.clone();
     tokio::select! {
         biased;
         end = ending.wait() => Err(end),
         // Nothing is in flight before a session streams.
-        _ = shutdown.wait_for(|stop| *stop) => Err(End::Drained),
+        () = context.told_to_stop() => Err(End::Drained),
         result = work => result,
     }
 }
@@ -172,7 +176,8 @@ pub(crate) async fn step<T>(
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, End> + Send + 'static,
 ) -> Result<T, End> {
-    match tokio::task::spawn_blocking(work).await {
+    let span = tracing::Span::current();
+    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
         Ok(result) => result,
         Err(error) => Err(End::Reconnect(format!("a step of the session was lost: {error}"))),
     }

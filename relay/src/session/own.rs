@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use outbox_postgres_link::transport::{SslMode, is_loopback};
+use uuid::Uuid;
 
 use super::compare::{Decision, HaltReason, MustMeet, PLUGIN, SlotFacts};
 use super::disposition::end_of_state;
@@ -14,7 +15,7 @@ use crate::config::Settings;
 use crate::lsn::Lsn;
 use crate::observe::Phase;
 use crate::publisher::Contact;
-use crate::reader::{self, Positions, ReaderConfig, ReaderEnd};
+use crate::reader::{self, Positions, Reader, ReaderConfig, ReaderEnd};
 use crate::router::topics::cluster::Cluster;
 use crate::state::{RecordedPhase, StateRecord, Store, StoreError, topic};
 use crate::wire::{Connection, SystemIdentity, Target, TimelineHistory, WireError};
@@ -89,10 +90,11 @@ pub(super) async fn own(context: &Context, ending: &Arc<Ending>) -> Result<(Owne
         step(context, ending, async { sql.slot(&slot_name).await.map_err(|error| error.end()) }).await?;
 
     // Kafka may keep us waiting; the lane is kept meanwhile, and the stream gets its feedback.
+    let reader = replication.reading.as_ref().map(|reading| &reading.reader);
     let remembering = async {
         tokio::select! {
             biased;
-            end = keep_alive(&sql, &slot_name, replication.reading.as_ref()) => Err(end),
+            end = keep_alive(&sql, &slot_name, reader) => Err(end),
             found = remember(context, ending) => found,
         }
     };
@@ -102,25 +104,24 @@ pub(super) async fn own(context: &Context, ending: &Arc<Ending>) -> Result<(Owne
         Err(end @ End::Reconnect(_)) => return Err(said_by(replication.reading, end)),
         Err(end) => return Err(end),
     };
-    let (reading, writer) = (replication.reading, uuid::Uuid::now_v7());
-    let owned = Owned { sql, reading, store, cluster, writer };
+    let writer = Uuid::now_v7();
     let slot = slot.map(|(facts, _)| facts);
     let facts = (look, replication.timeline, replication.history);
-    let next = step(context, ending, decide(context, &owned, record, slot, facts)).await?;
-    step(context, ending, published(context, &owned.sql)).await?;
-    Ok((owned, next))
+    let next = step(context, ending, decide(context, (&sql, writer), record, slot, facts)).await?;
+    step(context, ending, published(context, &sql)).await?;
+    Ok((Owned { sql, reading: replication.reading, store, cluster }, next))
 }
 
 /// Pings the SQL connection, which ends on the server after ten idle seconds, until it or the stream is
 /// lost.
-pub(crate) async fn keep_alive(sql: &Sql, slot: &str, reading: Option<&Reading>) -> End {
+pub(crate) async fn keep_alive(sql: &Sql, slot: &str, reader: Option<&Reader>) -> End {
     let mut pings = tokio::time::interval(Duration::from_secs(2));
     loop {
         pings.tick().await;
         if let Err(error) = sql.ping(slot).await {
             return error.end();
         }
-        if reading.is_some_and(|reading| reading.reader.has_ended()) {
+        if reader.is_some_and(Reader::has_ended) {
             return lost_early();
         }
     }
@@ -288,7 +289,7 @@ async fn remember(context: &Context, ending: &Arc<Ending>) -> Result<(Store, Opt
     let settings = context.settings.clone();
     context.observed.enter(Phase::Recovering, Some("the state record on Kafka".into()));
     let contact = Contact::seen_in(&context.observed);
-    while let Err(error) = topic::ensure(&settings.kafka, &settings.state.topic, &contact).await {
+    while let Err(error) = topic::ensure(&settings.kafka, &settings.state, &contact).await {
         context.observed.waiting_for(Some(format!("the state topic {}: {error}", settings.state.topic)));
         tracing::warn!(%error, topic = settings.state.topic, "waiting for the state topic");
         tokio::time::sleep(IN_LINE).await;
@@ -305,16 +306,16 @@ async fn remember(context: &Context, ending: &Arc<Ending>) -> Result<(Store, Opt
 /// Compares slot, server and record, and says what is seen.
 async fn decide(
     context: &Context,
-    owned: &Owned,
+    (sql, writer): (&Sql, Uuid),
     record: Option<StateRecord>,
     slot: Option<SlotFacts>,
     (look, timeline, history): (ServerLook, u32, Vec<(u32, Lsn)>),
 ) -> Result<Next, End> {
     let settings = &context.settings;
-    let wal_end = owned.sql.wal_end().await.map_err(|error| error.end())?;
+    let wal_end = sql.wal_end().await.map_err(|error| error.end())?;
     let server = server_facts(&look, timeline, history, wal_end, &settings.source.database);
     let has_rows = match (&record, &slot) {
-        (None, None) => owned.sql.table_has_rows(&settings.outbox).await.map_err(|error| error.end())?,
+        (None, None) => sql.table_has_rows(&settings.outbox).await.map_err(|error| error.end())?,
         _ => false,
     };
     let (record, forgotten) = match record {
@@ -322,8 +323,10 @@ async fn decide(
         record => (record, None),
     };
     let fresh = |position| {
-        let first =
-            StateRecord::first(&settings.name, context.lane, &server.system_id, server.timeline, position);
+        let first = StateRecord {
+            lane_name: settings.lane.name.clone(),
+            ..StateRecord::first(&settings.name, context.lane, &server.system_id, server.timeline, position)
+        };
         match &forgotten {
             None => first,
             Some(old) => StateRecord {
@@ -341,7 +344,7 @@ async fn decide(
         has_rows,
         found: found.as_ref(),
     };
-    let decision = weigh(&owned.sql, settings, context.lane, facts).await.map_err(|error| {
+    let decision = weigh(sql, settings, context.lane, facts).await.map_err(|error| {
         // Not answered: the next session is asked the same.
         *context.found.lock() = found.clone();
         error.end()
@@ -349,12 +352,12 @@ async fn decide(
     match decision {
         Decision::Begin { position } => {
             tracing::info!(%position, "no state record yet: beginning where the slot stands");
-            stream(context, owned, fresh(position), None).await
+            stream(context, (sql, writer), fresh(position), None).await
         }
         Decision::Continue { position, must_meet } => {
             tracing::info!(%position, meets_first = must_meet.is_some(), "going on from the state record");
             let record = record.unwrap_or_else(|| fresh(position));
-            stream(context, owned, record, must_meet).await
+            stream(context, (sql, writer), record, must_meet).await
         }
         Decision::NewTimeline { record, switch_point, possibly_lost, must_meet } => {
             tracing::warn!(timeline, %switch_point, epoch = record.epoch, "the server is on a new timeline");
@@ -365,7 +368,7 @@ async fn decide(
                      transactions were lost in the failover although they stand on the topics: compare by position"
                 );
             }
-            stream(context, owned, *record, must_meet).await
+            stream(context, (sql, writer), *record, must_meet).await
         }
         Decision::MakeSlot => Ok(Next::MakeSlot),
         Decision::Fill { epoch, base, shared_lsn, drop_slot: _, reason } => {
@@ -375,7 +378,7 @@ async fn decide(
                 lost(context, reason, base.is_some());
             }
             let record = old.filling(&server.system_id, server.timeline, base, shared_lsn, reason.is_some());
-            Ok(Next::Fill { record: claimed(record, owned.writer) })
+            Ok(Next::Fill { record: claimed(record, writer) })
         }
         // Of several servers another may be the present primary.
         Decision::Halt(reason @ HaltReason::TimelineWentBack { .. })
@@ -405,13 +408,13 @@ fn lost(context: &Context, reason: &HaltReason, known: bool) {
 /// Begins to stream with this record.
 async fn stream(
     context: &Context,
-    owned: &Owned,
+    (sql, writer): (&Sql, Uuid),
     record: StateRecord,
     must_meet: Option<MustMeet>,
 ) -> Result<Next, End> {
-    let found = owned.sql.table_oid(&context.settings.outbox).await;
+    let found = sql.table_oid(&context.settings.outbox).await;
     let outbox_oid = found.map_err(|error| error.end())?;
-    Ok(Next::Stream(Start { record: claimed(record, owned.writer), must_meet, outbox_oid }))
+    Ok(Next::Stream(Start { record: claimed(record, writer), must_meet, outbox_oid }))
 }
 
 /// A slot that lost its log, or is another program's or another database's, is not tried: the comparison

@@ -52,7 +52,7 @@ pub(super) struct Pipeline {
 }
 
 pub(super) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, start: Start) -> End {
-    let Owned { sql, reading, store, cluster, .. } = owned;
+    let Owned { sql, reading, store, cluster } = owned;
     let Some(reading) = reading else {
         return End::Reconnect("the slot went away before the stream began".into());
     };
@@ -285,7 +285,6 @@ fn one_by_one(until: Lsn) -> String {
 /// The loop of a session: the end comes first, then the order to stop, then the pings. `None` when the
 /// stream has ended: the reader says why.
 async fn watch(context: &Context, ending: &Ending, sql: &Sql, pipeline: &Pipeline, pid: i32) -> Option<End> {
-    let mut shutdown = context.shutdown.clone();
     let mut pings = interval(PING);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut looks = interval(Duration::from_millis(200));
@@ -295,7 +294,7 @@ async fn watch(context: &Context, ending: &Ending, sql: &Sql, pipeline: &Pipelin
         tokio::select! {
             biased;
             end = ending.wait() => return Some(end),
-            _ = shutdown.wait_for(|stop| *stop) => {
+            () = context.told_to_stop() => {
                 return Some(drain::drain(context, ending, sql, pipeline).await);
             }
             _ = looks.tick() => {

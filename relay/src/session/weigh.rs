@@ -56,6 +56,9 @@ pub(crate) async fn weigh(
         now: Timestamp::now(),
         found,
     };
+    if let Some(reason) = record.and_then(|record| anothers(record, settings)) {
+        return Ok(Decision::Halt(reason));
+    }
     let decision = compare(record, slot, server, &wishes);
     let (Decision::Fill { base: Some(known), shared_lsn, reason: Some(reason), .. }, Some(record)) =
         (&decision, record)
@@ -77,6 +80,17 @@ pub(crate) async fn weigh(
     let Some(lost) = lost_entry(sql, settings, lane, record).await? else { return Ok(decision) };
     let older = base(record, lost.min(*shared_lsn));
     Ok(with_base(decision, older))
+}
+
+/// Whether the record under this lane's number is another lane's: two numbers were changed for each other. Its position
+/// says nothing of this lane's table, though both may have met the transaction that proves it.
+fn anothers(record: &StateRecord, settings: &Settings) -> Option<HaltReason> {
+    let (recorded, found) = (&record.lane_name, &settings.lane.name);
+    (recorded != found).then(|| HaltReason::AnothersLane {
+        number: settings.lane.number,
+        recorded: recorded.clone(),
+        found: found.clone(),
+    })
 }
 
 fn with_base(decision: Decision, older: Option<String>) -> Decision {

@@ -69,6 +69,8 @@ fn newest(settings: &Settings, lane: u32, limit: Duration) -> Result<Option<Opti
     let cluster = Cluster::new(&settings.kafka)?;
     loop {
         match cluster.look(topic) {
+            // A lane that has never run on a topic that is still to grow.
+            Ok(Look::There(shape)) if shape.partitions.get() <= lane => return Ok(Some(None)),
             Ok(Look::There(_)) => break,
             Ok(Look::Missing) => return Ok(Some(None)),
             // Reading it says what is wrong.

@@ -47,6 +47,9 @@ pub struct StateRecord {
     pub name: String,
     /// The lane's number, from 0.
     pub lane: u32,
+    /// The lane's name; `None` for lane 0 of a relay without names. Under its number another lane must not find it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lane_name: Option<String>,
     /// Whether the stream runs, or what the table holds is being published first.
     pub phase: RecordedPhase,
     /// The database cluster's system identifier, as `IDENTIFY_SYSTEM` spells it.
@@ -222,6 +225,7 @@ impl StateRecord {
             version: FORMAT_VERSION,
             name: name.to_owned(),
             lane,
+            lane_name: None,
             phase: RecordedPhase::Streaming,
             system_id: system_id.to_owned(),
             timeline,

@@ -87,8 +87,9 @@ impl Recorder {
             asked: Condvar::new(),
             acknowledged: Condvar::new(),
         });
-        let mine = recorder.clone();
-        let thread = thread::Builder::new().name("recorder".into()).spawn(move || mine.run(parts))?;
+        let (mine, span) = (recorder.clone(), tracing::Span::current());
+        let run = move || span.in_scope(|| mine.run(parts));
+        let thread = thread::Builder::new().name("recorder".into()).spawn(run)?;
         Ok((recorder, thread))
     }
 
@@ -275,8 +276,7 @@ impl Recorder {
         // A stream that stands still is not behind, however old what came last: nobody waits for more of it.
         let flows = together.window.records() > 0 || together.grows(held.records);
         let lag = if flows { parts.positions.lag() } else { Duration::ZERO };
-        let due = ends(&held, delivery, lag)
-            || draft.is_due(&confirmed, waited, &parts.settings);
+        let due = ends(&held, delivery, lag) || draft.is_due(&confirmed, waited, &parts.settings);
         if !due {
             let_feedback_follow(&draft, parts);
         }

@@ -40,6 +40,7 @@ impl Settings {
                 transactions: [32, 4, 2][schedule.begins(4, 3)],
                 state: StateSettings {
                     topic: "s".to_owned(),
+                    partitions: 1,
                     interval: Duration::from_millis(100),
                     idle_interval: Duration::from_millis(500),
                 },

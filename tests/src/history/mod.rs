@@ -27,14 +27,27 @@ pub use verdict::Verdict;
 /// Time between two looks at the log.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Reads the committed rows, follows the log until all of them are on it or `limit` has passed, and judges.
+/// Reads the committed rows of `outbox.events`, follows the log until all of them are on it or `limit` has passed, and judges.
 /// The log is read once more after that, so that a repetition or a phantom that is close behind is seen. Reading Kafka
 /// blocks the calling thread.
 ///
 /// # Panics
 /// When PostgreSQL or Kafka does not answer.
 pub async fn settled_verdict(database: &tokio_postgres::Client, log: &mut Log, limit: Duration) -> Verdict {
-    let committed = rows::read(database, DEFAULT_TOPIC_PREFIX).await;
+    settled_verdict_of("outbox.events", database, log, limit).await
+}
+
+/// The same of another table with its columns, whose topics are the log's.
+///
+/// # Panics
+/// When PostgreSQL or Kafka does not answer.
+pub async fn settled_verdict_of(
+    table: &str,
+    database: &tokio_postgres::Client,
+    log: &mut Log,
+    limit: Duration,
+) -> Verdict {
+    let committed = rows::read_from(table, database, DEFAULT_TOPIC_PREFIX).await;
     let deadline = Instant::now() + limit;
     let mut missing: HashSet<&str> = committed.iter().map(|row| row.id.as_str()).collect();
     let mut seen = 0;

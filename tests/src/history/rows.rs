@@ -28,15 +28,24 @@ SELECT id::text,
        (SELECT array_agg(coalesce(h.value, 'null') ORDER BY h.place)
           FROM jsonb_each_text(headers) WITH ORDINALITY AS h (key, value, place)),
        (payload ->> 'n')::bigint
-  FROM outbox.events"#;
+  FROM"#;
 
 /// Reads every row of `outbox.events`; topics are `prefix` and the aggregate type.
 ///
 /// # Panics
 /// When the server does not answer, or an `n` is no number.
 pub async fn read(database: &Client, prefix: &str) -> Vec<Committed> {
+    read_from("outbox.events", database, prefix).await
+}
+
+/// Reads every row of a table with the columns of `outbox.events`; topics are `prefix` and the aggregate type.
+///
+/// # Panics
+/// When the server does not answer, or an `n` is no number.
+pub async fn read_from(table: &str, database: &Client, prefix: &str) -> Vec<Committed> {
     let parameters: [&(dyn ToSql + Sync); 0] = [];
-    let rows = database.query_raw(SELECT, parameters).await.unwrap_or_else(|error| panic!("{error:?}"));
+    let select = format!("{SELECT} {table}");
+    let rows = database.query_raw(&select, parameters).await.unwrap_or_else(|error| panic!("{error:?}"));
     let mut rows = pin!(rows);
     let mut committed = Vec::new();
     while let Some(row) = rows.try_next().await.unwrap_or_else(|error| panic!("{error:?}")) {

@@ -81,6 +81,9 @@ pub struct Finding {
     pub area: Area,
     /// The thing itself: a setting, a topic, a column.
     pub subject: String,
+    /// The lane, where lanes are listed and it is not found of all alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lane: Option<String>,
     /// What was seen, and what it means.
     pub seen: String,
     /// What to do; every warning and error has it.
@@ -104,7 +107,7 @@ impl Finding {
         seen: impl Into<String>,
     ) -> Finding {
         let (subject, seen) = (subject.into(), seen.into());
-        Finding { code, severity, area, subject, seen, advice: None, command: None }
+        Finding { code, severity, area, subject, lane: None, seen, advice: None, command: None }
     }
 
     /// As it should be.

@@ -13,7 +13,7 @@ pub fn settings() -> Settings {
         .map(|(name, text)| (name.to_owned(), text.to_owned()))
         .into()
     };
-    load(None, &env, Overrides::default()).expect("settings")
+    load(None, &env, Overrides::default()).expect("settings").into_first()
 }
 
 /// The codes of what is not as it should be.

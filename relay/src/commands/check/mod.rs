@@ -12,6 +12,7 @@
 //! | `keys`, `clock` | the newest rows' keys, sizes and topics; the clocks |
 //! | `cluster`, `broker`, `topics` | Kafka: who answers, brokers' settings, topics' limits and retention |
 //! | `finding`, `report` | one finding, and all of them as text or JSON |
+//! | `lanes` | the findings of several lanes as one list |
 //! | `ask` | a question to PostgreSQL |
 
 mod ask;
@@ -22,6 +23,7 @@ mod finding;
 #[cfg(test)]
 mod fixture;
 mod keys;
+mod lanes;
 mod publication;
 mod quarantine;
 mod report;
@@ -82,8 +84,8 @@ pub struct CheckArgs {
 
 /// Looks, reports, and ends by what was found.
 pub fn execute(args: CheckArgs) -> Exit {
-    let settings = match args.file.load(args.existing) {
-        Ok(settings) => settings,
+    let lanes = match args.file.load(args.existing) {
+        Ok(lanes) => lanes,
         Err(exit) => return exit,
     };
     // Nothing is logged: what the clients have to say is in the findings.
@@ -94,14 +96,18 @@ pub fn execute(args: CheckArgs) -> Exit {
             return Exit::Failure;
         }
     };
-    let settings = Arc::new(runtime.block_on(outlook::at_primary(&settings)));
-    let findings = runtime.block_on(examine(&settings));
+    let mut of_lanes = Vec::new();
+    for settings in lanes.iter() {
+        let settings = Arc::new(runtime.block_on(outlook::at_primary(settings)));
+        of_lanes.push((lanes.label(&settings), runtime.block_on(examine(&settings))));
+    }
+    let (settings, findings) = (lanes.first(), lanes::gathered(of_lanes));
     // A step that still waits for a server must not keep the program from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));
     let page = if args.json {
-        report::json(&settings, &findings)
+        report::json(settings, &findings)
     } else {
-        report::text(&settings, &findings, io::stdout().is_terminal())
+        report::text(settings, &findings, io::stdout().is_terminal())
     };
     let summary = Summary::of(&findings);
     match output::print(&page) {
@@ -147,8 +153,6 @@ async fn examine(settings: &Arc<Settings>) -> Vec<Finding> {
             findings.push(silent(Area::Topics, "Kafka"));
         }
     }
-    // Worst first within each group.
-    findings.sort_by_key(|finding| (finding.area, std::cmp::Reverse(finding.severity)));
     findings
 }
 
@@ -198,6 +202,8 @@ async fn kafka(settings: &Arc<Settings>, findings: &mut Vec<Finding>) -> Option<
         record = match &topic.presence {
             Presence::Missing => Some(None),
             Presence::Unknown(_) => None,
+            // The lane's partition is still to be added.
+            Presence::There { partitions, .. } if *partitions <= settings.lane.number => Some(None),
             Presence::There { .. } => match source::record(settings).await {
                 Ok(found) => Some(found),
                 Err(why) => {

@@ -6,9 +6,11 @@ use serde::Deserialize;
 use super::ask;
 use super::finding::{Area, Finding};
 use crate::config::Settings;
+use crate::quarantine::recall::whose;
+use crate::quarantine::table::Whose;
 use crate::session::{Sql, SqlError};
 
-/// Open entries of this relay.
+/// Open entries of this lane.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct Facts {
     /// Events that could not be published.
@@ -20,11 +22,12 @@ pub struct Facts {
 const SQL: &str = "
     SELECT jsonb_build_object('open', count(*) FILTER (WHERE state <> 'queued'),
                               'queued', count(*) FILTER (WHERE state = 'queued'))::text
-    FROM outbox.quarantine WHERE relay = $1 AND settled_at IS NULL";
+    FROM outbox.quarantine WHERE relay = $1 AND lane = $2 AND settled_at IS NULL";
 
 /// Asks the server.
 pub async fn look(sql: &Sql, settings: &Settings) -> Result<Facts, SqlError> {
-    ask::document(sql, "looking at the quarantine", SQL, &[&settings.name]).await
+    let Whose { relay, lane } = whose(settings, settings.lane.number);
+    ask::document(sql, "looking at the quarantine", SQL, &[&relay, &lane]).await
 }
 
 /// Says what waits, if anything does.
@@ -40,9 +43,10 @@ pub fn judge(facts: &Facts, settings: &Settings) -> Option<Finding> {
         .mend(
             "look at the reasons, mend what is wrong, then release or discard each with outbox.decide()",
             format!(
-                "SELECT position, state, cause, reason FROM outbox.quarantine\n WHERE relay = {} AND settled_at IS NULL \
+                "SELECT position, state, cause, reason FROM outbox.quarantine\n WHERE relay = {} AND lane = {} AND settled_at IS NULL \
                  AND state <> 'queued' ORDER BY epoch, commit_lsn, ordinal;",
-                quote_literal(&settings.name)
+                quote_literal(&settings.name),
+                settings.lane.number
             ),
         )
     })
@@ -58,6 +62,8 @@ mod tests {
         assert_eq!(judge(&Facts { open: 0, queued: 0 }, &settings()), None);
         let found = judge(&Facts { open: 2, queued: 5 }, &settings()).unwrap();
         assert_eq!(found.code, "quarantine-open");
-        assert!(found.command.unwrap().contains("relay = 'orders' AND settled_at IS NULL AND state"));
+        assert!(
+            found.command.unwrap().contains("relay = 'orders' AND lane = 0 AND settled_at IS NULL AND state")
+        );
     }
 }

@@ -112,7 +112,8 @@ fn lines(page: &mut String, finding: &Finding, colours: bool) {
     };
     const INDENT: &str = "           ";
     let head = paint(colours, colour, &format!("{name:<7}"));
-    let body = wrapped(&format!("{}: {}", finding.subject, finding.seen), INDENT);
+    let lane = finding.lane.as_ref().map_or(String::new(), |lane| format!("lane {lane}: "));
+    let body = wrapped(&format!("{lane}{}: {}", finding.subject, finding.seen), INDENT);
     *page += &format!("  {head}  {}\n", body.trim_start());
     if let Some(advice) = &finding.advice {
         *page += &format!("{}\n", wrapped(&format!("→ {advice}"), INDENT));

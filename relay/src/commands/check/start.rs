@@ -6,6 +6,7 @@ use crate::commands::outlook::Outlook;
 use crate::commands::words::bytes;
 use crate::config::Settings;
 use crate::session::compare::{Decision, HaltReason};
+use crate::session::lane_name;
 use crate::state::{RecordedPhase, StateRecord};
 
 const SUBJECT: &str = "a start";
@@ -82,6 +83,11 @@ fn halt(reason: &HaltReason, settings: &Settings, slot_is_there: bool) -> Findin
             "say what is to become of the rows: publish them first, or skip them (--existing=skip)",
             "outbox-relay run --existing=publish".into(),
         ),
+        HaltReason::AnothersLane { .. } => (
+            "lane-another",
+            "give each lane the number and the name that it had",
+            "lanes in the configuration".to_owned(),
+        ),
         HaltReason::SlotGone { .. } | HaltReason::SlotGoneAfterSwitch { .. } => ("slot-gone", begin, anew),
         HaltReason::TooManyFills { .. } => (
             "too-many-fills",
@@ -141,7 +147,7 @@ pub fn judge_without_record(settings: &Settings, slot_is_there: bool) -> Option<
 
 /// What the relay remembers.
 pub fn judge_record(record: Option<&StateRecord>, settings: &Settings) -> Finding {
-    let key = format!("{}/0", settings.name);
+    let key = lane_name(settings, settings.lane.number);
     let Some(record) = record else {
         return Finding::ok(
             Area::Slot,

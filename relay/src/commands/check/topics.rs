@@ -43,15 +43,18 @@ pub fn judge_state(topic: &Topic, brokers: usize, settings: &Settings) -> Vec<Fi
         Presence::Missing => {
             let seen =
                 "is not there yet; the first start makes it, compacted, for which its user needs the right";
-            let command = format!("{} --config cleanup.policy=compact", create(kafka, name, "1", brokers));
+            let partitions = settings.state.partitions.to_string();
+            let command =
+                format!("{} --config cleanup.policy=compact", create(kafka, name, &partitions, brokers));
             return vec![
                 Finding::note(Area::Topics, "state-topic-missing", name, seen)
                     .advised("nothing; or make it yourself", command),
             ];
         }
         Presence::Unknown(why) => return vec![unseen(kafka, name, why)],
-        Presence::There { replicas, leaderless, .. } => {
+        Presence::There { partitions, replicas, leaderless } => {
             findings.extend(leaderless_finding(kafka, name, *leaderless));
+            findings.extend(state_partitions(kafka, name, *partitions, settings.state.partitions));
             *replicas
         }
     };
@@ -89,6 +92,23 @@ pub fn judge_state(topic: &Topic, brokers: usize, settings: &Settings) -> Vec<Fi
     }
     findings.extend(in_sync(kafka, name, replicas, brokers, entries));
     findings
+}
+
+/// Whether each lane has its partition.
+fn state_partitions(kafka: &KafkaSettings, name: &str, found: u32, needed: u32) -> Option<Finding> {
+    (found < needed).then(|| {
+        let seen = format!(
+            "has {found} partitions, and the lanes need {needed}; the next start adds them, for which its user needs \
+             the right to alter it"
+        );
+        Finding::note(Area::Topics, "state-topic-partitions", name, seen).advised(
+            "nothing; or add them yourself: each lane's memory is in the partition of its number, so none moves",
+            format!(
+                "kafka-topics.sh --bootstrap-server {} --alter --topic {name} --partitions {needed}",
+                kafka.brokers
+            ),
+        )
+    })
 }
 
 /// A topic of events. `pinned` is the partition count that its keys are spread over, `oldest` the age in

@@ -16,7 +16,7 @@ use outbox_postgres_link::url::ParsedUrl;
 use outbox_postgres_link::{Program, tls};
 
 use super::{ConfigFile, ExistingChoice, Exit, output};
-use crate::config::{ADMIN_URL_VARIABLE, Settings};
+use crate::config::{ADMIN_URL_VARIABLE, Lanes, Settings};
 use plan::Plan;
 use survey::Survey;
 
@@ -85,14 +85,18 @@ pub enum InitError {
 
 /// Prints the SQL or applies it.
 pub fn execute(args: InitArgs) -> Exit {
-    let settings = match args.file.load(args.existing) {
-        Ok(settings) => settings,
+    let lanes = match args.file.load(args.existing) {
+        Ok(lanes) => lanes,
         Err(exit) => return exit,
     };
     let outcome = match &args.admin_url {
-        None => Plan::new(&settings, &Survey::assumed(&settings))
-            .map(|plan| output::print(&script::render(&settings, &plan))),
-        Some(url) => with_server(&settings, url, args.print),
+        None => lanes
+            .iter()
+            .map(|settings| Ok((settings, Survey::assumed(settings))))
+            .collect::<Result<_, _>>()
+            .and_then(plans)
+            .map(|plans| print(&lanes, &plans)),
+        Some(url) => with_server(&lanes, url, args.print),
     };
     match outcome {
         Ok(exit) => exit,
@@ -103,7 +107,42 @@ pub fn execute(args: InitArgs) -> Exit {
     }
 }
 
-fn with_server(settings: &Settings, url: &str, print: bool) -> Result<Exit, InitError> {
+/// A plan for each lane, none of them carried out yet: what one makes, the next ones find. The contract goes first, since
+/// it brings what tables of another shape need.
+///
+/// # Errors
+/// What does not allow one of them to go on; with several lanes it names the slot.
+fn plans(mut surveys: Vec<(&Settings, Survey)>) -> Result<Vec<(&Settings, Plan)>, InitError> {
+    surveys.sort_by_key(|(settings, _)| !survey::is_contract(settings));
+    let several = surveys.len() > 1;
+    let mut plans: Vec<(&Settings, Plan)> = Vec::new();
+    for (settings, mut survey) in surveys {
+        for (earlier, plan) in &plans {
+            survey.finds(earlier, plan);
+        }
+        let plan = Plan::new(settings, &survey).map_err(|error| match error {
+            InitError::Refused(sentence) if several => {
+                InitError::Refused(format!("lane {}: {sentence}", settings.lane.label()))
+            }
+            error => error,
+        })?;
+        plans.push((settings, plan));
+    }
+    Ok(plans)
+}
+
+fn print(lanes: &Lanes, plans: &[(&Settings, Plan)]) -> Exit {
+    let mut page = String::new();
+    for (settings, plan) in plans {
+        if let Some(lane) = lanes.label(settings) {
+            page += &format!("{}-- Lane {lane}.\n", if page.is_empty() { "" } else { "\n" });
+        }
+        page += &script::render(settings, plan);
+    }
+    output::print(&page)
+}
+
+fn with_server(lanes: &Lanes, url: &str, only_print: bool) -> Result<Exit, InitError> {
     let admin = ParsedUrl::parse(Program::Relay, url).map_err(|wrong| InitError::Url(wrong.to_string()))?;
     let wrong = tls::check(&admin.transport, &admin.host);
     if !wrong.is_empty() {
@@ -112,13 +151,21 @@ fn with_server(settings: &Settings, url: &str, print: bool) -> Result<Exit, Init
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(InitError::Runtime)?;
     runtime.block_on(async {
-        let client = apply::connect(&admin, settings.source.connect_timeout).await?;
-        let survey = survey::look(&client, settings).await?;
-        let plan = Plan::new(settings, &survey)?;
-        if print {
-            return Ok(output::print(&script::render(settings, &plan)));
+        let client = apply::connect(&admin, lanes.first().source.connect_timeout).await?;
+        let mut surveys = Vec::new();
+        for settings in lanes.iter() {
+            surveys.push((settings, survey::look(&client, settings).await?));
         }
-        apply::run(&client, settings, &plan).await?;
-        Ok(output::print(&script::farewell(settings, &plan)))
+        let plans = plans(surveys)?;
+        if only_print {
+            return Ok(print(lanes, &plans));
+        }
+        for (settings, plan) in &plans {
+            if let Some(lane) = lanes.label(settings) {
+                output::print(&format!("lane {lane}\n"));
+            }
+            apply::run(&client, settings, plan).await?;
+        }
+        Ok(output::print(&script::farewell(&plans)))
     })
 }

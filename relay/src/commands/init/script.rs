@@ -57,12 +57,15 @@ fn capital(text: &str) -> String {
 }
 
 /// What comes next.
-pub fn farewell(settings: &Settings, plan: &Plan) -> String {
+pub fn farewell(plans: &[(&Settings, Plan)]) -> String {
     let mut lines = String::from("\nNext:\n");
-    if is_contract(settings) {
+    if plans.iter().any(|(settings, _)| is_contract(settings)) {
         let _ = writeln!(lines, "  GRANT {} TO <the role of your service>;", sql::PRODUCER_ROLE);
     }
-    lines +=
-        if plan.slot_by_run { "  outbox-relay run --existing=publish\n" } else { "  outbox-relay run\n" };
+    lines += if plans.iter().any(|(_, plan)| plan.slot_by_run) {
+        "  outbox-relay run --existing=publish\n"
+    } else {
+        "  outbox-relay run\n"
+    };
     lines
 }

@@ -3,6 +3,7 @@
 use tokio_postgres::{Client, Row};
 
 use super::InitError;
+use super::plan::Plan;
 use crate::config::Settings;
 use outbox_schema::sql;
 
@@ -115,6 +116,21 @@ impl Survey {
             publication: None,
             slot: None,
         }
+    }
+}
+
+impl Survey {
+    /// What a lane finds once the plan of another is carried out. Their tables, publications and slots are different ones;
+    /// schema and role are the same.
+    pub fn finds(&mut self, earlier: &Settings, plan: &Plan) {
+        if is_contract(earlier) {
+            self.contract = Contract::Version(sql::CONTRACT_VERSION);
+            self.producers_let_in |= !plan.slot_by_run;
+        }
+        let quarantine = || sql::QUARANTINE_COLUMNS.iter().map(ToString::to_string).collect();
+        self.quarantine.get_or_insert_with(quarantine);
+        let made = Role { may_replicate: true, in_group: true, reads_table: false, deletes: false };
+        self.role.get_or_insert(made).in_group = true;
     }
 }
 

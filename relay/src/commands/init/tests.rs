@@ -16,7 +16,7 @@ fn settings(more: &[(&str, &str)]) -> Settings {
     ]);
     variables.extend(more.iter().copied());
     let env = || variables.iter().map(|(name, text)| (name.to_string(), text.to_string())).collect();
-    load(None, &env, Overrides::default()).expect("settings")
+    load(None, &env, Overrides::default()).expect("settings").into_first()
 }
 
 fn with_existing(existing: Existing) -> Settings {

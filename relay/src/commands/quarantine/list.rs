@@ -108,7 +108,7 @@ fn cells(entry: &Entry) -> [String; 8] {
 
 fn summary(relay: &str, totals: &Totals, args: &ListArgs) -> String {
     let Totals { held, queued, passed, decided, settled, queues } = *totals;
-    let narrowed = args.topic.is_some() || args.key.is_some() || args.place.lane.is_some();
+    let narrowed = args.topic.is_some() || args.key.is_some() || args.place.one.lane.is_some();
     let such = if narrowed { " of this kind" } else { "" };
     if held + queued + passed + decided + settled == 0 {
         return format!("nothing{such} is in the quarantine of relay {relay}\n");

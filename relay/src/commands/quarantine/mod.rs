@@ -15,8 +15,9 @@ use std::future::Future;
 
 use clap::{Args, Subcommand};
 
-use super::{ConfigFile, Exit, output};
+use super::{Exit, OneLane, output};
 use crate::config::Settings;
+use crate::quarantine::recall::whose;
 use fetch::Source;
 
 const EXAMPLES: &str = "\
@@ -57,10 +58,7 @@ enum What {
 #[derive(Debug, Args)]
 struct Place {
     #[command(flatten)]
-    file: ConfigFile,
-    /// Entries of this lane only
-    #[arg(long, value_name = "NUMBER")]
-    lane: Option<i32>,
+    one: OneLane,
 }
 
 /// Why it ended without having done what it was asked for.
@@ -127,12 +125,14 @@ fn on_server(
     place: &Place,
     work: impl AsyncFnOnce(&Source, &Settings) -> Result<Exit, QuarantineError>,
 ) -> Exit {
-    let settings = match place.file.load(None) {
+    let settings = match place.one.load() {
         Ok(settings) => settings,
         Err(exit) => return exit,
     };
+    // Named or not, it is one lane's: a relay with one lane has no entries of another.
+    let lane = place.one.lane.is_some().then(|| whose(&settings, settings.lane.number).lane);
     let outcome = on_runtime(async {
-        let source = Source::connect(&settings, place.lane).await?;
+        let source = Source::connect(&settings, lane).await?;
         work(&source, &settings).await
     });
     outcome.unwrap_or_else(|error| {

@@ -37,7 +37,7 @@ pub fn execute(args: StatusArgs) -> Exit {
     let authority = match &args.url {
         Some(url) => authority_of(url),
         None => match args.file.load(None) {
-            Ok(settings) => reachable(settings.admin.listen),
+            Ok(lanes) => reachable(lanes.first().admin.listen),
             Err(exit) => return exit,
         },
     };
@@ -57,7 +57,7 @@ pub fn execute(args: StatusArgs) -> Exit {
         eprintln!("outbox-relay: what answers there is not a relay");
         return Exit::Failure;
     };
-    let page = if args.json { format!("{}\n", body.trim_end()) } else { table::render(&status) };
+    let page = if args.json { format!("{}\n", body.trim_end()) } else { table::page(&status) };
     match output::print(&page) {
         Exit::Success if status["ready"] != Value::Bool(true) => Exit::Failure,
         exit => exit,

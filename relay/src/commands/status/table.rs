@@ -5,8 +5,24 @@ use serde_json::Value;
 
 use crate::commands::output::{bytes, duration};
 
+/// The page: of a relay with a list of lanes a table each.
+pub fn page(status: &Value) -> String {
+    let Some(lanes) = status["lanes"].as_array() else { return render(status) };
+    let head = render(status);
+    let of_lane = |lane: &Value| {
+        // Who answers is said above.
+        let mut lane = lane.clone();
+        let name = lane["lane"].as_str().unwrap_or_default().to_owned();
+        if let Some(fields) = lane.as_object_mut() {
+            fields.remove("relay");
+        }
+        format!("\nlane {name}\n{}", render(&lane))
+    };
+    head + &lanes.iter().map(of_lane).collect::<String>()
+}
+
 /// The table, one line per fact.
-pub fn render(status: &Value) -> String {
+fn render(status: &Value) -> String {
     let rows: Vec<(&str, String)> = [
         ("relay", relay(status)),
         ("phase", phase(status)),
@@ -157,6 +173,30 @@ reconnects  1
 last error  connection refused (at 2026-01-02T03:04:05Z)
 ";
         assert_eq!(render(&status), expected);
+    }
+
+    #[test]
+    fn each_lane_has_its_table() {
+        let status = json!({
+            "relay": {"name": "shop"}, "ready": false, "reason": "lane billing: halted: no slot",
+            "lanes": [
+                {"lane": "0", "relay": {"name": "shop"}, "phase": "streaming", "ready": true},
+                {"lane": "billing", "relay": {"name": "shop"}, "phase": "halted", "ready": false}
+            ]
+        });
+        let expected = "\
+relay  shop
+ready  no: lane billing: halted: no slot
+
+lane 0
+phase  streaming
+ready  yes
+
+lane billing
+phase  halted
+ready  no
+";
+        assert_eq!(page(&status), expected);
     }
 
     #[test]

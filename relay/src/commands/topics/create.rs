@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::LIMIT;
-use crate::commands::{ConfigFile, Exit, output};
+use crate::commands::{Exit, OneLane, output};
 use crate::config::Settings;
 use crate::router::topics::cluster::{Cluster, Look, Made, Shape};
 use crate::router::topics::provision::make;
@@ -26,7 +26,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 #[command(after_help = EXAMPLES)]
 pub struct CreateArgs {
     #[command(flatten)]
-    pub(super) file: ConfigFile,
+    pub(super) place: OneLane,
     /// Whole names of topics, prefix included
     #[arg(required = true, value_name = "TOPIC")]
     pub(super) topics: Vec<String>,

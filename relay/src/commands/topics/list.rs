@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::LIMIT;
-use crate::commands::{ConfigFile, Exit, output};
+use crate::commands::{Exit, OneLane, output};
 use crate::config::Settings;
 use crate::router::topics::cluster::{Cluster, Look};
 use crate::router::topics::limits::{Facts, in_words};
@@ -25,7 +25,7 @@ Reads the state record on Kafka; a running relay is not disturbed, and none has 
 #[command(after_help = EXAMPLES)]
 pub struct ListArgs {
     #[command(flatten)]
-    pub(super) file: ConfigFile,
+    pub(super) place: OneLane,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -62,7 +62,7 @@ struct Topic {
 
 /// Prints the list.
 pub fn list(settings: Settings, json: bool) -> anyhow::Result<Exit> {
-    let record = peek(&settings, 0, LIMIT)?;
+    let record = peek(&settings, settings.lane.number, LIMIT)?;
     let list = gather(&settings, record)?;
     let page = if json { format!("{}\n", serde_json::to_string_pretty(&list)?) } else { table(&list) };
     Ok(output::print(&page))

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::{ConfigFile, Exit, logging};
+use super::{Exit, OneLane, logging};
 use crate::config::Settings;
 use crate::session::chain;
 
@@ -36,11 +36,11 @@ enum TopicsCommand {
 /// Runs one of them.
 pub fn execute(args: TopicsArgs) -> Exit {
     let (name, result) = match args.command {
-        TopicsCommand::List(args) => ("list", with(&args.file, |settings| list::list(settings, args.json))),
+        TopicsCommand::List(args) => ("list", with(&args.place, |settings| list::list(settings, args.json))),
         TopicsCommand::Create(args) => {
-            ("create", with(&args.file, |settings| create::create(settings, &args.topics)))
+            ("create", with(&args.place, |settings| create::create(settings, &args.topics)))
         }
-        TopicsCommand::Switch(args) => ("switch", with(&args.file, |settings| switch::run(settings, &args))),
+        TopicsCommand::Switch(args) => ("switch", with(&args.place, |settings| switch::run(settings, &args))),
     };
     match result {
         Ok(exit) => exit,
@@ -51,8 +51,8 @@ pub fn execute(args: TopicsArgs) -> Exit {
     }
 }
 
-fn with(file: &ConfigFile, work: impl FnOnce(Settings) -> anyhow::Result<Exit>) -> anyhow::Result<Exit> {
-    match file.load(None) {
+fn with(place: &OneLane, work: impl FnOnce(Settings) -> anyhow::Result<Exit>) -> anyhow::Result<Exit> {
+    match place.load() {
         Ok(settings) => {
             logging::start(&settings.log);
             work(settings)

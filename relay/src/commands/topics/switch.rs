@@ -9,15 +9,13 @@ use anyhow::Context;
 use clap::Args;
 
 use super::LIMIT;
-use crate::commands::{ConfigFile, Exit, outlook, output, runtime};
+use crate::commands::{Exit, OneLane, outlook, output, runtime};
 use crate::config::Settings;
 use crate::router::command::{Command, Do};
 use crate::router::topics::cluster::{Cluster, Look};
 use crate::session::{End, Ending, Sql, lane_name};
 use crate::state::{StateRecord, peek};
 
-/// The lane that is told; there is one.
-const LANE: u32 = 0;
 /// How often the state record is read while the relay is waited for.
 const LOOK: Duration = Duration::from_secs(1);
 /// A relay that reconnects is without its lane for a moment; one that is away for longer does not run.
@@ -34,7 +32,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct SwitchArgs {
     #[command(flatten)]
-    pub(super) file: ConfigFile,
+    pub(super) place: OneLane,
     /// Whole name of the topic, prefix included
     topic: String,
     /// Partitions that its keys are spread over from then on [default: all that the cluster shows]
@@ -58,7 +56,7 @@ struct Order {
 
 /// Explains, and with `--yes` orders and waits.
 pub fn run(settings: Settings, args: &SwitchArgs) -> anyhow::Result<Exit> {
-    let record = peek(&settings, LANE, LIMIT)?;
+    let record = peek(&settings, settings.lane.number, LIMIT)?;
     let pinned = record.and_then(|record| record.partitions.get(&args.topic).copied());
     let pinned = pinned.with_context(|| {
         format!(
@@ -124,11 +122,12 @@ fn give(settings: Settings, order: Order, timeout: Duration) -> anyhow::Result<E
 
 async fn tell_and_wait(settings: Arc<Settings>, order: Order, timeout: Duration) -> anyhow::Result<Exit> {
     let settings = Arc::new(outlook::at_primary(&settings).await);
-    let lane = lane_name(&settings, LANE);
+    let number = settings.lane.number;
+    let lane = lane_name(&settings, number);
     let ending = Arc::new(Ending::default());
     let sql = Sql::connect(&settings.source, &lane, ending.clone()).await?;
     let told = Do::Switch { topic: order.topic.clone(), partitions: order.wanted };
-    let command = Command { relay: settings.name.clone(), lane: LANE, r#do: told };
+    let command = Command { relay: settings.name.clone(), lane: number, r#do: told };
     let lsn = sql.tell(&command.content()?).await?;
     let Order { topic, pinned, wanted } = &order;
     eprintln!(
@@ -139,7 +138,7 @@ async fn tell_and_wait(settings: Arc<Settings>, order: Order, timeout: Duration)
     let mut owned = began;
     let exit = loop {
         let (mine, limit) = (settings.clone(), LIMIT);
-        let record = tokio::task::spawn_blocking(move || peek(&mine, LANE, limit)).await??;
+        let record = tokio::task::spawn_blocking(move || peek(&mine, number, limit)).await??;
         if follows(record.as_ref(), &order) {
             break output::print(&format!("{topic}: its keys are spread over {wanted} partitions\n"));
         }

@@ -28,6 +28,23 @@ impl Kind for RelayName {
     }
 }
 
+/// A lane's name: `[a-z][a-z0-9_]{0,20}`.
+#[derive(Debug)]
+pub struct LaneName;
+
+impl Kind for LaneName {
+    type Value = String;
+
+    fn expectation(&self) -> String {
+        "a lower-case letter, then at most 20 lower-case letters, digits or underscores".into()
+    }
+
+    fn read(&self, text: &str) -> Result<String, String> {
+        // A relay's name has the same letters, and more of them.
+        RelayName.read(text).ok().filter(|name| name.len() <= 21).ok_or_else(|| expected(self))
+    }
+}
+
 /// `schema.table`, each part plain lower case or in double quotes as SQL writes it.
 #[derive(Debug)]
 pub struct TableName;

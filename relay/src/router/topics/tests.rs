@@ -43,7 +43,7 @@ impl Stage {
             ("OUTBOX_RELAY_KAFKA_BROKERS", cluster.bootstrap_servers()),
         ];
         let variables: Vec<_> = variables.into_iter().map(|(name, text)| (name.to_owned(), text)).collect();
-        let settings = load(None, &|| variables.clone(), Overrides::default()).unwrap();
+        let settings = load(None, &|| variables.clone(), Overrides::default()).unwrap().into_first();
         let (observed, ending) = (Arc::new(Observed::new()), Arc::new(Ending::default()));
         let mut record = StateRecord::first("orders", 0, "1", 1, Lsn(1));
         record.partitions = pins.iter().map(|(topic, count)| ((*topic).to_owned(), *count)).collect();

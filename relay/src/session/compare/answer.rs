@@ -40,6 +40,7 @@ impl HaltReason {
             | HaltReason::OtherHistory { .. }
             | HaltReason::NotAnAncestor { .. } => Some(Loss::Restored),
             HaltReason::NothingYet
+            | HaltReason::AnothersLane { .. }
             | HaltReason::NothingYetButRows
             | HaltReason::SlotUnfinished
             | HaltReason::WrongPlugin { .. }

@@ -14,6 +14,10 @@ fn in_words(last: Option<&LastPublished>) -> String {
     last.map_or("none so far".to_owned(), |last| format!("{} at {}", last.xid, last.end_lsn))
 }
 
+fn lane_in_words(name: Option<&str>) -> String {
+    name.map_or("the lane without a name".to_owned(), |name| format!("lane {name}"))
+}
+
 /// Facts that do not agree, each with what was seen, what it means and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HaltReason {
@@ -30,6 +34,22 @@ pub enum HaltReason {
          --existing=skip never does; `outbox-relay init` asks the same"
     )]
     NothingYetButRows,
+    /// The memory of another lane.
+    #[error(
+        "number {number} of the lanes is {}'s, whose state record stands there, and this is {}: with its position \
+         events that were never published would be passed over. Give each lane the number that it had (and the name, \
+         since the slot goes by it); a number that was never used is a new lane. Where the lane of that record is to be \
+         no more, run `outbox-relay forget --yes` with --lane {number}, then start with --existing=publish or skip",
+        lane_in_words(recorded.as_deref()), lane_in_words(found.as_deref())
+    )]
+    AnothersLane {
+        /// The number of both.
+        number: u32,
+        /// The lane's name in the record.
+        recorded: Option<String>,
+        /// The lane's name in the configuration.
+        found: Option<String>,
+    },
     /// The slot does not exist.
     #[error(
         "the replication slot is gone, while the state record says that events are published up to \
