@@ -77,8 +77,8 @@ pub(super) async fn own(context: &Context, ending: &Arc<Ending>) -> Result<(Owne
     // It connects while the lane is being taken over; nothing waits for it then.
     let cluster = Cluster::on_its_way(&settings.kafka, &settings.state.topic);
     let cluster = cluster.map_err(|error| End::halt(&error))?;
-    context.observed.enter(Phase::Recovering, Some("the replication slot".into()));
     let slot = step(context, ending, slot_at_rest(context, &sql, &slot_name)).await?;
+    context.observed.enter(Phase::Recovering, Some("the replication slot".into()));
     let usable = slot.as_ref().is_some_and(|(facts, _)| streamable(facts, &settings.source.database));
     let replication = step(context, ending, replicate(context, usable)).await?;
     if replication.system_id != look.system_id {
@@ -205,9 +205,9 @@ async fn in_line(context: &Context, sql: &Sql, name: &str) -> Result<(), End> {
     Ok(())
 }
 
-/// The slot, once nobody streams from it where it is one to stream from. A former owner that was frozen loses lane and slot within ten seconds, but
-/// the slot a moment later than the lane, where the server noticed so: whoever has the lane waits for it there, since
-/// a session that ended with the slot in use would give up the lane and pause for longer than that moment.
+/// The slot, once nobody streams from it, where it is one to stream from. A former owner that was frozen loses lane and
+/// slot within ten seconds, but maybe the slot a moment later than the lane: whoever has the lane waits for it here,
+/// since a session that ended for a slot in use would give up the lane, and pause for longer than that moment.
 async fn slot_at_rest(
     context: &Context,
     sql: &Sql,
