@@ -13,6 +13,7 @@
 //! | `stream` | the pipeline and the loop that watches over it |
 //! | `drain` | stopping so that the server has confirmed everything |
 //! | `outstanding` | what was handed over and not seen confirmed |
+//! | `standbys` | whom the server waits for before it sends |
 //! | `sql` | the SQL connection: lane, pings, questions |
 //! | `end` | the one typed end, told once and heard by all |
 //! | `disposition` | what an SQLSTATE asks for |
@@ -24,6 +25,7 @@ mod end;
 mod outstanding;
 pub(crate) mod own;
 mod sql;
+pub(crate) mod standbys;
 mod stream;
 mod weigh;
 
@@ -37,6 +39,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use outbox_postgres_link::transport::Roots;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -90,6 +93,14 @@ impl Context {
         let mut shutdown = self.shutdown.clone();
         // What it answers with is a lock, which nobody may hold on to.
         drop(shutdown.wait_for(|stop| *stop).await);
+    }
+
+    /// Whether a certificate that is refused now, ours or the server's, may be accepted once the files are read again:
+    /// they were right before, and whoever renews an authority cannot do so on both sides at once.
+    pub fn may_be_trusted_later(&self) -> bool {
+        let transport = &self.settings.source.transport;
+        let has_files = matches!(transport.roots, Roots::File(_)) || transport.identity.is_some();
+        has_files && self.logged_in.load(SeqCst)
     }
 
     /// The lane's name in locks and in the state record.
@@ -150,7 +161,7 @@ pub async fn run(context: &Context) -> Ended {
     let end = match next {
         own::Next::Stream(start) => stream::run(context, &ending, owned, start).await,
         own::Next::MakeSlot => crate::fill::make_slot_only(context, &ending, owned).await,
-        own::Next::Fill { record } => crate::fill::run(context, &ending, owned, record).await,
+        own::Next::Fill { record, loss } => crate::fill::run(context, &ending, owned, record, loss).await,
     };
     Ended { end, had_begun: true }
 }

@@ -35,7 +35,7 @@ pub const MAX_CARRIED: usize = 32;
 pub const MAX_FILLS: usize = 32;
 
 /// Most bytes of an event's id in that list, so that the list fits whatever ids are like: those of the
-/// contract have 36. Only people read it.
+/// contract have 36. Only people read it, and who looks for the row of an entry that was lost.
 const MAX_LISTED_ID: usize = 64;
 
 /// What the relay remembers of one lane.
@@ -160,6 +160,11 @@ impl StateRecord {
         }
     }
 
+    /// Takes entries off the list that are settled: published or given up, they are not missed where they are gone.
+    pub fn unlist(&mut self, positions: &[String]) {
+        self.quarantined.retain(|entry| !positions.contains(&entry.position));
+    }
+
     /// Lets go of entries that the position has passed, but for the newest [`MAX_PASSED`]: a failover may put the
     /// position back to a place before them, and then they are looked for.
     pub fn let_go(&mut self) {
@@ -182,6 +187,11 @@ impl ListedEntry {
         let id = id.unwrap_or_default();
         let id = id[..id.floor_char_boundary(MAX_LISTED_ID)].to_owned();
         ListedEntry { id, position, entry_lsn }
+    }
+
+    /// Whether its event can be found by the id: none was cut off, and there is one.
+    pub fn has_whole_id(&self) -> bool {
+        !self.id.is_empty() && self.id.len() < MAX_LISTED_ID - 3
     }
 }
 

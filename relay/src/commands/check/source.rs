@@ -10,7 +10,7 @@ use crate::commands::init::survey::{self, is_contract};
 use crate::commands::outlook::{self, NoReplication, Replication};
 use crate::config::Settings;
 use crate::session::compare::SlotFacts;
-use crate::session::{Sql, SqlError, chain};
+use crate::session::{Sql, SqlError, chain, standbys};
 use crate::state::StateRecord;
 
 pub use crate::commands::outlook::record;
@@ -19,6 +19,8 @@ pub use crate::commands::outlook::record;
 pub struct Source {
     sql: Sql,
     replication: Option<Replication>,
+    /// What the server said where it refused the right to replicate.
+    refused: Option<String>,
     /// The slot; the outer `None` where it could not be looked at.
     slot: Option<Option<SlotFacts>>,
     table: Option<table::Facts>,
@@ -39,8 +41,12 @@ pub async fn look(settings: &Settings, findings: &mut Vec<Finding>) -> Option<So
     if let Err(refusal) = &replication {
         findings.extend(no_replication(settings, refusal));
     }
+    let refused = match &replication {
+        Err(NoReplication::Refused(error)) if error.sqlstate() == Some("42501") => Some(chain(error)),
+        Ok(_) | Err(NoReplication::Refused(_) | NoReplication::Failed(_)) => None,
+    };
     let replication = replication.ok();
-    let mut source = Source { sql, replication, slot: None, table: None, sampled: false };
+    let mut source = Source { sql, replication, refused, slot: None, table: None, sampled: false };
     match questions(settings, &mut source, findings).await {
         Ok(()) => Some(source),
         Err(error) => {
@@ -138,7 +144,7 @@ async fn questions(
     }
     let rights = answered(rights::look(sql, settings).await, Area::Rights, "rights", findings)?;
     if let Some(found) = &rights {
-        findings.extend(rights::judge(found, settings));
+        findings.extend(rights::judge(found, settings, source.refused.as_deref()));
     }
     if rights.as_ref().is_some_and(rights::Facts::reads_quarantine) {
         let found = answered(quarantine::look(sql, settings).await, Area::Table, "quarantine", findings)?;
@@ -169,6 +175,10 @@ async fn questions(
     let found = answered(slot::look(sql, settings).await, Area::Slot, "log kept", findings)?;
     if let Some(found) = found.flatten() {
         findings.extend(slot::judge(&found, settings));
+    }
+    let awaited = standbys::awaited(sql, &settings.slot()).await;
+    if let Some(awaited) = answered(awaited, Area::Slot, "standbys", findings)? {
+        findings.extend(slot::judge_awaited(&awaited));
     }
     if let Some(open) =
         answered(slot::open_transactions(sql).await, Area::Slot, "open transactions", findings)?
