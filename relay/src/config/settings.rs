@@ -13,6 +13,7 @@ use outbox_postgres_link::url::Place;
 use secrecy::SecretString;
 
 use super::delivery::DeliverySettings;
+use super::lanes::LaneId;
 use super::recovery::RecoverySettings;
 use super::rules::{RuleColumns, Rules};
 
