@@ -6,6 +6,7 @@
 //! | [`kinds`] | how a text of each kind is read and shown |
 //! | `given`, `known` | what file and environment give; names that do not exist |
 //! | `assemble` | from there to [`Settings`], and what has to fit together |
+//! | `messages` | what does not go together with events that are messages |
 //! | [`mistakes`] | everything that is wrong, told in one run |
 //! | [`kafka_options`], [`topic_options`] | librdkafka's own options, and Kafka's for topics |
 //! | [`recovery`] | what follows where slot, server and state record do not agree |
@@ -19,6 +20,7 @@ pub mod kafka_options;
 pub mod keys;
 pub mod kinds;
 mod known;
+mod messages;
 pub mod mistakes;
 pub mod recovery;
 pub mod rules;

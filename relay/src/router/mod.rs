@@ -17,6 +17,7 @@
 //! | [`partition`] | the partition of a key, as Java's producer chooses it |
 //! | [`pins`] | the partition counts that this choice is made over |
 //! | [`topics`] | topics looked up, waited for or made, and pinned before their first record |
+//! | [`emitted`] | an event that came as a message, as a row |
 //! | [`command`] | what a person tells the running relay by a message in the stream |
 //! | [`outlet`] | a record on its way out: within the window, counted, handed over |
 //! | [`aside`] | a row on its way into the quarantine |
@@ -35,6 +36,7 @@ mod column;
 pub mod command;
 pub mod course;
 pub mod created_at;
+pub mod emitted;
 pub mod headers;
 pub mod outlet;
 pub mod partition;

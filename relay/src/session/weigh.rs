@@ -57,6 +57,9 @@ pub(crate) async fn weigh(
         found,
     };
     let decision = compare(record, slot, server, &wishes);
+    if settings.outbox.message_prefix.is_some() {
+        return Ok(of_messages(decision, server.wal_end));
+    }
     let (Decision::Fill { base: Some(known), shared_lsn, reason: Some(reason), .. }, Some(record)) =
         (&decision, record)
     else {
@@ -77,6 +80,22 @@ pub(crate) async fn weigh(
     let Some(lost) = lost_entry(sql, settings, lane, record).await? else { return Ok(decision) };
     let older = base(record, lost.min(*shared_lsn));
     Ok(with_base(decision, older))
+}
+
+/// Messages stand in no table, so that nothing can be filled: a loss halts with the range of the log that is gone.
+fn of_messages(decision: Decision, wal_end: Lsn) -> Decision {
+    match decision {
+        Decision::Halt(reason) if reason.loss().is_some() => {
+            let missing = reason.missing(wal_end);
+            Decision::Halt(HaltReason::MessagesGone { reason: Box::new(reason), missing })
+        }
+        Decision::Fill { .. } => Decision::Halt(HaltReason::NoTable),
+        other @ (Decision::Begin { .. }
+        | Decision::Continue { .. }
+        | Decision::NewTimeline { .. }
+        | Decision::MakeSlot
+        | Decision::Halt(_)) => other,
+    }
 }
 
 fn with_base(decision: Decision, older: Option<String>) -> Decision {

@@ -88,7 +88,9 @@ pub fn judge(facts: &Facts, settings: &Settings) -> Vec<Finding> {
             .mend("make it one (init does)", format!("GRANT {RELAY_ROLE} TO {role};")),
         );
     }
-    findings.extend(table(facts, settings));
+    if settings.outbox.message_prefix.is_none() {
+        findings.extend(table(facts, settings));
+    }
     findings.extend(deletion(facts, settings));
     findings.extend(quarantine(facts, settings));
     findings

@@ -144,11 +144,14 @@ async fn questions(
         let found = answered(quarantine::look(sql, settings).await, Area::Table, "quarantine", findings)?;
         findings.extend(found.and_then(|found| quarantine::judge(&found, settings)));
     }
-    let found = answered(table::look(sql, &settings.outbox).await, Area::Table, "table", findings)?;
-    if let Some(found) = &found {
-        findings.extend(table::judge(found.as_ref(), settings));
+    // Messages stand in no table.
+    if settings.outbox.message_prefix.is_none() {
+        let found = answered(table::look(sql, &settings.outbox).await, Area::Table, "table", findings)?;
+        if let Some(found) = &found {
+            findings.extend(table::judge(found.as_ref(), settings));
+        }
+        source.table = found.flatten();
     }
-    source.table = found.flatten();
     // What is missing was said; a statement that fails for it would only say it again.
     let readable =
         rights.is_some_and(|rights| rights.reads_table == Some(true) && rights.uses_schema == Some(true));
