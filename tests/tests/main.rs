@@ -2,6 +2,7 @@
 //! and a Kafka where they do not stop them.
 
 mod authorization;
+mod backfill;
 mod bad_rows;
 mod bad_settings;
 mod chaos;
@@ -46,6 +47,7 @@ mod inbox_upkeep;
 mod letters;
 mod link;
 mod memory;
+mod messages;
 mod outage;
 mod passwords;
 mod postgres_restarts;
@@ -60,3 +62,4 @@ mod takeover;
 mod tls;
 mod topics;
 mod versions;
+mod where_is;

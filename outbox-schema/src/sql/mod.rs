@@ -7,8 +7,8 @@ mod relay;
 
 pub use quote::{quote_identifier, quote_literal, quote_qualified};
 pub use relay::{
-    publication_down, publication_up, publication_up_of_messages, relay_role_down, relay_role_up, table_delete_down, table_delete_up,
-    table_read_down, table_read_up,
+    publication_down, publication_up, publication_up_of_messages, relay_role_down, relay_role_up,
+    table_delete_down, table_delete_up, table_read_down, table_read_up,
 };
 
 /// What `outbox.contract_version()` answers once [`MIGRATIONS`] are installed.

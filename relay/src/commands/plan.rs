@@ -294,7 +294,7 @@ impl Plan {
 }
 
 /// Whether the state topic is there; asked by a client that never makes a topic.
-async fn state_topic_exists(settings: &Arc<Settings>) -> anyhow::Result<bool> {
+pub(super) async fn state_topic_exists(settings: &Arc<Settings>) -> anyhow::Result<bool> {
     let settings = settings.clone();
     let look = tokio::task::spawn_blocking(move || {
         let topic = &settings.state.topic;

@@ -13,14 +13,14 @@ use secrecy::SecretString;
 use super::given::{AllGiven, Form};
 use super::keys::{self, AnyKey, Fallback, HEADERS, KAFKA_OPTIONS, Key, QUARANTINE_TOPICS, TOPIC_OPTIONS};
 use super::kinds::{AnyTemplate, HIDDEN, Kind};
-use super::mistakes::{Mistake, Mistakes, Origin};
 use super::messages::{self, Contradiction};
+use super::mistakes::{Mistake, Mistakes, Origin};
 use super::recovery::hindrance;
 use super::rules::{Rewrite, Rules, Template, TopicRule};
 use super::{
-    AdminSettings, Answer, CleanupMode, CleanupSettings, ColumnNames, EventsFrom, Existing, KafkaSettings, LogSettings,
-    Loss, OutboxSettings, QuarantineSettings, RecoverySettings, RuleColumns, Settings, SourceSettings,
-    StateSettings, TopicSettings, kafka_options, topic_options,
+    AdminSettings, Answer, CleanupMode, CleanupSettings, ColumnNames, EventsFrom, Existing, KafkaSettings,
+    LogSettings, Loss, OutboxSettings, QuarantineSettings, RecoverySettings, RuleColumns, Settings,
+    SourceSettings, StateSettings, TopicSettings, kafka_options, topic_options,
 };
 
 /// A bucket is written into again eight days after its day, so it has to be empty before.
@@ -303,7 +303,8 @@ impl Reader<'_> {
                 self.refuse_all(rules.as_ref().map(messages::of_rules).unwrap_or_default());
             }
             Some(EventsFrom::Table) if self.given.contains_key(keys::OUTBOX_MESSAGE_PREFIX.path) => {
-                let problem = "is given with outbox.from = \"table\": nothing would be read from such messages";
+                let problem =
+                    "is given with outbox.from = \"table\": nothing would be read from such messages";
                 self.refuse(&keys::OUTBOX_MESSAGE_PREFIX, problem.into());
             }
             Some(EventsFrom::Table) | None => {}

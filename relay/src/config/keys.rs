@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::kinds::{
     AnyTemplate, Brokers, Choice, ColumnName, Count, DatabaseUrl, FilePath, Flag, Kind, ListenAddress,
-    LogFilter, MessagePrefix, RelayName, Secret, Size, Span, TableName, TopicName, TopicPrefix, TopicReplacement,
-    TopicTemplate, WholeRegex,
+    LogFilter, MessagePrefix, RelayName, Secret, Size, Span, TableName, TopicName, TopicPrefix,
+    TopicReplacement, TopicTemplate, WholeRegex,
 };
 use super::{Answer, CleanupMode, EventsFrom, Existing, LogFormat, Policy, ReceiveBuffer, SourceFormat};
 
@@ -137,8 +137,9 @@ const fn millis(millis: u64) -> Duration {
 /// What may follow on a loss.
 pub const ANSWERS: Choice<Answer> = Choice(&[("fill", Answer::Fill), ("halt", Answer::Halt)]);
 /// What an unset answer means.
-const WHERE_IT_CAN: Fallback =
-    Unset("`fill` where the columns `writer` and `seq` are known and rows stay, else `halt`; `halt` for messages");
+const WHERE_IT_CAN: Fallback = Unset(
+    "`fill` where the columns `writer` and `seq` are known and rows stay, else `halt`; `halt` for messages",
+);
 
 /// What may become of a row that cannot be published.
 pub const POLICIES: Choice<Policy> =

@@ -59,7 +59,8 @@ pub fn of_rows(existing: Option<Existing>, cleanup: Option<CleanupMode>) -> Vec<
         wrong.push((&keys::START_EXISTING, problem.into()));
     }
     if cleanup.is_some_and(|mode| mode != CleanupMode::Off) {
-        let problem = "removes rows of a table, and with outbox.from = \"messages\" there are none: take it out";
+        let problem =
+            "removes rows of a table, and with outbox.from = \"messages\" there are none: take it out";
         wrong.push((&keys::CLEANUP_MODE, problem.into()));
     }
     wrong

@@ -371,7 +371,8 @@ fn events_may_be_messages() {
     assert_eq!(settings.outbox.message_prefix.as_deref(), Some("outbox.event"));
     assert_eq!(settings.cleanup.mode, CleanupMode::Off);
     assert_eq!(settings.recovery, RecoverySettings::halting());
-    let settings = Trial::toml(&text).with("OUTBOX_RELAY_OUTBOX_MESSAGE_PREFIX", "billing.event").load().unwrap();
+    let settings =
+        Trial::toml(&text).with("OUTBOX_RELAY_OUTBOX_MESSAGE_PREFIX", "billing.event").load().unwrap();
     assert_eq!(settings.outbox.message_prefix.as_deref(), Some("billing.event"));
     assert_eq!(Trial::toml(THREE_KEYS).load().unwrap().outbox.message_prefix, None);
 }
@@ -397,6 +398,8 @@ fn what_does_not_go_with_messages_is_told_in_one_run() {
     assert_eq!(keys, expected, "{told}");
     let (told, keys) = Trial::toml(&format!("{THREE_KEYS}[outbox]\nmessage_prefix = \"x\"\n")).refused();
     assert_eq!(keys, ["outbox.message_prefix"], "{told}");
-    let (told, _) = Trial::toml(&format!("{THREE_KEYS}[outbox]\nfrom = \"messages\"\nmessage_prefix = \"outbox\"\n")).refused();
+    let (told, _) =
+        Trial::toml(&format!("{THREE_KEYS}[outbox]\nfrom = \"messages\"\nmessage_prefix = \"outbox\"\n"))
+            .refused();
     assert!(told.contains("prefix of commands"), "{told}");
 }

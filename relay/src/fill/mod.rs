@@ -13,7 +13,7 @@
 
 mod rows;
 
-pub(crate) use rows::{is_published, order, table, unpublished};
+pub(crate) use rows::{is_published, order, shape, table, unpublished};
 
 use std::sync::Arc;
 use std::thread::JoinHandle;

@@ -257,7 +257,14 @@ fn into_row(message: SimpleQueryMessage) -> Option<SimpleQueryRow> {
 
 /// The mapped columns that the table has, with their types; of a domain that of the type it is made from, as in
 /// the stream.
-async fn shape(client: &Client, outbox: &OutboxSettings, table: &str) -> Result<RelationShape, RowsError> {
+///
+/// # Errors
+/// The server refuses.
+pub(crate) async fn shape(
+    client: &Client,
+    outbox: &OutboxSettings,
+    table: &str,
+) -> Result<RelationShape, RowsError> {
     let sql = "SELECT attname::text, (
                    WITH RECURSIVE made_from AS (
                        SELECT t.oid, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid

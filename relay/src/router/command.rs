@@ -65,7 +65,8 @@ pub struct Republish {
 impl Republish {
     /// The shape of the rows.
     pub fn shape(&self, schema: &str, table: &str) -> RelationShape {
-        let column = |(name, type_oid): &(String, u32)| ColumnInfo { name: name.clone(), type_oid: *type_oid };
+        let column =
+            |(name, type_oid): &(String, u32)| ColumnInfo { name: name.clone(), type_oid: *type_oid };
         RelationShape {
             schema: schema.to_owned(),
             table: table.to_owned(),

@@ -85,7 +85,9 @@ pub fn raw_columns() -> Vec<ColumnInfo> {
 /// The content of an entry of the quarantine that could not be read when it came.
 pub fn raw_content<'r>(columns: &[ColumnInfo], row: &[Value<'r>]) -> Option<&'r [u8]> {
     match (columns, row) {
-        ([column], [Value::Binary(content)]) if column.name == RAW && column.type_oid == BYTEA => Some(content),
+        ([column], [Value::Binary(content)]) if column.name == RAW && column.type_oid == BYTEA => {
+            Some(content)
+        }
         _ => None,
     }
 }
@@ -340,7 +342,10 @@ mod tests {
         let plan = Plan::compile(&shape(), &fixture::native_outbox(), &fixture::kafka()).unwrap();
         let place = plan.place(&emitted.cut_row());
         assert!(place.whole && place.event_id.is_some());
-        assert_eq!((place.topic.as_deref(), place.key.as_deref()), (Some("outbox.event.order"), Some(b"o-\"1\"".as_slice())));
+        assert_eq!(
+            (place.topic.as_deref(), place.key.as_deref()),
+            (Some("outbox.event.order"), Some(b"o-\"1\"".as_slice()))
+        );
         let early = WHOLE.find("\"partition_key\"").unwrap() + 5;
         let emitted = Emitted::read_beginning(&WHOLE.as_bytes()[..early]);
         assert!(!plan.place(&emitted.cut_row()).whole, "a partition key may have come");

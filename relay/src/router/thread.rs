@@ -295,7 +295,10 @@ impl Router {
         let RouterParts { settings, outlet, observed, .. } = parts;
         let (outbox, kafka) = (&settings.outbox, &settings.kafka);
         let refuse = |why: &str| {
-            tracing::error!(rows = events.rows.len(), "an order to publish rows again was not followed: {why}");
+            tracing::error!(
+                rows = events.rows.len(),
+                "an order to publish rows again was not followed: {why}"
+            );
             observed.error(format!("an order to publish rows again was not followed: {why}"));
         };
         if messages.is_some() {

@@ -294,7 +294,8 @@ impl Sql {
                           FROM pg_publication_tables t WHERE t.pubname = $1)
                      FROM (SELECT) one LEFT JOIN pg_publication p ON p.pubname = $1";
         let row = self.one("looking at the publication", sql, &[&publication]).await?;
-        let (missing, all, tables): (bool, Option<bool>, Option<String>) = (row.get(0), row.get(1), row.get(2));
+        let (missing, all, tables): (bool, Option<bool>, Option<String>) =
+            (row.get(0), row.get(1), row.get(2));
         if missing {
             return Ok(Some(format!(
                 "publication {publication} does not exist; a slot cannot be read without it, although none of its tables \

@@ -98,7 +98,12 @@ pub fn judge(facts: Option<&Facts>, table: Option<&table::Facts>, settings: &Set
 /// Messages come through every slot; a table in the publication says that rows were published by this relay.
 fn of_messages(facts: &Facts, name: &str) -> Finding {
     if facts.columns.is_none() && facts.others == 0 {
-        return Finding::ok(Area::Publication, "publication", name, "is there, without a table, as messages need it");
+        return Finding::ok(
+            Area::Publication,
+            "publication",
+            name,
+            "is there, without a table, as messages need it",
+        );
     }
     let seen = "holds tables, and with outbox.from = \"messages\" no row is published: a start halts";
     Finding::error(Area::Publication, "publication-holds-tables", name, seen).mend(

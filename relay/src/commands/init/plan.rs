@@ -217,7 +217,9 @@ impl Plan {
                 (format!("slot {name}; rows that stand in the table now are never published"), false)
             }
             (Existing::Skip, Some(false)) => (format!("slot {name}"), false),
-            (Existing::Refuse, _) if settings.outbox.message_prefix.is_some() => (format!("slot {name}"), false),
+            (Existing::Refuse, _) if settings.outbox.message_prefix.is_some() => {
+                (format!("slot {name}"), false)
+            }
             (Existing::Refuse, _) => (format!("slot {name}, if the table is empty"), true),
         };
         // Servers before 17 do not know the argument, and without a server nobody knows.

@@ -59,12 +59,10 @@ impl HaltReason {
     pub fn missing(&self, wal_end: Lsn) -> Option<(Lsn, Lsn)> {
         match self {
             HaltReason::SlotGone { position, wal_end } => Some((*position, *wal_end)),
-            HaltReason::SlotGoneAfterSwitch { position, .. } | HaltReason::SlotInvalidated { position, .. } => {
-                Some((*position, wal_end))
-            }
-            HaltReason::SlotAhead { position, slot } | HaltReason::SlotAheadAfterSwitch { position, slot, .. } => {
-                Some((*position, *slot))
-            }
+            HaltReason::SlotGoneAfterSwitch { position, .. }
+            | HaltReason::SlotInvalidated { position, .. } => Some((*position, wal_end)),
+            HaltReason::SlotAhead { position, slot }
+            | HaltReason::SlotAheadAfterSwitch { position, slot, .. } => Some((*position, *slot)),
             // Another system's log, or another history's: its positions say nothing here.
             HaltReason::OtherSystem { .. }
             | HaltReason::ServerBehind { .. }
