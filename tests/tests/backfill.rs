@@ -164,7 +164,7 @@ async fn what_cannot_be_done_is_said() {
     let (status, messages) = config.command(&["backfill", "--id", "x"]);
     assert_eq!(status.code(), Some(1), "{messages}");
     assert!(messages.contains("events stand in no table"), "{messages}");
-    let scene = scene.configured(|config| config.raw("source.max_row_bytes", "65536"));
+    let scene = scene.configured(|config| config.text("source.max_row_bytes", "64KiB"));
     scene.database.batch_execute("GRANT SELECT ON outbox.events TO outbox_relay").await.unwrap();
     let make = format!(
         "SELECT slot_name::text FROM pg_create_logical_replication_slot('{}', 'pgoutput')",

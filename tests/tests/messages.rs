@@ -1,8 +1,6 @@
 //! Events that are messages in the log and no rows: published as rows would be, in commit order, nothing of what was
 //! rolled back; what cannot be read is put aside, and what a lost slot did not bring is named.
 
-use std::time::Duration;
-
 use outbox_tests::cluster;
 use outbox_tests::emitted;
 use outbox_tests::history::Published;
@@ -10,9 +8,6 @@ use outbox_tests::relay::Relay;
 use outbox_tests::scene::{LIMIT, Scene, insert_statement};
 use outbox_tests::wait::{eventually, eventually_async};
 use outbox_tests::workload::{Settings, Workload};
-
-/// How long traffic goes on around each kill.
-const BETWEEN_KILLS: Duration = Duration::from_secs(1);
 
 fn records(scene: &Scene<'_>) -> Vec<Published> {
     let mut log = scene.log();
@@ -153,11 +148,10 @@ async fn nothing_is_lost_or_reordered_while_the_relay_is_killed() {
     let workload = Workload::start(&servers.postgres.url(&scene.name), traffic).await;
     for kill in 0..4 {
         let relay = scene.start();
-        let before = relay.status()["totals"]["records"].as_u64().unwrap_or(0);
+        // Some of them are not recorded yet, most likely.
         relay.wait_status(LIMIT, "records", |status| {
-            (status["totals"]["records"].as_u64() > Some(before + 200 * (kill + 1))).then_some(())
+            (status["totals"]["records"].as_u64() > Some(1_000 + 200 * kill)).then_some(())
         });
-        tokio::time::timeout(BETWEEN_KILLS, std::future::pending::<()>()).await.unwrap_err();
         relay.kill();
     }
     workload.stop().await;

@@ -159,6 +159,10 @@ async fn make(settings: Arc<Settings>) -> anyhow::Result<Plan> {
         quarantined: quarantined(&sql, &settings).await,
     };
     plan.decide(&outlook, slot.as_ref(), record.as_ref());
+    if matches!(outlook.decision, Decision::MakeSlot) && settings.outbox.message_prefix.is_some() {
+        plan.sentence =
+            "make the slot and stream from it; what was emitted before is never published".to_owned();
+    }
     if let Decision::Fill { base, .. } = &outlook.decision {
         plan.rows = rows(&sql, &settings, base.as_deref()).await;
     }

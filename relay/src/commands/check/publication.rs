@@ -263,4 +263,16 @@ mod tests {
         let found = codes(&judge(Some(&facts), Some(&table()), &settings()));
         assert_eq!(found, ["publication-inserts", "publication-columns", "publication-filter"]);
     }
+
+    #[test]
+    fn messages_need_one_without_a_table() {
+        let mut settings = settings();
+        settings.outbox.message_prefix = Some("outbox.event".into());
+        let empty = Facts { columns: None, ..sound() };
+        assert!(codes(&judge(Some(&empty), None, &settings)).is_empty());
+        for holds in [sound(), Facts { others: 2, ..empty }] {
+            assert_eq!(codes(&judge(Some(&holds), None, &settings)), ["publication-holds-tables"]);
+        }
+        assert_eq!(codes(&judge(None, None, &settings)), ["publication-missing"]);
+    }
 }

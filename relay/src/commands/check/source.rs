@@ -4,7 +4,7 @@
 use outbox_postgres_link::transport::is_loopback;
 
 use super::finding::{Area, Finding};
-use super::{ask, clock, keys, publication, quarantine, rights, server, slot, start, table};
+use super::{ask, clock, keys, messages, publication, quarantine, rights, server, slot, start, table};
 use crate::commands::init::InitError;
 use crate::commands::init::survey::{self, is_contract};
 use crate::commands::outlook::{self, NoReplication, Replication};
@@ -164,6 +164,10 @@ async fn questions(
     if let Some(facts) = &first {
         findings.extend(server::judge(facts, settings));
         findings.push(server::slots(facts, slot_is_there));
+    }
+    if settings.outbox.message_prefix.is_some() {
+        let found = answered(messages::look(sql).await, Area::Publication, "message prefix", findings)?;
+        findings.extend(found.and_then(|found| messages::judge(&found, settings)));
     }
     let found = answered(publication::look(sql, settings).await, Area::Publication, "publication", findings)?;
     if let Some(found) = found {

@@ -24,6 +24,12 @@ pub fn judge(outlook: &Outlook, settings: &Settings, slot_is_there: bool) -> Fin
                 bytes(i64::try_from(behind).unwrap_or(i64::MAX))
             ))
         }
+        Decision::MakeSlot if settings.outbox.message_prefix.is_some() => Finding::note(
+            Area::Slot,
+            "start-makes-slot",
+            SUBJECT,
+            "makes the slot; what was emitted before is never published, as start.existing says",
+        ),
         Decision::MakeSlot => Finding::note(
             Area::Slot,
             "start-makes-slot",

@@ -12,7 +12,7 @@ const BEGIN_ANEW: &str = "To begin anew, drop the slot if there is one, run `out
 
 /// What was seen, without what only a table can mend.
 fn seen(reason: &HaltReason) -> String {
-    reason.to_string().replace(BEGIN_ANEW, "").trim_end_matches([' ', '.']).replace(".  ", ". ")
+    reason.to_string().replace(BEGIN_ANEW, "").trim_end_matches([' ', '.']).replace(". . ", ". ")
 }
 
 fn range(missing: Option<&(Lsn, Lsn)>) -> String {
