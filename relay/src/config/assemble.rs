@@ -301,6 +301,12 @@ impl Reader<'_> {
                 let given = self.given;
                 self.refuse_all(messages::of_a_table(|path| given.contains_key(path)));
                 self.refuse_all(rules.as_ref().map(messages::of_rules).unwrap_or_default());
+                for (name, template) in rules.iter().flat_map(|rules| &rules.headers) {
+                    let Some(problem) = messages::of_template(template) else { continue };
+                    let key = format!("{HEADERS}{name}");
+                    let origin = given.get(&key).map_or(Origin::Nowhere, |given| given.origin.clone());
+                    self.mistakes.add(Mistake { key, value: None, origin, problem });
+                }
             }
             Some(EventsFrom::Table) if self.given.contains_key(keys::OUTBOX_MESSAGE_PREFIX.path) => {
                 let problem =

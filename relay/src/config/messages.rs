@@ -4,6 +4,7 @@
 use outbox_schema::sql::PUBLISHED_COLUMNS;
 
 use super::keys::{self, AnyKey};
+use super::rules::Template;
 use super::{CleanupMode, Existing, Rules};
 
 /// Keys that say something of a table.
@@ -38,16 +39,18 @@ pub fn of_a_table(is_given: impl Fn(&str) -> bool) -> Vec<Contradiction> {
 
 /// Rules that name what no message has.
 pub fn of_rules(rules: &Rules) -> Vec<Contradiction> {
-    let unknown = |template: &super::rules::Template| {
-        template.columns().find(|column| !PUBLISHED_COLUMNS.contains(column)).map(str::to_owned)
-    };
-    let problem = |column: String| {
-        format!("names {column:?}, which a message does not have; it has {}", PUBLISHED_COLUMNS.join(", "))
-    };
-    let topic = rules.topic.as_ref().and_then(|rule| unknown(&rule.template));
-    let key = rules.key.as_ref().and_then(unknown);
-    let topic = topic.map(|column| (&keys::ROUTE_TOPIC as &dyn AnyKey, problem(column)));
-    topic.into_iter().chain(key.map(|column| (&keys::ROUTE_KEY as &dyn AnyKey, problem(column)))).collect()
+    let topic = rules.topic.as_ref().and_then(|rule| of_template(&rule.template));
+    let topic = topic.map(|problem| (&keys::ROUTE_TOPIC as &dyn AnyKey, problem));
+    let key = rules.key.as_ref().and_then(of_template);
+    let key = key.map(|problem| (&keys::ROUTE_KEY as &dyn AnyKey, problem));
+    topic.into_iter().chain(key).collect()
+}
+
+/// What a template names that no message has.
+pub fn of_template(template: &Template) -> Option<String> {
+    let column = template.columns().find(|column| !PUBLISHED_COLUMNS.contains(column))?;
+    let there = PUBLISHED_COLUMNS.join(", ");
+    Some(format!("names {column:?}, which a message does not have; it has {there}"))
 }
 
 /// What a start or a clean-up would do with rows.

@@ -381,13 +381,14 @@ fn events_may_be_messages() {
 fn what_does_not_go_with_messages_is_told_in_one_run() {
     let text = format!(
         "{THREE_KEYS}[outbox]\nfrom = \"messages\"\ntable = \"public.outbox\"\ncolumns.seq = \"n\"\nrows_stay = true\n\
-         [route]\ntopic = \"{{aggregatetype}}.{{region}}\"\n[start]\nexisting = \"publish\"\n\
+         [headers]\nteam = \"{{team}}\"\n[route]\ntopic = \"{{aggregatetype}}.{{region}}\"\n[start]\nexisting = \"publish\"\n\
          [recovery]\nslot_gone = \"fill\"\n[cleanup]\nmode = \"delete\"\n"
     );
     let (told, mut keys) = Trial::toml(&text).refused();
     keys.sort();
     let expected = [
         "cleanup.mode",
+        "headers.team",
         "outbox.columns.seq",
         "outbox.rows_stay",
         "outbox.table",

@@ -34,7 +34,7 @@ Examples:
 Each event that stands in the table is published once more, under the id that it has, by the routing of now, in the
 order of its insertion; consumers that deduplicate by id have no second effect. The running relay does it, where its
 stream has come to: what is committed later comes behind it. Events that were cleaned up are not in the table any more.
-While it reads, the clean-up leaves the table alone.
+While it reads, the clean-up leaves the table alone. A consumer dead-letters what is older than its inbox remembers.
 
 Exits with 0 when the relay has confirmed everything, with 1 if it has not, or if it was interrupted; what was told is
 followed even then, and the last line says how to go on.";

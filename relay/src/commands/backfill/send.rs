@@ -173,7 +173,8 @@ async fn wait(
             report.confirmed = true;
             return Ok(());
         }
-        if args.no_wait {
+        // Whoever interrupted it does not wait.
+        if args.no_wait || report.stopped.is_some() {
             return Ok(());
         }
         if pid.is_some() {
@@ -197,7 +198,14 @@ async fn wait(
             report.stopped.get_or_insert(said);
             return Ok(());
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::select! {
+            biased;
+            _signal = tokio::signal::ctrl_c() => {
+                report.stopped = Some(format!("interrupted while waiting for {target}; the relay goes on"));
+                return Ok(());
+            }
+            () = tokio::time::sleep(LOOK) => {}
+        }
     }
 }
 

@@ -72,9 +72,14 @@ pub fn sentence(stand: Stand, row: &Row, memory: &Memory) -> String {
     let record = memory.record.as_ref();
     let position = record.map_or(Lsn::ZERO, |record| record.position);
     match stand {
-        Stand::Held => "it is in the table, and in the quarantine: it is not published".to_owned(),
-        Stand::Discarded => "it is in the table, and was discarded from the quarantine: it is not published".to_owned(),
-        Stand::Published => "it is in the table, and published".to_owned(),
+        Stand::Held => "it is in the table, and in the quarantine: what stands there is not published".to_owned(),
+        Stand::Discarded => {
+            "it is in the table, and was discarded from the quarantine: what stood there is never published".to_owned()
+        }
+        // What nothing remembers apart: both count as settled.
+        Stand::Published => "it is in the table, and published; unless it stood there before the relay began \
+                             (--existing=skip), or was discarded and its entry is pruned (--on-kafka looks)"
+            .to_owned(),
         Stand::Waiting if record.is_none() => {
             "it is in the table, and not yet published: this relay has published nothing so far".to_owned()
         }
