@@ -103,6 +103,8 @@ pub struct Observed {
     pub skipped_rows: Gauge,
     /// Changes that are not an insert into the outbox.
     pub foreign_changes: Gauge,
+    /// Messages of the outbox's prefix that were passed over, since they are not transactional.
+    pub refused_messages: Gauge,
     /// Records handed over and not yet acknowledged.
     pub in_flight_records: Gauge,
     /// Bytes handed over and not yet acknowledged.
@@ -189,6 +191,7 @@ impl Observed {
             published_transactions: g(),
             skipped_rows: g(),
             foreign_changes: g(),
+            refused_messages: g(),
             in_flight_records: g(),
             in_flight_bytes: g(),
             quarantined_rows: g(),

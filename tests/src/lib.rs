@@ -9,6 +9,7 @@
 //! | [`fault`] | processes that are killed and frozen, connections that are cut, slowed and starved |
 //! | [`relay`] | the built relay as a child process |
 //! | [`scene`] | a database, a topic and a relay's configuration of one test |
+//! | [`emitted`] | the same with events that are messages |
 //! | [`outbox`] | a database with an outbox, its topics, and the configuration of its relay |
 //! | [`inbox`] | a database with an inbox, and sessions that are stepped by hand |
 //! | [`quarantine`] | entries of `outbox.quarantine` as a relay writes them |
@@ -25,6 +26,7 @@ pub mod authority;
 pub mod bench;
 pub mod chaos;
 pub mod cluster;
+pub mod emitted;
 pub mod fault;
 pub mod history;
 pub mod inbox;

@@ -112,6 +112,7 @@ async fn producers_may_insert_and_nothing_else() {
         up(&admin).await;
         let producer = member(&postgres, &admin, "checkout", PRODUCER_ROLE).await;
         assert_allowed(&producer, "SELECT outbox.enqueue('order', 'o-1', 'Made', '{}')").await;
+        assert_allowed(&producer, "SELECT outbox.emit('order', 'o-1', 'Made', '{}')").await;
         let insert = "INSERT INTO outbox.events (aggregatetype, aggregateid, type, payload)";
         assert_allowed(&producer, &format!("{insert} VALUES ('order', 'o-1', 'Paid', NULL)")).await;
         for refused in [
@@ -135,6 +136,7 @@ async fn producers_may_insert_and_nothing_else() {
         }
         let outsider = member(&postgres, &admin, "outsider", "pg_monitor").await;
         assert_refused(&outsider, "SELECT outbox.enqueue('order', 'o-1', 'Made', '{}')").await;
+        assert_refused(&outsider, "SELECT outbox.emit('order', 'o-1', 'Made', '{}')").await;
     }
 }
 
@@ -161,6 +163,7 @@ async fn relays_may_read_events_and_write_the_quarantine_and_nothing_else() {
         for refused in [
             "INSERT INTO outbox.events (aggregatetype, aggregateid, type) VALUES ('order', 'o-1', 'Made')",
             "SELECT outbox.enqueue('order', 'o-1', 'Made', '{}')",
+            "SELECT outbox.emit('order', 'o-1', 'Made', '{}')",
             "UPDATE outbox.events SET type = 'x'",
             "DELETE FROM outbox.events",
             "TRUNCATE outbox.events_0",

@@ -2,6 +2,7 @@
 //! and a Kafka where they do not stop them.
 
 mod authorization;
+mod backfill;
 mod bad_rows;
 mod bad_settings;
 mod certificates;
@@ -50,6 +51,7 @@ mod letters;
 mod link;
 mod managed_role;
 mod memory;
+mod messages;
 mod outage;
 mod passwords;
 mod postgres_restarts;
@@ -68,3 +70,4 @@ mod takeover_times;
 mod tls;
 mod topics;
 mod versions;
+mod where_is;

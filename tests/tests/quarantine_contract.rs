@@ -226,13 +226,13 @@ async fn init_brings_it_to_version_1_and_leaves_the_rest_alone() {
     assert_eq!(scene.text("SELECT outbox.contract_version()::text").await, "1", "printing changes nothing");
 
     let said = scene.init(&[]);
-    assert!(said.contains("done      the contract goes from version 1 to 3"), "{said}");
-    assert_eq!(scene.text("SELECT outbox.contract_version()::text").await, "3");
+    assert!(said.contains("done      the contract goes from version 1 to 4"), "{said}");
+    assert_eq!(scene.text("SELECT outbox.contract_version()::text").await, "4");
     assert_eq!(scene.text("SELECT count(*)::text FROM outbox.events").await, "3");
     let producers = "SELECT has_schema_privilege('outbox_producer', 'outbox', 'USAGE')::text";
     assert_eq!(scene.text(producers).await, "true", "services went on inserting");
     let said = scene.init(&[]);
-    assert!(said.contains("is there  the contract, version 3") && !said.contains("done"), "{said}");
+    assert!(said.contains("is there  the contract, version 4") && !said.contains("done"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -262,7 +262,7 @@ async fn init_brings_it_to_a_table_of_another_shape_and_the_contract_may_follow(
     // Another relay on the contract's own table.
     let contract = contract.text("name", "quarantine_ours");
     let (status, said) = contract.init(&servers.postgres.url("quarantine_other"), &[]);
-    assert!(status.success() && said.contains("of the contract, version 3"), "{said}");
-    assert_eq!(scene.text("SELECT outbox.contract_version()::text").await, "3");
+    assert!(status.success() && said.contains("of the contract, version 4"), "{said}");
+    assert_eq!(scene.text("SELECT outbox.contract_version()::text").await, "4");
     assert_eq!(scene.text("SELECT state FROM outbox.quarantine").await, "held");
 }

@@ -7,12 +7,12 @@ mod relay;
 
 pub use quote::{quote_identifier, quote_literal, quote_qualified};
 pub use relay::{
-    publication_down, publication_up, relay_role_down, relay_role_up, table_delete_down, table_delete_up,
-    table_read_down, table_read_up,
+    publication_down, publication_up, publication_up_of_messages, relay_role_down, relay_role_up,
+    table_delete_down, table_delete_up, table_read_down, table_read_up,
 };
 
 /// What `outbox.contract_version()` answers once [`MIGRATIONS`] are installed.
-pub const CONTRACT_VERSION: i32 = 3;
+pub const CONTRACT_VERSION: i32 = 4;
 
 /// Schema of the outbox.
 pub const SCHEMA: &str = "outbox";
@@ -52,6 +52,9 @@ pub const QUARANTINE_COLUMNS: &[&str] = &[
     "settled_at",
     "position",
 ];
+
+/// The prefix of the messages that `outbox.emit()` writes, unless `outbox.message_prefix` says another.
+pub const MESSAGE_PREFIX: &str = "outbox.event";
 
 /// Group role of the services that write events.
 pub const PRODUCER_ROLE: &str = "outbox_producer";
@@ -115,6 +118,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!(4, 1, "roles", "0004_roles"),
     QUARANTINE,
     migration!(6, 3, "cleanup", "0006_cleanup"),
+    migration!(7, 4, "emit", "0007_emit"),
 ];
 
 /// The migration that makes `outbox.quarantine`. It also runs alone, for a relay on a table of another shape,

@@ -4,6 +4,7 @@
 use super::quote::{quote_identifier, quote_literal, quote_qualified};
 
 const PUBLICATION_UP: &str = include_str!("../../sql/relay/publication.up.sql");
+const PUBLICATION_OF_MESSAGES_UP: &str = include_str!("../../sql/relay/publication_messages.up.sql");
 const PUBLICATION_DOWN: &str = include_str!("../../sql/relay/publication.down.sql");
 const ROLE_UP: &str = include_str!("../../sql/relay/role.up.sql");
 const ROLE_DOWN: &str = include_str!("../../sql/relay/role.down.sql");
@@ -31,6 +32,11 @@ pub fn publication_up(publication: &str, schema: &str, table: &str, columns: &[&
             ("columns", columns),
         ],
     )
+}
+
+/// Makes the publication of a relay of messages (`outbox.emit()`): without a table.
+pub fn publication_up_of_messages(publication: &str) -> String {
+    render(PUBLICATION_OF_MESSAGES_UP, &[("publication", quote_identifier(publication))])
 }
 
 /// Drops the publication; the slot that reads it goes first.
@@ -109,6 +115,7 @@ mod tests {
     fn every_placeholder_is_filled() {
         let rendered = [
             publication_up("p", "s", "t", &["a", "b"]),
+            publication_up_of_messages("p"),
             publication_down("p"),
             relay_role_up("r"),
             relay_role_down("r"),

@@ -95,6 +95,11 @@ pub const FAMILIES: &[Family] = &[
         "Changes in the stream that are not an insert into the outbox.",
         |s| float(s.totals.foreign_changes),
     ),
+    counter(
+        "outbox_relay_refused_messages_total",
+        "Messages of the outbox's prefix that were passed over, since they are not transactional.",
+        |s| float(s.totals.refused_messages),
+    ),
     counter("outbox_relay_quarantined_rows_total", "Rows put into the quarantine.", |s| {
         float(s.totals.quarantined_rows)
     }),

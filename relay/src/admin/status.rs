@@ -277,6 +277,8 @@ pub struct Totals {
     pub fills: BTreeMap<&'static str, u64>,
     /// Changes in the stream that are not an insert into the outbox.
     pub foreign_changes: u64,
+    /// Messages of the outbox's prefix that were passed over, since they are not transactional.
+    pub refused_messages: u64,
     /// Rows put into the quarantine.
     pub quarantined_rows: u64,
     /// Entries of the quarantine that were published or discarded.

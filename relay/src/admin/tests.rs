@@ -214,6 +214,7 @@ async fn metrics_follow_the_observed() {
         ("outbox_relay_published_transactions_total", &observed.published_transactions),
         ("outbox_relay_skipped_rows_total", &observed.skipped_rows),
         ("outbox_relay_foreign_changes_total", &observed.foreign_changes),
+        ("outbox_relay_refused_messages_total", &observed.refused_messages),
         ("outbox_relay_state_records_total", &observed.state_records),
         ("outbox_relay_cleaned_rows_total", &observed.cleaned_rows),
         ("outbox_relay_cleaned_buckets_total", &observed.cleaned_buckets),

@@ -210,6 +210,7 @@ impl Watch {
             filled_rows: observed.filled_rows.get(),
             fills: observed.fills().map(|(loss, count)| (loss.name(), count)).collect(),
             foreign_changes: observed.foreign_changes.get(),
+            refused_messages: observed.refused_messages.get(),
             quarantined_rows: observed.quarantined_rows.get(),
             quarantine_settled: observed.quarantine_settled.get(),
             cleaned_rows: observed.cleaned_rows.get(),

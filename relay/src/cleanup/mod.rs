@@ -76,6 +76,10 @@ impl Cleaner<'_> {
 
     /// One look. An error ends it; what was found before stands.
     async fn look(&self, found: &mut Found) -> Result<(), CleanupError> {
+        // Messages stand in no table.
+        if self.settings.outbox.message_prefix.is_some() {
+            return Ok(());
+        }
         let link = Link::open(self.settings).await?;
         let cleaned = match self.settings.cleanup.mode {
             CleanupMode::Buckets => self.buckets(&link, found).await,

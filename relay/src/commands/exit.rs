@@ -13,6 +13,7 @@ Exit codes:
       start would halt
    4  not drained before the deadline; what is left comes again at the next start
    5  another relay owns the lane (only with --no-wait, `plan` and `forget`)
+   6  `where`: the event was not found
   64  mistakes in the configuration; all of them were printed";
 
 /// How the program ends.
@@ -30,6 +31,8 @@ pub enum Exit {
     NotDrained,
     /// Another relay owns the lane, and `--no-wait` was given.
     LaneOwned,
+    /// What was asked for is nowhere.
+    NotFound,
     /// Mistakes in the configuration.
     Configuration,
 }
@@ -44,6 +47,7 @@ impl Exit {
             Exit::Halted => 3,
             Exit::NotDrained => 4,
             Exit::LaneOwned => 5,
+            Exit::NotFound => 6,
             Exit::Configuration => 64,
         }
     }
@@ -68,6 +72,7 @@ mod tests {
             Exit::Halted,
             Exit::NotDrained,
             Exit::LaneOwned,
+            Exit::NotFound,
             Exit::Configuration,
         ];
         for exit in all {

@@ -1,5 +1,6 @@
 //! The command line: one file per command, and what they share: exit codes, logging, output, the runtime.
 
+mod backfill;
 mod check;
 mod config;
 mod exit;
@@ -13,6 +14,7 @@ mod quarantine;
 mod run;
 mod status;
 mod topics;
+mod where_is;
 mod words;
 
 use std::path::PathBuf;
@@ -53,6 +55,10 @@ enum Command {
     Forget(forget::ForgetArgs),
     /// Look at events that could not be published, and release or discard them.
     Quarantine(quarantine::QuarantineArgs),
+    /// Publish events of the table again, by time, id or key.
+    Backfill(backfill::BackfillArgs),
+    /// Say where an event is.
+    Where(where_is::WhereArgs),
     /// Look at the configuration without starting anything.
     Config(config::ConfigArgs),
 }
@@ -134,6 +140,8 @@ pub fn main() -> ExitCode {
         Command::Topics(args) => topics::execute(args),
         Command::Forget(args) => forget::execute(args),
         Command::Quarantine(args) => quarantine::execute(args),
+        Command::Backfill(args) => backfill::execute(args),
+        Command::Where(args) => where_is::execute(args),
         Command::Config(args) => config::execute(args),
     };
     exit.into()
@@ -173,12 +181,24 @@ mod tests {
             "outbox-relay quarantine release --topic outbox.event.order --key o-1 --dry-run",
             "outbox-relay quarantine discard 01900000-0000-7000-8000-000000000001 --note n --yes",
             "outbox-relay config reference",
+            "outbox-relay backfill --from 2026-11-22T10:00:00Z --to 2026-11-22T11:00:00Z --dry-run",
+            "outbox-relay backfill --id 01900000-0000-7000-8000-000000000001 --id x --rate 20 --yes --json",
+            "outbox-relay backfill --key o-1 --aggregatetype order --after 7 --no-wait",
+            "outbox-relay where 01900000-0000-7000-8000-000000000001 --json",
+            "outbox-relay where x --on-kafka --topic outbox.event.order --key o-1 --since 2026-11-22T10:00:00Z",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
-        for line in
-            ["outbox-relay", "outbox-relay run --existing refuse", "outbox-relay status --url x --config y"]
-        {
+        for line in [
+            "outbox-relay",
+            "outbox-relay run --existing refuse",
+            "outbox-relay status --url x --config y",
+            "outbox-relay backfill",
+            "outbox-relay backfill --key o-1",
+            "outbox-relay backfill --after 7",
+            "outbox-relay backfill --id x --rate 0",
+            "outbox-relay where",
+        ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

@@ -158,7 +158,7 @@ async fn make(settings: Arc<Settings>) -> anyhow::Result<Plan> {
     let sql = outlook::connect(&settings, &format!("{} plan", settings.name)).await?;
     let owner = sql.owned_by(&lane_name(&settings, settings.lane.number)).await?;
     let slot = sql.slot(&settings.slot()).await?.map(|(facts, _)| facts);
-    let record = match state_is_there(&settings).await? {
+    let record = match state_topic_exists(&settings).await? {
         true => outlook::record(&settings).await.map_err(anyhow::Error::msg)?,
         false => None,
     };
@@ -189,6 +189,10 @@ async fn make(settings: Arc<Settings>) -> anyhow::Result<Plan> {
         quarantined: quarantined(&sql, &settings).await,
     };
     plan.decide(&outlook, slot.as_ref(), record.as_ref());
+    if matches!(outlook.decision, Decision::MakeSlot) && settings.outbox.message_prefix.is_some() {
+        plan.sentence =
+            "make the slot and stream from it; what was emitted before is never published".to_owned();
+    }
     if let Decision::Fill { base, .. } = &outlook.decision {
         plan.rows = rows(&sql, &settings, base.as_deref()).await;
     }
@@ -321,7 +325,7 @@ impl Plan {
 }
 
 /// Whether the state topic is there, with the lane's partition; asked by a client that never makes a topic.
-async fn state_is_there(settings: &Arc<Settings>) -> anyhow::Result<bool> {
+pub(super) async fn state_topic_exists(settings: &Arc<Settings>) -> anyhow::Result<bool> {
     let settings = settings.clone();
     let look = tokio::task::spawn_blocking(move || {
         let (topic, lane) = (&settings.state.topic, settings.lane.number as usize);

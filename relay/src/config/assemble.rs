@@ -13,11 +13,12 @@ use secrecy::SecretString;
 use super::given::{AllGiven, Form};
 use super::keys::{self, AnyKey, Fallback, HEADERS, KAFKA_OPTIONS, Key, QUARANTINE_TOPICS, TOPIC_OPTIONS};
 use super::kinds::{AnyTemplate, HIDDEN, Kind};
+use super::messages::{self, Contradiction};
 use super::mistakes::{Mistake, Mistakes, Origin};
 use super::recovery::hindrance;
 use super::rules::{Rewrite, Rules, Template, TopicRule};
 use super::{
-    AdminSettings, Answer, CleanupMode, CleanupSettings, ColumnNames, DeliverySettings, Existing,
+    AdminSettings, Answer, CleanupMode, CleanupSettings, ColumnNames, DeliverySettings, EventsFrom, Existing,
     KafkaSettings, LaneId, LogSettings, Loss, OutboxSettings, QuarantineSettings, RecoverySettings,
     RuleColumns, Settings, SourceSettings, StateSettings, TopicSettings, kafka_options, topic_options,
 };
@@ -42,7 +43,8 @@ pub fn settings(
     let quarantine = reader.quarantine();
     let cleanup = reader.cleanup(outbox.as_ref());
     let configured = reader.get(&keys::START_EXISTING);
-    let recovery = reader.recovery(outbox.as_ref().map(|outbox| &outbox.columns));
+    reader.no_rows(outbox.as_ref(), existing.or(configured));
+    let recovery = reader.recovery(outbox.as_ref());
     let state = reader.state();
     let admin = reader.admin();
     let drain_timeout = reader.get(&keys::DRAIN_TIMEOUT);
@@ -315,14 +317,53 @@ impl Reader<'_> {
     }
 
     fn outbox(&mut self, topic_prefix: Option<&str>) -> Option<OutboxSettings> {
+        let from = self.get(&keys::OUTBOX_FROM);
+        let prefix = self.get(&keys::OUTBOX_MESSAGE_PREFIX);
         let table = self.get(&keys::OUTBOX_TABLE);
         let columns = self.columns(table.as_ref().is_some_and(|(s, t)| s == "outbox" && t == "events"));
         let rules = self.rules(columns.as_ref(), topic_prefix);
         let format = self.get(&keys::SOURCE_FORMAT);
+        match from {
+            Some(EventsFrom::Messages) => {
+                let given = self.given;
+                self.refuse_all(messages::of_a_table(|path| given.contains_key(path)));
+                self.refuse_all(rules.as_ref().map(messages::of_rules).unwrap_or_default());
+                for (name, template) in rules.iter().flat_map(|rules| &rules.headers) {
+                    let Some(problem) = messages::of_template(template) else { continue };
+                    let key = format!("{HEADERS}{name}");
+                    let origin = given.get(&key).map_or(Origin::Nowhere, |given| given.origin.clone());
+                    self.mistakes.add(Mistake { key, value: None, origin, problem });
+                }
+            }
+            Some(EventsFrom::Table) if self.given.contains_key(keys::OUTBOX_MESSAGE_PREFIX.path) => {
+                let problem =
+                    "is given with outbox.from = \"table\": nothing would be read from such messages";
+                self.refuse(&keys::OUTBOX_MESSAGE_PREFIX, problem.into());
+            }
+            Some(EventsFrom::Table) | None => {}
+        }
         let (schema, table) = table?;
-        let (columns, rules) = (columns?, rules?);
+        let (columns, rules, prefix) = (columns?, rules?, prefix?);
         let columns = ColumnNames { rules: rules.columns(), ..columns };
-        Some(OutboxSettings { schema, table, columns, rules, format: format? })
+        let (columns, message_prefix) = match from? {
+            EventsFrom::Table => (columns, None),
+            EventsFrom::Messages => (ColumnNames { writer: None, seq: None, ..columns }, Some(prefix)),
+        };
+        Some(OutboxSettings { schema, table, columns, rules, format: format?, message_prefix })
+    }
+
+    fn refuse_all(&mut self, wrong: Vec<Contradiction>) {
+        for (key, problem) in wrong {
+            self.refuse(key, problem);
+        }
+    }
+
+    /// Where events are messages, nothing may be wanted of rows.
+    fn no_rows(&mut self, outbox: Option<&OutboxSettings>, existing: Option<Existing>) {
+        if outbox.is_some_and(|outbox| outbox.message_prefix.is_some()) {
+            let cleanup = self.get(&keys::CLEANUP_MODE);
+            self.refuse_all(messages::of_rows(existing, cleanup));
+        }
     }
 
     /// How topic, key and headers are made, with columns by their names.
@@ -422,13 +463,13 @@ impl Reader<'_> {
     }
 
     /// What follows on losses; a table that cannot be filled from halts, and where it shall be it is a mistake.
-    fn recovery(&mut self, columns: Option<&ColumnNames>) -> Option<RecoverySettings> {
+    fn recovery(&mut self, outbox: Option<&OutboxSettings>) -> Option<RecoverySettings> {
         let rows_stay = self.get(&keys::OUTBOX_ROWS_STAY);
         let max_fills = self.get(&keys::RECOVERY_MAX_FILLS);
         let window = self.get(&keys::RECOVERY_WINDOW);
         let mut answer = |loss: Loss, key: &Key<_>| {
             let given = self.get(key);
-            let hindrance = hindrance(loss, columns?, rows_stay);
+            let hindrance = hindrance(loss, outbox?, rows_stay);
             if let (Some(Answer::Fill), Some(why)) = (given, hindrance) {
                 self.refuse(key, why.into());
             }
@@ -487,6 +528,8 @@ impl Reader<'_> {
         let outbox = outbox?;
         let ours = outbox.is_contract();
         let mode = given.unwrap_or(if ours { CleanupMode::Buckets } else { CleanupMode::Off });
+        // What is given besides was refused.
+        let mode = if outbox.message_prefix.is_some() { CleanupMode::Off } else { mode };
         let problem = match mode {
             CleanupMode::Buckets if !ours => {
                 Some("is for outbox.events, which has buckets; for another table it is \"delete\" or \"off\"")

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use super::kinds::{
     AnyTemplate, Brokers, Choice, ColumnName, Count, DatabaseUrl, FilePath, Flag, Kind, ListenAddress,
-    LogFilter, RelayName, Secret, Size, Span, TableName, TopicName, TopicPrefix, TopicReplacement,
-    TopicTemplate, WholeRegex,
+    LogFilter, MessagePrefix, RelayName, Secret, Size, Span, TableName, TopicName, TopicPrefix,
+    TopicReplacement, TopicTemplate, WholeRegex,
 };
 use super::{
-    Answer, CleanupMode, Existing, Guarantee, Larger, LogFormat, Policy, ReceiveBuffer, SourceFormat,
+    Answer, CleanupMode, EventsFrom, Existing, Guarantee, Larger, LogFormat, Policy, ReceiveBuffer,
+    SourceFormat,
 };
 
 /// What every environment variable of the relay begins with.
@@ -139,8 +140,9 @@ const fn millis(millis: u64) -> Duration {
 /// What may follow on a loss.
 pub const ANSWERS: Choice<Answer> = Choice(&[("fill", Answer::Fill), ("halt", Answer::Halt)]);
 /// What an unset answer means.
-const WHERE_IT_CAN: Fallback =
-    Unset("`fill` where the columns `writer` and `seq` are known and rows stay, else `halt`");
+const WHERE_IT_CAN: Fallback = Unset(
+    "`fill` where the columns `writer` and `seq` are known and rows stay, else `halt`; `halt` for messages",
+);
 
 /// What may become of a row that cannot be published.
 pub const POLICIES: Choice<Policy> =
@@ -283,6 +285,17 @@ keys! {
     TOPICS_LOOK_INTERVAL: Span = Span { min: millis(100), max: seconds(3600) }, "topics.look_interval",
         Text("1m"), "\"1m\"";
 
+    /// What the events are: rows of the outbox table, or messages that services write into the log with
+    /// `outbox.emit()`. Messages stand in no table: nothing has to be cleaned up, and what a lost slot did not bring
+    /// cannot be filled, so that every loss halts with the range of the log that is missing. A relay that changed
+    /// from one to the other would pass over what is not published yet; give the new one another name.
+    OUTBOX_FROM: Choice<EventsFrom> = Choice(&[
+        ("table", EventsFrom::Table), ("messages", EventsFrom::Messages),
+    ]), "outbox.from", Text("table"), "\"messages\"";
+    /// The prefix of the messages that are events, with `outbox.from = "messages"`. `outbox.emit()` takes it from the
+    /// setting `outbox.message_prefix` of the session, role or database, and has the same default.
+    OUTBOX_MESSAGE_PREFIX: MessagePrefix = MessagePrefix, "outbox.message_prefix", Text("outbox.event"),
+        "\"billing.event\"";
     /// The outbox table. A part with capitals or other characters stands in double quotes, as in SQL.
     OUTBOX_TABLE: TableName = TableName, "outbox.table", Text("outbox.events"), "'\"Sales\".outbox'";
     /// Column of the event's id.
@@ -391,7 +404,7 @@ keys! {
     /// default. Rows that `--existing=skip` passed over count as published.
     CLEANUP_MODE: Choice<CleanupMode> = Choice(&[
         ("buckets", CleanupMode::Buckets), ("delete", CleanupMode::Delete), ("off", CleanupMode::Off),
-    ]), "cleanup.mode", Unset("`buckets` for `outbox.events`, `off` for another table"), "\"off\"";
+    ]), "cleanup.mode", Unset("`buckets` for `outbox.events`, `off` for another table and for messages"), "\"off\"";
     /// How long published rows stay. A bucket goes when its youngest row is this old, so with 24 hours today's
     /// and yesterday's stay; at most 144 hours with `buckets`, since a bucket comes round after eight days.
     CLEANUP_KEEP: Span = Span { min: seconds(1), max: seconds(366 * 86_400) }, "cleanup.keep", Text("24h"),

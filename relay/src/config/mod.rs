@@ -8,6 +8,7 @@
 //! | `delivery` | how often an event comes, and the bounds of Kafka transactions |
 //! | `assemble` | from there to [`Settings`], and what has to fit together |
 //! | [`lanes`] | what is said of each lane, over what is said of the relay |
+//! | `messages` | what does not go together with events that are messages |
 //! | [`mistakes`] | everything that is wrong, told in one run |
 //! | [`kafka_options`], [`topic_options`] | librdkafka's own options, and Kafka's for topics |
 //! | [`recovery`] | what follows where slot, server and state record do not agree |
@@ -23,6 +24,7 @@ pub mod keys;
 pub mod kinds;
 mod known;
 pub mod lanes;
+mod messages;
 pub mod mistakes;
 pub mod recovery;
 pub mod rules;

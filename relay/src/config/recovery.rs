@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::ColumnNames;
+use super::OutboxSettings;
 
 /// What follows where slot, server and state record do not agree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,8 +122,12 @@ impl RecoverySettings {
     }
 }
 
-/// Why a table cannot be filled from after a loss, if so.
-pub fn hindrance(loss: Loss, columns: &ColumnNames, rows_stay: Option<bool>) -> Option<&'static str> {
+/// Why nothing can be filled after a loss, if so.
+pub fn hindrance(loss: Loss, outbox: &OutboxSettings, rows_stay: Option<bool>) -> Option<&'static str> {
+    if outbox.message_prefix.is_some() {
+        return Some("with outbox.from = \"messages\" what is missing stands in no table");
+    }
+    let columns = &outbox.columns;
     if rows_stay == Some(false) {
         return Some("outbox.rows_stay is false: what is missing stands in no table");
     }

@@ -219,6 +219,9 @@ pub struct OutboxSettings {
     pub rules: Rules,
     /// The form in which its rows are streamed.
     pub format: SourceFormat,
+    /// The prefix of the logical messages that are the events, in place of rows of the table; the columns then are
+    /// members of their content.
+    pub message_prefix: Option<String>,
 }
 
 impl OutboxSettings {
@@ -226,6 +229,15 @@ impl OutboxSettings {
     pub fn is_contract(&self) -> bool {
         self.schema == outbox_schema::sql::SCHEMA && self.table == outbox_schema::sql::TABLE
     }
+}
+
+/// What the events are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventsFrom {
+    /// Rows of a table.
+    Table,
+    /// Logical messages, as `outbox.emit()` writes them.
+    Messages,
 }
 
 /// The form in which the server sends values. The records are the same.

@@ -387,3 +387,44 @@ fn options_that_do_not_fit_together_are_a_mistake() {
     assert_eq!(keys, ["kafka.options"]);
     assert!(told.contains("socket.timeout.ms"), "{told}");
 }
+
+#[test]
+fn events_may_be_messages() {
+    let text = format!("{THREE_KEYS}[outbox]\nfrom = \"messages\"\n");
+    let settings = Trial::toml(&text).load().unwrap();
+    assert_eq!(settings.outbox.message_prefix.as_deref(), Some("outbox.event"));
+    assert_eq!(settings.cleanup.mode, CleanupMode::Off);
+    assert_eq!(settings.recovery, RecoverySettings::halting());
+    let settings =
+        Trial::toml(&text).with("OUTBOX_RELAY_OUTBOX_MESSAGE_PREFIX", "billing.event").load().unwrap();
+    assert_eq!(settings.outbox.message_prefix.as_deref(), Some("billing.event"));
+    assert_eq!(Trial::toml(THREE_KEYS).load().unwrap().outbox.message_prefix, None);
+}
+
+#[test]
+fn what_does_not_go_with_messages_is_told_in_one_run() {
+    let text = format!(
+        "{THREE_KEYS}[outbox]\nfrom = \"messages\"\ntable = \"public.outbox\"\ncolumns.seq = \"n\"\nrows_stay = true\n\
+         [headers]\nteam = \"{{team}}\"\n[route]\ntopic = \"{{aggregatetype}}.{{region}}\"\n[start]\nexisting = \"publish\"\n\
+         [recovery]\nslot_gone = \"fill\"\n[cleanup]\nmode = \"delete\"\n"
+    );
+    let (told, mut keys) = Trial::toml(&text).refused();
+    keys.sort();
+    let expected = [
+        "cleanup.mode",
+        "headers.team",
+        "outbox.columns.seq",
+        "outbox.rows_stay",
+        "outbox.table",
+        "recovery.slot_gone",
+        "route.topic",
+        "start.existing",
+    ];
+    assert_eq!(keys, expected, "{told}");
+    let (told, keys) = Trial::toml(&format!("{THREE_KEYS}[outbox]\nmessage_prefix = \"x\"\n")).refused();
+    assert_eq!(keys, ["outbox.message_prefix"], "{told}");
+    let (told, _) =
+        Trial::toml(&format!("{THREE_KEYS}[outbox]\nfrom = \"messages\"\nmessage_prefix = \"outbox\"\n"))
+            .refused();
+    assert!(told.contains("prefix of commands"), "{told}");
+}

@@ -15,7 +15,7 @@ mod by_id;
 mod rows;
 
 pub(crate) use by_id::{ById, by_id};
-pub(crate) use rows::{is_published, order, table, unpublished};
+pub(crate) use rows::{is_published, order, shape, table, unpublished};
 
 use std::sync::Arc;
 use std::thread::JoinHandle;

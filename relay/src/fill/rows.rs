@@ -263,7 +263,10 @@ pub(super) fn into_row(message: SimpleQueryMessage) -> Option<SimpleQueryRow> {
 
 /// The mapped columns that the table has, with their types; of a domain that of the type it is made from, as in
 /// the stream.
-pub(super) async fn shape(
+///
+/// # Errors
+/// The server refuses.
+pub(crate) async fn shape(
     client: &Client,
     outbox: &OutboxSettings,
     table: &str,

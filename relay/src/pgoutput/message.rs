@@ -129,6 +129,18 @@ pub fn cut_insert(kept: &[u8]) -> Option<(u32, Vec<Column<'_>>)> {
     Some((relation_id, columns))
 }
 
+/// Of a transactional message whose end is missing: prefix, and the beginning of the content. `None` for another
+/// message, or where not even that is there.
+pub fn cut_message(kept: &[u8]) -> Option<(&str, &[u8])> {
+    let mut cursor = Cursor::new(kept);
+    let transactional =
+        cursor.u8("the kind of a message").ok()? == b'M' && cursor.u8("the message's flags").ok()? & 1 != 0;
+    let _lsn = cursor.u64("the message's LSN").ok()?;
+    let prefix = cursor.text("the message's prefix").ok()?;
+    let _length = cursor.u32("the message's content").ok()?;
+    transactional.then(|| (prefix, cursor.rest()))
+}
+
 impl<'a> Message<'a> {
     /// Decodes one message: the `body` of [`CopyMessage::XLogData`](super::CopyMessage::XLogData).
     ///

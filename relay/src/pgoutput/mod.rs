@@ -30,7 +30,7 @@ mod tests;
 
 pub use copy::CopyMessage;
 pub use error::DecodeError;
-pub use message::{LogicalMessage, Message, Truncate, cut_insert};
+pub use message::{LogicalMessage, Message, Truncate, cut_insert, cut_message};
 pub use relation::{Relation, RelationColumn};
 pub use time::PgTime;
 pub use tuple::{Column, Tuple};

@@ -48,6 +48,7 @@ impl Cause {
         match why {
             Unpublishable::Null { .. } => Cause::NullColumn,
             Unpublishable::Undecodable { .. }
+            | Unpublishable::Message { .. }
             | Unpublishable::Unchanged { .. }
             | Unpublishable::ColumnCount { .. } => Cause::Undecodable,
             Unpublishable::Topic { .. } | Unpublishable::RuledTopic { .. } => Cause::IllegalTopic,

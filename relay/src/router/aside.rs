@@ -1,5 +1,6 @@
 //! A row on its way into the quarantine: by the policy of its topic, bounded, in the order of its key.
 
+use super::emitted::{self, EmittedFault};
 use super::outlet::{Outlet, RouteError};
 use super::{Place, Plan, RowPosition, Unpublishable, Value};
 use crate::config::Policy;
@@ -23,6 +24,29 @@ impl Outlet {
         let raw = RawRow::copy(plan.columns(), row);
         let bytes = raw.as_ref().map_or(0, |raw| raw.bytes() as u64);
         self.keep(plan.place(row), at, opaque, (cause, reason), (raw, bytes))
+    }
+
+    /// Puts a message aside that is no event: its bytes are kept. It has no topic and no key, so nothing can be held
+    /// behind it.
+    ///
+    /// # Errors
+    /// As for every row.
+    pub fn put_message_aside(
+        &mut self,
+        content: &[u8],
+        at: &RowPosition,
+        fault: EmittedFault,
+    ) -> Result<(), RouteError> {
+        if self.holds.meet(at, || None) {
+            self.show_holds();
+            let opaque = self.ledger.row();
+            self.settler.settle(opaque);
+            return Ok(());
+        }
+        let why = Unpublishable::Message { fault };
+        let raw = RawRow::copy(&emitted::raw_columns(), &[Value::Binary(content)]);
+        let place = Place { whole: true, ..Place::default() };
+        self.keep(place, at, None, (Cause::of(&why), why.to_string()), (raw, content.len() as u64))
     }
 
     /// Puts a row aside of which only the beginning was held.

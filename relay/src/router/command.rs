@@ -7,9 +7,12 @@
 //! {"relay":"orders","lane":0,"do":{"switch":{"topic":"outbox.event.order","partitions":24}}}
 //! ```
 
+use std::fmt::Write;
 use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
+
+use super::{ColumnInfo, RelationShape};
 
 /// The prefix of the messages.
 pub const PREFIX: &str = "outbox";
@@ -41,11 +44,35 @@ pub enum Do {
         /// Position of the event, `<epoch>/<commit LSN>/<ordinal>`.
         position: String,
     },
+    /// Publish events again that stand in the table, under the ids they have.
+    Republish(Republish),
     /// Give a quarantined event up and publish what is held behind it.
     Discard {
         /// Position of the event, `<epoch>/<commit LSN>/<ordinal>`.
         position: String,
     },
+}
+
+/// Rows of the outbox table, as text, to be published again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Republish {
+    /// Name and type (OID) of each column.
+    pub columns: Vec<(String, u32)>,
+    /// A value for each column of each row; `None` is SQL NULL.
+    pub rows: Vec<Vec<Option<String>>>,
+}
+
+impl Republish {
+    /// The shape of the rows.
+    pub fn shape(&self, schema: &str, table: &str) -> RelationShape {
+        let column =
+            |(name, type_oid): &(String, u32)| ColumnInfo { name: name.clone(), type_oid: *type_oid };
+        RelationShape {
+            schema: schema.to_owned(),
+            table: table.to_owned(),
+            columns: self.columns.iter().map(column).collect(),
+        }
+    }
 }
 
 impl Command {
@@ -66,12 +93,26 @@ impl Command {
         }
     }
 
-    /// The content of the message.
+    /// The content of the message: ASCII, since a slot brings it in the encoding of the database.
     ///
     /// # Errors
     /// Never for these types.
     pub fn content(&self) -> serde_json::Result<String> {
-        serde_json::to_string(self)
+        let json = serde_json::to_string(self)?;
+        if json.is_ascii() {
+            return Ok(json);
+        }
+        let mut ascii = String::with_capacity(json.len() + json.len() / 2);
+        for char in json.chars() {
+            if char.is_ascii() {
+                ascii.push(char);
+                continue;
+            }
+            for unit in char.encode_utf16(&mut [0; 2]) {
+                let _ = write!(ascii, "\\u{unit:04x}");
+            }
+        }
+        Ok(ascii)
     }
 }
 
@@ -103,6 +144,19 @@ mod tests {
         assert_eq!(read(release), Some(Do::Release { position: "1/0/0".into() }));
         let discard = r#"{"do":{"discard":{"position":"1/0/0","why":"x"}},"lane":0,"relay":"orders"}"#;
         assert_eq!(read(discard), Some(Do::Discard { position: "1/0/0".into() }));
+    }
+
+    #[test]
+    fn rows_come_back_as_they_were_whatever_the_databases_encoding() {
+        let value = "{\"a\": \"größe \u{1F600} \\u0000\"}\n".to_owned();
+        let told = Do::Republish(Republish {
+            columns: vec![("id".into(), 2950), ("payload".into(), 114)],
+            rows: vec![vec![Some(value), None]],
+        });
+        let command = Command { relay: "orders".into(), lane: 0, r#do: told.clone() };
+        let content = command.content().unwrap();
+        assert!(content.is_ascii(), "{content}");
+        assert_eq!(read(&content), Some(told));
     }
 
     #[test]

@@ -70,6 +70,7 @@ pub(super) fn native_outbox() -> OutboxSettings {
         },
         rules: Rules::default(),
         format: SourceFormat::Text,
+        message_prefix: None,
     }
 }
 

@@ -17,6 +17,7 @@
 //! | [`partition`] | the partition of a key, as Java's producer chooses it |
 //! | [`pins`] | the partition counts that this choice is made over |
 //! | [`topics`] | topics looked up, waited for or made, and pinned before their first record |
+//! | [`emitted`] | an event that came as a message, as a row |
 //! | [`command`] | what a person tells the running relay by a message in the stream |
 //! | `error` | why a frame cannot be routed, and how the session ends of it |
 //! | [`outlet`] | a record on its way out: within the window, counted, handed over |
@@ -36,6 +37,7 @@ mod column;
 pub mod command;
 pub mod course;
 pub mod created_at;
+pub mod emitted;
 mod error;
 pub mod headers;
 pub mod outlet;

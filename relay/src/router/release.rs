@@ -1,6 +1,7 @@
 //! What was decided of an entry of the quarantine, carried out where the stream says so: the entry, then
 //! everything that queued up behind it, in the order in which it was read, then the hold is lifted (R46).
 
+use super::emitted::{self, Emitted};
 use super::outlet::{Outlet, RouteError, Sent};
 use super::topics::PATIENCE;
 use super::{Plan, RowPosition, Scratch, Unpublishable};
@@ -88,7 +89,20 @@ impl Outlet {
             let reason = "only a reference to this row is kept: enqueue its event anew in smaller parts and discard it";
             return stuck(Cause::RowTooLarge, reason.to_owned());
         };
-        let shape = raw.shape(&self.outbox.schema, &self.outbox.table);
+        // A message that could not be read when it came may be read by a later release.
+        let read = emitted::raw_content(&raw.columns, &row).map(Emitted::read).transpose();
+        let read = match read {
+            Ok(read) => read,
+            Err(fault) => {
+                let why = Unpublishable::Message { fault };
+                return stuck(Cause::of(&why), why.to_string());
+            }
+        };
+        let shape = match &read {
+            Some(_) => emitted::shape(),
+            None => raw.shape(&self.outbox.schema, &self.outbox.table),
+        };
+        let row = read.as_ref().map_or_else(|| row.into(), Emitted::row);
         // By the rules of now: a mapping that was mended since makes a record of it.
         let plan = match Plan::compile(&shape, &self.outbox, &self.kafka) {
             Ok(plan) => plan,

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::command::{Command, Do};
+use super::command::{Command, Do, Republish};
 use super::course::{Astray, Begun, Course};
+use super::emitted::{self, Emitted};
 use super::outlet::{Outlet, RouteError};
 use super::{ColumnInfo, Plan, RelationShape, RowPosition, Scratch, Value, binary};
 use crate::config::{Larger, Settings};
@@ -72,8 +73,17 @@ pub fn spawn(parts: RouterParts, chunks: Chunks) -> std::io::Result<JoinHandle<(
         let _whose = span.enter();
         let ending = parts.ending.clone();
         let course = Course::new(parts.epoch, parts.position, parts.must_meet);
+        let messages = match plan_of_messages(&parts.settings) {
+            Ok(messages) => messages,
+            Err(error) => {
+                ending.end(error.end());
+                return;
+            }
+        };
         let mut router = Router {
             parts,
+            messages,
+            misplaced: false,
             relations: HashMap::new(),
             domains: HashMap::new(),
             scratch: Scratch::default(),
@@ -91,8 +101,25 @@ enum Relation {
     Foreign,
 }
 
+/// How messages become records, where events come as messages.
+fn plan_of_messages(settings: &Settings) -> Result<Option<Messages>, RouteError> {
+    let Some(prefix) = settings.outbox.message_prefix.clone() else { return Ok(None) };
+    let plan = Box::new(Plan::compile(&emitted::shape(), &settings.outbox, &settings.kafka)?);
+    Ok(Some(Messages { prefix, plan }))
+}
+
+/// Events that come as messages.
+struct Messages {
+    prefix: String,
+    plan: Box<Plan>,
+}
+
 struct Router {
     parts: RouterParts,
+    /// `None` where events are rows of a table.
+    messages: Option<Messages>,
+    /// A message that has no place in the order of commits was said in this session.
+    misplaced: bool,
     relations: HashMap<u32, Relation>,
     /// Built-in types under the OIDs of the domains that are made from them.
     domains: HashMap<u32, u32>,
@@ -180,7 +207,20 @@ impl Router {
     /// Too large a change is somebody's concern only where it would have to be published.
     fn oversize(&mut self, frame: &Frame<'_>, kept: &[u8]) -> Result<(), RouteError> {
         let limit = self.parts.settings.source.max_row_bytes;
-        let Router { parts, relations, course, .. } = self;
+        let Router { parts, messages, relations, course, .. } = self;
+        if let (Some(messages), Some((prefix, content))) = (messages.as_ref(), pgoutput::cut_message(kept))
+            && prefix == messages.prefix
+        {
+            let Some(at) = place_of_row(parts, course)? else { return Ok(()) };
+            let beginning = Emitted::read_beginning(content);
+            return parts.outlet.put_cut_aside(
+                &messages.plan,
+                &beginning.cut_row(),
+                &at,
+                frame.full_len,
+                limit,
+            );
+        }
         // The kind, the relation's id and the first columns stand in what was kept (R37).
         let cut = pgoutput::cut_insert(kept);
         let relation =
@@ -208,7 +248,10 @@ impl Router {
                 self.parts.observed.foreign_changes.add(1);
                 Ok(())
             }
-            Message::Logical(message) => self.told(&message),
+            Message::Logical(message) => match &self.messages {
+                Some(messages) if message.prefix == messages.prefix => self.emitted(&message),
+                Some(_) | None => self.told(&message),
+            },
             Message::Type { id, namespace, name } => {
                 // A domain comes with the name of its base type; an empty schema is `pg_catalog`.
                 if let Some(base) = binary::built_in(name).filter(|_| namespace.is_empty()) {
@@ -217,6 +260,30 @@ impl Router {
                 Ok(())
             }
             Message::Origin { .. } => Ok(()),
+        }
+    }
+
+    /// An event that came as a message. One that is not transactional has no place in the order of commits, and is there
+    /// even where its transaction rolled back: it is no event.
+    fn emitted(&mut self, message: &pgoutput::LogicalMessage<'_>) -> Result<(), RouteError> {
+        let Router { parts, messages, misplaced, scratch, course, .. } = self;
+        let Some(messages) = messages else { return Ok(()) };
+        if !message.transactional {
+            parts.observed.refused_messages.add(1);
+            if !std::mem::replace(misplaced, true) {
+                tracing::warn!(
+                    lsn = %message.lsn,
+                    "a message with the prefix `{}` is not transactional and is passed over, as all such are: it would be \
+                     there also if its transaction rolled back. Services emit events with outbox.emit()",
+                    messages.prefix
+                );
+            }
+            return Ok(());
+        }
+        let Some(at) = place_of_row(parts, course)? else { return Ok(()) };
+        match Emitted::read(message.content) {
+            Ok(event) => parts.outlet.publish(&messages.plan, &event.row(), &at, scratch),
+            Err(fault) => parts.outlet.put_message_aside(message.content, &at, fault),
         }
     }
 
@@ -238,6 +305,7 @@ impl Router {
                 }
                 Ok(())
             }
+            Do::Republish(events) => self.republish(&events),
             // What stands before it in its own transaction would come again on other partitions.
             Do::Switch { topic, .. } if rows > 0 => {
                 let why = format!(
@@ -254,6 +322,41 @@ impl Router {
                 Ok(self.parts.outlet.topics.switch(&topic, partitions)?)
             }
         }
+    }
+
+    /// Publishes rows again that a person asked for, at this place in the stream. What cannot be read of such an order is
+    /// said and passed over: its events are published, or will be from the stream.
+    fn republish(&mut self, events: &Republish) -> Result<(), RouteError> {
+        let Router { parts, messages, scratch, course, .. } = self;
+        let RouterParts { settings, outlet, observed, .. } = parts;
+        let (outbox, kafka) = (&settings.outbox, &settings.kafka);
+        let refuse = |why: &str| {
+            tracing::error!(
+                rows = events.rows.len(),
+                "an order to publish rows again was not followed: {why}"
+            );
+            observed.error(format!("an order to publish rows again was not followed: {why}"));
+        };
+        if messages.is_some() {
+            refuse("with outbox.from = \"messages\" there is no table");
+            return Ok(());
+        }
+        let plan = match Plan::compile(&events.shape(&outbox.schema, &outbox.table), outbox, kafka) {
+            Ok(plan) => plan,
+            Err(error) => {
+                refuse(&error.to_string());
+                return Ok(());
+            }
+        };
+        for row in &events.rows {
+            let row: Vec<Value<'_>> = row
+                .iter()
+                .map(|value| value.as_deref().map_or(Value::Null, |text| Value::Text(text.as_bytes())))
+                .collect();
+            let Some(at) = course.row()? else { return Ok(()) };
+            outlet.publish(&plan, &row, &at, scratch)?;
+        }
+        Ok(())
     }
 
     /// Waits until everything before this transaction is published and recorded: what comes again after a
@@ -383,7 +486,8 @@ impl Router {
         };
         let outbox = &self.parts.settings.outbox;
         let ours = shape.schema == outbox.schema && shape.table == outbox.table;
-        let known = if ours || Some(relation.id) == self.parts.outbox_oid {
+        // Where events are messages no table is the outbox.
+        let known = if self.messages.is_none() && (ours || Some(relation.id) == self.parts.outbox_oid) {
             // A change of the table comes with a new Relation message: the plan is made anew (R16).
             Relation::Outbox(Box::new(Plan::compile(&shape, outbox, &self.parts.settings.kafka)?))
         } else {

@@ -1,5 +1,6 @@
 //! Why a row makes no record.
 
+use super::emitted::EmittedFault;
 use super::plan::Part;
 use super::topic::TopicFault;
 
@@ -70,6 +71,12 @@ pub enum Unpublishable {
     Unchanged {
         /// The column.
         column: String,
+    },
+    /// A message that is no event.
+    #[error("the message is no event: {fault}")]
+    Message {
+        /// What is wrong with it.
+        fault: EmittedFault,
     },
     /// The row is not of the shape that its Relation message announced.
     #[error("the row has {found} columns; its table was announced with {expected}")]

@@ -241,6 +241,10 @@ impl Sql {
     /// # Errors
     /// As for every question; also where the role may not read the table.
     pub async fn table_has_rows(&self, outbox: &OutboxSettings) -> Result<bool, SqlError> {
+        // Messages stand in no table.
+        if outbox.message_prefix.is_some() {
+            return Ok(false);
+        }
         let table = format!(
             "{}.{}",
             outbox_schema::sql::quote_identifier(&outbox.schema),
@@ -260,6 +264,9 @@ impl Sql {
         publication: &str,
         outbox: &OutboxSettings,
     ) -> Result<Option<String>, SqlError> {
+        if outbox.message_prefix.is_some() {
+            return self.not_for_messages(publication).await;
+        }
         // With publish_via_partition_root the view names the root, without it the leaves.
         let sql = "SELECT CASE WHEN p.pubname IS NULL THEN 'does not exist'
                                WHEN NOT p.pubinsert THEN 'does not publish inserts'
@@ -280,12 +287,40 @@ impl Sql {
         }))
     }
 
+    /// Why the publication is not one of a relay of messages. One that holds tables belongs to a relay that read them:
+    /// what it had not published yet would be passed over.
+    async fn not_for_messages(&self, publication: &str) -> Result<Option<String>, SqlError> {
+        let sql = "SELECT p.pubname IS NULL, p.puballtables, (SELECT string_agg(format('%I.%I', t.schemaname, t.tablename), ', ')
+                          FROM pg_publication_tables t WHERE t.pubname = $1)
+                     FROM (SELECT) one LEFT JOIN pg_publication p ON p.pubname = $1";
+        let row = self.one("looking at the publication", sql, &[&publication]).await?;
+        let (missing, all, tables): (bool, Option<bool>, Option<String>) =
+            (row.get(0), row.get(1), row.get(2));
+        if missing {
+            return Ok(Some(format!(
+                "publication {publication} does not exist; a slot cannot be read without it, although none of its tables \
+                 are for messages: `outbox-relay init` makes it"
+            )));
+        }
+        let tables = tables.or_else(|| all.filter(|all| *all).map(|_| "all tables".into()));
+        Ok(tables.map(|tables| {
+            format!(
+                "publication {publication} holds {tables}, and with outbox.from = \"messages\" no row is published: rows \
+                 that this relay has not published yet would be lost. Give the relay of messages another name; or, \
+                 where every row is published, take the tables out (ALTER PUBLICATION … DROP TABLE …)"
+            )
+        }))
+    }
+
     /// The outbox table's OID, which the stream carries with every change: a table that was renamed and got
     /// its name back comes under the other name from the log between.
     ///
     /// # Errors
     /// As for every question.
     pub async fn table_oid(&self, outbox: &OutboxSettings) -> Result<Option<u32>, SqlError> {
+        if outbox.message_prefix.is_some() {
+            return Ok(None);
+        }
         let sql = "SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                     WHERE n.nspname = $1 AND c.relname = $2";
         let row =

@@ -60,6 +60,9 @@ pub(crate) async fn weigh(
         return Ok(Decision::Halt(reason));
     }
     let decision = compare(record, slot, server, &wishes);
+    if settings.outbox.message_prefix.is_some() {
+        return Ok(of_messages(decision, server.wal_end));
+    }
     let (Decision::Fill { base: Some(known), shared_lsn, reason: Some(reason), .. }, Some(record)) =
         (&decision, record)
     else {
@@ -91,6 +94,22 @@ fn anothers(record: &StateRecord, settings: &Settings) -> Option<HaltReason> {
         recorded: recorded.clone(),
         found: found.clone(),
     })
+}
+
+/// Messages stand in no table, so that nothing can be filled: a loss halts with the range of the log that is gone.
+fn of_messages(decision: Decision, wal_end: Lsn) -> Decision {
+    match decision {
+        Decision::Halt(reason) if reason.loss().is_some() => {
+            let missing = reason.missing(wal_end);
+            Decision::Halt(HaltReason::MessagesGone { reason: Box::new(reason), missing })
+        }
+        Decision::Fill { .. } => Decision::Halt(HaltReason::NoTable),
+        other @ (Decision::Begin { .. }
+        | Decision::Continue { .. }
+        | Decision::NewTimeline { .. }
+        | Decision::MakeSlot
+        | Decision::Halt(_)) => other,
+    }
 }
 
 fn with_base(decision: Decision, older: Option<String>) -> Decision {
@@ -158,4 +177,40 @@ async fn lost_entry(
         Vec::new()
     };
     Ok(listed.into_iter().filter(|id| !present.contains(id)).map(|(_, lsn, _)| lsn).min())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_of_messages_halts_with_what_is_gone() {
+        let gone = HaltReason::SlotGone { position: Lsn(0x100), wal_end: Lsn(0x900) };
+        let Decision::Halt(halt) = of_messages(Decision::Halt(gone), Lsn(0x900)) else {
+            panic!("has to halt")
+        };
+        let said = halt.to_string();
+        assert!(said.contains("the replication slot is gone"), "{said}");
+        assert!(said.contains("in the log from 0/100 to 0/900 is in no table"), "{said}");
+        assert!(!said.contains("--existing=publish") && said.contains("--existing=skip"), "{said}");
+        let lost = HaltReason::SlotInvalidated { reason: "wal_removed".into(), position: Lsn(0x200) };
+        let Decision::Halt(halt) = of_messages(Decision::Halt(lost), Lsn(0xA00)) else {
+            panic!("has to halt")
+        };
+        let said = halt.to_string();
+        assert!(said.contains("from 0/200 to 0/A00") && !said.contains(". . "), "{said}");
+        let ahead = HaltReason::SlotAhead { position: Lsn(0x200), slot: Lsn(0x300) };
+        assert_eq!(ahead.missing(Lsn(0xA00)), Some((Lsn(0x200), Lsn(0x300))));
+    }
+
+    #[test]
+    fn nothing_is_filled_where_there_is_no_table() {
+        let fill =
+            Decision::Fill { epoch: 2, base: None, shared_lsn: Lsn::ZERO, drop_slot: true, reason: None };
+        assert!(matches!(of_messages(fill, Lsn(1)), Decision::Halt(HaltReason::NoTable)));
+        let begin = Decision::Begin { position: Lsn(7) };
+        assert!(matches!(of_messages(begin, Lsn(9)), Decision::Begin { .. }));
+        let nothing = of_messages(Decision::Halt(HaltReason::NothingYet), Lsn(9));
+        assert!(matches!(nothing, Decision::Halt(HaltReason::NothingYet)));
+    }
 }

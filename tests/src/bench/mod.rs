@@ -33,6 +33,7 @@ pub mod figures;
 pub mod ground;
 pub mod latency;
 pub mod machine;
+pub mod messages;
 pub mod network;
 pub mod others;
 pub mod peers;

@@ -13,7 +13,7 @@ use outbox_tests::bench::plan::{Plan, Shape};
 use outbox_tests::bench::report::{Asked, Report};
 use outbox_tests::bench::results::Results;
 use outbox_tests::bench::verdict::verdicts;
-use outbox_tests::bench::{network, worker};
+use outbox_tests::bench::{messages, network, worker};
 use outbox_tests::parts;
 
 /// Drains one backlog by `pg_recvlogical` and by the relay, interleaved, and measures the time from commit
@@ -63,6 +63,9 @@ struct Arguments {
     /// Other systems that were measured on this machine, as a list in JSON: further rows of the report.
     #[arg(long)]
     others: Option<PathBuf>,
+    /// Measures only a backlog of messages (`outbox.emit()`) beside one of rows, and prints how they compare.
+    #[arg(long)]
+    messages: bool,
     /// Exit with 1 if a requirement is not met.
     #[arg(long)]
     check: bool,
@@ -78,6 +81,12 @@ fn main() -> anyhow::Result<ExitCode> {
             work(plan, results, control, machine).map(|()| ExitCode::SUCCESS)
         }
         Some(_) => bail!("--worker takes four values"),
+        None if arguments.messages => {
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            runtime.block_on(messages::compare(&plan(&arguments)));
+            Ok(ExitCode::SUCCESS)
+        }
         None => lead(&arguments),
     }
 }
@@ -102,9 +111,8 @@ fn lead(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(if arguments.check && failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Lets a worker measure under each congestion control.
-fn measure(arguments: &Arguments) -> anyhow::Result<Report> {
-    let plan = Plan {
+fn plan(arguments: &Arguments) -> Plan {
+    Plan {
         pairs: arguments.pairs,
         shapes: arguments.shapes.clone(),
         latency_runs: arguments.latency_runs,
@@ -114,7 +122,12 @@ fn measure(arguments: &Arguments) -> anyhow::Result<Report> {
         postgres: arguments.postgres,
         relay_keys: arguments.relay_keys.clone(),
         lock: arguments.lock.clone(),
-    };
+    }
+}
+
+/// Lets a worker measure under each congestion control.
+fn measure(arguments: &Arguments) -> anyhow::Result<Report> {
+    let plan = plan(arguments);
     let programs = parts::postgres(plan.postgres)?;
     ensure!(
         programs.join("pg_recvlogical").is_file(),

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `source`, `server`, `rights` | the way to PostgreSQL, its settings, the role's rights |
 //! | `table`, `quarantine`, `publication` | the outbox, what is held back from it, what the slot is sent |
+//! | `messages` | the prefix of events that are messages |
 //! | `slot`, `start` | the slot, the state record, and what a start would decide |
 //! | `keys`, `clock` | the newest rows' keys, sizes and topics; the clocks |
 //! | `cluster`, `broker`, `topics` | Kafka: who answers, brokers' settings, topics' limits and retention |
@@ -24,6 +25,7 @@ mod finding;
 mod fixture;
 mod keys;
 mod lanes;
+mod messages;
 mod publication;
 mod quarantine;
 mod report;

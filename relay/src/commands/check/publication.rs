@@ -66,6 +66,9 @@ pub fn judge(facts: Option<&Facts>, table: Option<&table::Facts>, settings: &Set
             init_command(settings),
         )];
     };
+    if settings.outbox.message_prefix.is_some() {
+        return vec![of_messages(facts, &name)];
+    }
     let mut findings = faults(facts, table, settings);
     if findings.is_empty() {
         let count = facts.columns.as_ref().map_or(0, Vec::len);
@@ -90,6 +93,23 @@ pub fn judge(facts: Option<&Facts>, table: Option<&table::Facts>, settings: &Set
         ));
     }
     findings
+}
+
+/// Messages come through every slot; a table in the publication says that rows were published by this relay.
+fn of_messages(facts: &Facts, name: &str) -> Finding {
+    if facts.columns.is_none() && facts.others == 0 {
+        return Finding::ok(
+            Area::Publication,
+            "publication",
+            name,
+            "is there, without a table, as messages need it",
+        );
+    }
+    let seen = "holds tables, and with outbox.from = \"messages\" no row is published: a start halts";
+    Finding::error(Area::Publication, "publication-holds-tables", name, seen).mend(
+        "give the relay of messages another name; or, where every row is published, make the publication anew",
+        "name = \"<another name>\"",
+    )
 }
 
 fn faults(facts: &Facts, table: Option<&table::Facts>, settings: &Settings) -> Vec<Finding> {
@@ -242,5 +262,17 @@ mod tests {
         let facts = Facts { inserts: false, filter: Some("x".into()), columns: Some(Vec::new()), ..sound() };
         let found = codes(&judge(Some(&facts), Some(&table()), &settings()));
         assert_eq!(found, ["publication-inserts", "publication-columns", "publication-filter"]);
+    }
+
+    #[test]
+    fn messages_need_one_without_a_table() {
+        let mut settings = settings();
+        settings.outbox.message_prefix = Some("outbox.event".into());
+        let empty = Facts { columns: None, ..sound() };
+        assert!(codes(&judge(Some(&empty), None, &settings)).is_empty());
+        for holds in [sound(), Facts { others: 2, ..empty }] {
+            assert_eq!(codes(&judge(Some(&holds), None, &settings)), ["publication-holds-tables"]);
+        }
+        assert_eq!(codes(&judge(None, None, &settings)), ["publication-missing"]);
     }
 }

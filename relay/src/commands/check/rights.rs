@@ -89,7 +89,9 @@ pub fn judge(facts: &Facts, settings: &Settings, refused: Option<&str>) -> Vec<F
             .mend("make it one (init does)", format!("GRANT {RELAY_ROLE} TO {role};")),
         );
     }
-    findings.extend(table(facts, settings));
+    if settings.outbox.message_prefix.is_none() {
+        findings.extend(table(facts, settings));
+    }
     findings.extend(deletion(facts, settings));
     findings.extend(quarantine(facts, settings));
     findings

@@ -4,7 +4,7 @@
 use outbox_postgres_link::transport::is_loopback;
 
 use super::finding::{Area, Finding};
-use super::{ask, clock, keys, publication, quarantine, rights, server, slot, start, table};
+use super::{ask, clock, keys, messages, publication, quarantine, rights, server, slot, start, table};
 use crate::commands::init::InitError;
 use crate::commands::init::survey::{self, is_contract};
 use crate::commands::outlook::{self, NoReplication, Replication};
@@ -150,11 +150,14 @@ async fn questions(
         let found = answered(quarantine::look(sql, settings).await, Area::Table, "quarantine", findings)?;
         findings.extend(found.and_then(|found| quarantine::judge(&found, settings)));
     }
-    let found = answered(table::look(sql, &settings.outbox).await, Area::Table, "table", findings)?;
-    if let Some(found) = &found {
-        findings.extend(table::judge(found.as_ref(), settings));
+    // Messages stand in no table.
+    if settings.outbox.message_prefix.is_none() {
+        let found = answered(table::look(sql, &settings.outbox).await, Area::Table, "table", findings)?;
+        if let Some(found) = &found {
+            findings.extend(table::judge(found.as_ref(), settings));
+        }
+        source.table = found.flatten();
     }
-    source.table = found.flatten();
     // What is missing was said; a statement that fails for it would only say it again.
     let readable =
         rights.is_some_and(|rights| rights.reads_table == Some(true) && rights.uses_schema == Some(true));
@@ -167,6 +170,10 @@ async fn questions(
     if let Some(facts) = &first {
         findings.extend(server::judge(facts, settings));
         findings.push(server::slots(facts, slot_is_there));
+    }
+    if settings.outbox.message_prefix.is_some() {
+        let found = answered(messages::look(sql).await, Area::Publication, "message prefix", findings)?;
+        findings.extend(found.and_then(|found| messages::judge(&found, settings)));
     }
     let found = answered(publication::look(sql, settings).await, Area::Publication, "publication", findings)?;
     if let Some(found) = found {

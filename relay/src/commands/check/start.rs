@@ -25,6 +25,12 @@ pub fn judge(outlook: &Outlook, settings: &Settings, slot_is_there: bool) -> Fin
                 bytes(i64::try_from(behind).unwrap_or(i64::MAX))
             ))
         }
+        Decision::MakeSlot if settings.outbox.message_prefix.is_some() => Finding::note(
+            Area::Slot,
+            "start-makes-slot",
+            SUBJECT,
+            "makes the slot; what was emitted before is never published, as start.existing says",
+        ),
         Decision::MakeSlot => Finding::note(
             Area::Slot,
             "start-makes-slot",
@@ -99,6 +105,14 @@ fn halt(reason: &HaltReason, settings: &Settings, slot_is_there: bool) -> Findin
             "say whether rows stay in the table until they are published",
             "outbox.rows_stay = true".into(),
         ),
+        HaltReason::MessagesGone { .. } => (
+            "messages-gone",
+            "find out what was emitted then and let it be emitted again; then begin anew",
+            format!("{drop}outbox-relay forget --yes && outbox-relay run --existing=skip"),
+        ),
+        HaltReason::NoTable => {
+            ("no-table", "finish with the table, or give this relay another name", "outbox.from = \"table\"".into())
+        }
         HaltReason::SlotInvalidated { .. } => ("slot-invalidated", begin, anew),
         HaltReason::SlotUnfinished => (
             "slot-unfinished",

@@ -126,6 +126,12 @@ impl Plan {
             return self.present(format!("publication {name}"));
         }
         let outbox = &settings.outbox;
+        if let Some(prefix) = &outbox.message_prefix {
+            return self.run(
+                format!("publication {name}: without a table, for messages with the prefix {prefix}, made before the slot"),
+                sql::publication_up_of_messages(&name),
+            );
+        }
         let columns = published_columns(settings);
         self.run(
             format!("publication {name}: inserts only, {} columns, made before the slot", columns.len()),
@@ -194,6 +200,8 @@ impl Plan {
         }
         // A table that is made just now is empty; of one that nobody looked at that is not known.
         let rows = survey.table.as_ref().map_or(Some(false), |table| table.has_rows);
+        // Rows are nobody's concern where events are messages.
+        let rows = if settings.outbox.message_prefix.is_some() { Some(false) } else { rows };
         let (says, only_if_empty) = match (settings.existing, rows) {
             (Existing::Publish, _) => {
                 self.slot_by_run = true;
@@ -209,6 +217,9 @@ impl Plan {
                 (format!("slot {name}; rows that stand in the table now are never published"), false)
             }
             (Existing::Skip, Some(false)) => (format!("slot {name}"), false),
+            (Existing::Refuse, _) if settings.outbox.message_prefix.is_some() => {
+                (format!("slot {name}"), false)
+            }
             (Existing::Refuse, _) => (format!("slot {name}, if the table is empty"), true),
         };
         // Servers before 17 do not know the argument, and without a server nobody knows.
@@ -349,6 +360,14 @@ fn wanted_columns(settings: &Settings) -> Vec<&str> {
 fn publication_refusal(settings: &Settings, survey: &Survey) -> Option<String> {
     let found = survey.publication.as_ref()?;
     let name = settings.publication();
+    if settings.outbox.message_prefix.is_some() {
+        return found.columns.is_some().then(|| {
+            format!(
+                "publication {name} is there and holds a table, and with outbox.from = \"messages\" no row is published: \
+                 choose another name for the relay"
+            )
+        });
+    }
     let partitioned = survey.table.as_ref().is_some_and(|table: &Table| table.partitioned);
     let fault = match &found.columns {
         None if partitioned && !found.via_root => "does not publish the table under its own name \
@@ -398,6 +417,9 @@ fn slot_refusal(settings: &Settings, survey: &Survey, slot: &Slot) -> Option<Str
 }
 
 fn rows_refusal(settings: &Settings, survey: &Survey) -> Option<String> {
+    if settings.outbox.message_prefix.is_some() {
+        return None;
+    }
     let has_rows = survey.table.as_ref().and_then(|table| table.has_rows) == Some(true);
     let asked = settings.existing == Existing::Refuse;
     (survey.slot.is_none() && has_rows && asked).then(|| rows_sentence(settings))

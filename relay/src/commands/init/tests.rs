@@ -137,7 +137,7 @@ fn an_older_contract_gets_what_is_missing_in_one_transaction() {
         !statement.contains("CREATE TABLE outbox.events") && !statement.contains("REVOKE USAGE"),
         "{statement}"
     );
-    assert!(format!("{plan:?}").contains("from version 1 to 3"), "{plan:?}");
+    assert!(format!("{plan:?}").contains("from version 1 to 4"), "{plan:?}");
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn each_obstacle_has_its_sentence() {
         (|s| s.server.as_mut().unwrap().in_recovery = true, "standby"),
         (|s| s.server.as_mut().unwrap().database = "postgres".into(), "database \"postgres\""),
         (|s| s.server.as_mut().unwrap().wal_level = "replica".into(), "wal_level is replica"),
-        (|s| s.contract = Contract::Version(4), "version 4"),
+        (|s| s.contract = Contract::Version(5), "version 5"),
         (|s| s.contract = Contract::Version(0), "version 0"),
         (|s| s.quarantine = Some(vec!["id".into()]), "outbox.quarantine"),
         (|s| s.contract = Contract::Foreign, "not the contract's"),
@@ -254,4 +254,28 @@ fn the_script_guards_against_rows_nobody_looked_for() {
     let script = script::render(&settings, &plan);
     let guard = script.find("IF EXISTS (SELECT FROM \"Sales\".\"outbox\")").expect("the guard");
     assert!(guard < script.find("pg_create_logical_replication_slot").expect("the slot"));
+}
+
+#[test]
+fn a_relay_of_messages_gets_a_publication_without_a_table() {
+    let settings = settings(&[("OUTBOX_RELAY_OUTBOX_FROM", "messages")]);
+    let plan = Plan::new(&settings, &fresh(&settings)).unwrap();
+    let all = statements(&plan).join("\n");
+    assert!(all.contains("CREATE PUBLICATION \"outbox_orders\" WITH (publish = 'insert')"), "{all}");
+    assert!(all.contains("CREATE FUNCTION outbox.emit(") && !all.contains("FOR TABLE"), "{all}");
+
+    // Rows that stand in the table are nobody's question.
+    let mut survey = complete(&settings);
+    survey.publication = None;
+    survey.slot = None;
+    let plan = Plan::new(&settings, &survey).unwrap();
+    let asks = |step: &Step| matches!(step, Step::MakeSlot { only_if_empty: true, .. });
+    assert!(!plan.steps.iter().any(asks), "{plan:?}");
+    assert_eq!(statements(&plan).len(), 2, "{plan:?}");
+
+    let refused = refused(&settings, &complete(&settings));
+    assert!(refused.contains("holds a table") && refused.contains("choose another name"), "{refused}");
+    let mut survey = complete(&settings);
+    survey.publication.as_mut().unwrap().columns = None;
+    assert!(statements(&Plan::new(&settings, &survey).unwrap()).is_empty());
 }

@@ -3,10 +3,10 @@
 //! It works on the table in PostgreSQL, as the relay's own role; the relay need not run. A decision is one call
 //! of `outbox.decide()`, which tells the relay through its stream.
 
-mod choice;
+pub(super) mod choice;
 mod decide;
-mod entry;
-mod fetch;
+pub(super) mod entry;
+pub(super) mod fetch;
 mod list;
 mod paint;
 mod show;

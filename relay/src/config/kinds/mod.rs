@@ -8,7 +8,7 @@ mod places;
 mod rules;
 
 pub use amounts::{Count, Size, Span};
-pub use names::{ColumnName, LaneName, RelayName, TableName, TopicName, TopicPrefix};
+pub use names::{ColumnName, LaneName, MessagePrefix, RelayName, TableName, TopicName, TopicPrefix};
 pub use places::{Brokers, DatabaseUrl, FilePath, ListenAddress, LogFilter};
 pub use rules::{AnyTemplate, TopicReplacement, TopicTemplate, WholeRegex};
 

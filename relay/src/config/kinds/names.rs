@@ -45,6 +45,24 @@ impl Kind for LaneName {
     }
 }
 
+/// The prefix of logical messages.
+#[derive(Debug)]
+pub struct MessagePrefix;
+
+impl Kind for MessagePrefix {
+    type Value = String;
+
+    fn expectation(&self) -> String {
+        "1 to 63 letters, digits, `.`, `_`, `-`, `/` or `:`, and not `outbox`, which is the prefix of commands".into()
+    }
+
+    fn read(&self, text: &str) -> Result<String, String> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-/:".contains(&b);
+        let legal = (1..=63).contains(&text.len()) && text.bytes().all(plain);
+        if legal && text != crate::router::command::PREFIX { Ok(text.into()) } else { Err(expected(self)) }
+    }
+}
+
 /// `schema.table`, each part plain lower case or in double quotes as SQL writes it.
 #[derive(Debug)]
 pub struct TableName;

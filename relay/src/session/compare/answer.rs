@@ -50,7 +50,37 @@ impl HaltReason {
             | HaltReason::TimelineWentBack { .. }
             | HaltReason::HistoryMissing { .. }
             | HaltReason::TooManyFills { .. }
-            | HaltReason::RowsMayBeGone { .. } => None,
+            | HaltReason::RowsMayBeGone { .. }
+            | HaltReason::MessagesGone { .. }
+            | HaltReason::NoTable => None,
+        }
+    }
+
+    /// The part of this server's log that nothing will bring, where the loss has one.
+    pub fn missing(&self, wal_end: Lsn) -> Option<(Lsn, Lsn)> {
+        match self {
+            HaltReason::SlotGone { position, wal_end } => Some((*position, *wal_end)),
+            HaltReason::SlotGoneAfterSwitch { position, .. }
+            | HaltReason::SlotInvalidated { position, .. } => Some((*position, wal_end)),
+            HaltReason::SlotAhead { position, slot }
+            | HaltReason::SlotAheadAfterSwitch { position, slot, .. } => Some((*position, *slot)),
+            // Another system's log, or another history's: its positions say nothing here.
+            HaltReason::OtherSystem { .. }
+            | HaltReason::ServerBehind { .. }
+            | HaltReason::OtherHistory { .. }
+            | HaltReason::NotAnAncestor { .. }
+            | HaltReason::NothingYet
+            | HaltReason::NothingYetButRows
+            | HaltReason::SlotUnfinished
+            | HaltReason::WrongPlugin { .. }
+            | HaltReason::WrongDatabase { .. }
+            | HaltReason::TemporarySlot
+            | HaltReason::TimelineWentBack { .. }
+            | HaltReason::HistoryMissing { .. }
+            | HaltReason::TooManyFills { .. }
+            | HaltReason::RowsMayBeGone { .. }
+            | HaltReason::MessagesGone { .. }
+            | HaltReason::NoTable => None,
         }
     }
 }

@@ -10,6 +10,15 @@ use crate::lsn::Lsn;
 const BEGIN_ANEW: &str = "To begin anew, drop the slot if there is one, run `outbox-relay forget --yes` \
     and start with --existing=publish: every row that the table still holds is published again under its own event id";
 
+/// What was seen, without what only a table can mend.
+fn seen(reason: &HaltReason) -> String {
+    reason.to_string().replace(BEGIN_ANEW, "").trim_end_matches([' ', '.']).replace(". . ", ". ")
+}
+
+fn range(missing: Option<&(Lsn, Lsn)>) -> String {
+    missing.map_or(String::new(), |(from, to)| format!(" in the log from {from} to {to}"))
+}
+
 fn in_words(last: Option<&LastPublished>) -> String {
     last.map_or("none so far".to_owned(), |last| format!("{} at {}", last.xid, last.end_lsn))
 }
@@ -191,6 +200,25 @@ pub enum HaltReason {
         /// What was lost.
         reason: Box<HaltReason>,
     },
+    /// Events that came as messages cannot be published from anywhere else.
+    #[error(
+        "{}. What services emitted{} is in no table (outbox.from = \"messages\"), so nothing can fill it: find out what \
+         was committed then, and let it be emitted again. To begin anew, drop the slot if there is one, run \
+         `outbox-relay forget --yes` and start with --existing=skip",
+        seen(reason), range(missing.as_ref())
+    )]
+    MessagesGone {
+        /// What was lost.
+        reason: Box<HaltReason>,
+        /// The part of the log.
+        missing: Option<(Lsn, Lsn)>,
+    },
+    /// A fill was to be made, or gone on with, and events are messages.
+    #[error(
+        "this relay was to publish rows of a table, or was cut off while it did, and now outbox.from is \"messages\": let \
+         it finish with outbox.from = \"table\", or give the relay of messages another name"
+    )]
+    NoTable,
     /// Not a slot of this relay.
     #[error(
         "the replication slot uses the output plugin `{found}`, not pgoutput: another program made it. \
