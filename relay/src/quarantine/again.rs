@@ -182,7 +182,7 @@ mod tests {
             .map(|(name, text)| (name.to_owned(), text.to_owned()))
             .into()
         };
-        load(None, &env, Overrides::default()).expect("settings").first().clone()
+        load(None, &env, Overrides::default()).expect("settings").into_first()
     }
 
     /// The columns of the contract that are published, with a value each.

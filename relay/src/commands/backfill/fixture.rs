@@ -10,5 +10,5 @@ pub fn outbox(more: &str) -> OutboxSettings {
         "name = \"orders\"\nsource.url = \"postgres://relay@localhost/shop\"\nkafka.brokers = \"k1:9092\"\n{more}"
     );
     std::fs::write(&file, text).expect("a file of ours");
-    load(Some(&file), &Vec::new, Overrides::default()).expect("settings").outbox
+    load(Some(&file), &Vec::new, Overrides::default()).expect("settings").into_first().outbox
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::{ConfigFile, Exit, outlook, output, runtime};
+use super::{OneLane, Exit, outlook, output, runtime};
 use crate::config::Settings;
 use crate::lsn::Lsn;
 use crate::router::Plan;
@@ -47,7 +47,7 @@ const MANY: u64 = 1_000;
 #[command(after_help = EXAMPLES)]
 pub struct BackfillArgs {
     #[command(flatten)]
-    file: ConfigFile,
+    place: OneLane,
     #[command(flatten)]
     choice: Choice,
     /// Count them, and change nothing
@@ -99,7 +99,7 @@ struct Report {
 
 /// Looks, asks, tells, waits.
 pub fn execute(args: BackfillArgs) -> Exit {
-    let settings = match args.file.load(None) {
+    let settings = match args.place.load() {
         Ok(settings) => settings,
         Err(exit) => return exit,
     };

@@ -14,8 +14,6 @@ use crate::lsn::Lsn;
 use crate::router::command::{Command, Do, Republish};
 use crate::session::{End, Ending, Sql, SqlError, lane_name};
 
-/// The lane that is told; there is one.
-const LANE: u32 = 0;
 /// Rows of one message at most: each is a transaction, which the relay publishes as a whole.
 const BATCH: usize = 10;
 /// Bytes of values of one message at most, unless one row has more.
@@ -38,7 +36,7 @@ pub async fn send(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let ending = Arc::new(Ending::default());
-    let lane = format!("{} backfill", lane_name(settings, LANE));
+    let lane = format!("{} backfill", lane_name(settings, settings.lane.number));
     let sql = Sql::connect(&settings.source, &lane, ending.clone()).await?;
     let slot = settings.slot();
     anyhow::ensure!(
@@ -130,7 +128,7 @@ fn content(settings: &Settings, columns: &[(String, u32)], batch: Vec<Row>) -> a
     let first = batch.first().map_or(0, |row| row.seq);
     let rows = batch.into_iter().map(|row| row.values).collect();
     let told = Do::Republish(Republish { columns: columns.to_vec(), rows });
-    let content = Command { relay: settings.name.clone(), lane: LANE, r#do: told }.content()?;
+    let content = Command { relay: settings.name.clone(), lane: settings.lane.number, r#do: told }.content()?;
     let (size, limit) = (content.len() + ENVELOPE, settings.source.max_row_bytes);
     anyhow::ensure!(
         size <= limit,

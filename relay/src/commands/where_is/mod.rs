@@ -21,7 +21,7 @@ use super::quarantine::QuarantineError;
 use super::quarantine::choice::Choice;
 use super::quarantine::entry::{Entry, Key};
 use super::quarantine::fetch::Source;
-use super::{ConfigFile, Exit, outlook, output, plan, runtime};
+use super::{OneLane, Exit, outlook, output, plan, runtime};
 use crate::config::Settings;
 use crate::session::{Sql, lane_name};
 use kafka::Search;
@@ -46,7 +46,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[command(after_help = EXAMPLES)]
 pub struct WhereArgs {
     #[command(flatten)]
-    file: ConfigFile,
+    place: OneLane,
     /// The event's id
     #[arg(value_name = "EVENT-ID")]
     id: String,
@@ -94,7 +94,7 @@ struct Found {
 
 /// Looks and prints.
 pub fn execute(args: WhereArgs) -> Exit {
-    let settings = match args.file.load(None) {
+    let settings = match args.place.load() {
         Ok(settings) => settings,
         Err(exit) => return exit,
     };
@@ -177,7 +177,7 @@ async fn sources(
 /// What the relay remembers, and where the server stands.
 async fn remember(settings: &Arc<Settings>, sql: &Sql) -> anyhow::Result<Memory> {
     let wal_end = sql.wal_end().await?;
-    let running = sql.owned_by(&lane_name(settings, 0)).await?.is_some();
+    let running = sql.owned_by(&lane_name(settings, settings.lane.number)).await?.is_some();
     let system_id = sql.server().await?.system_id;
     let record = match plan::state_topic_exists(settings).await? {
         true => outlook::record(settings).await.map_err(anyhow::Error::msg)?,

@@ -80,6 +80,7 @@ impl HaltReason {
             | HaltReason::TooManyFills { .. }
             | HaltReason::RowsMayBeGone { .. }
             | HaltReason::MessagesGone { .. }
+            | HaltReason::AnothersLane { .. }
             | HaltReason::NoTable => None,
         }
     }
