@@ -443,6 +443,18 @@ mod tests {
     }
 
     #[test]
+    fn a_settled_entry_is_off_the_list_and_an_id_that_was_cut_finds_no_row() {
+        let mut record = StateRecord::first("orders", 0, "7", 4, Lsn(10));
+        let entry = |position: &str| ListedEntry::new(Some("e"), position.to_owned(), Lsn(20));
+        record.list([entry("1/0000000000000001/0"), entry("1/0000000000000002/0")]);
+        record.unlist(&["1/0000000000000001/0".to_owned()]);
+        assert_eq!(record.quarantined, [entry("1/0000000000000002/0")]);
+        let whole = |id: &str| ListedEntry::new(Some(id), String::new(), Lsn(1)).has_whole_id();
+        assert!(whole("0197f3a0-0000-7000-8000-000000000001"));
+        assert!(!whole("") && !whole(&"x".repeat(65)) && !whole(&"é".repeat(40)));
+    }
+
+    #[test]
     fn what_finds_no_room_in_the_list_is_counted_until_the_position_has_passed_it() {
         let mut record = StateRecord::first("orders", 0, "7", 4, Lsn(10));
         let entry = |lsn| ListedEntry::new(None, String::new(), Lsn(lsn));
