@@ -57,6 +57,7 @@ mod retyped;
 mod slots;
 mod stream;
 mod takeover;
+mod takeover_times;
 mod tls;
 mod topics;
 mod versions;

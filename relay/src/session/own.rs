@@ -19,8 +19,13 @@ use crate::router::topics::cluster::Cluster;
 use crate::state::{RecordedPhase, StateRecord, Store, StoreError, topic};
 use crate::wire::{Connection, SystemIdentity, Target, TimelineHistory, WireError};
 
-/// How often a relay in line looks whether the lane is free.
-const IN_LINE: Duration = Duration::from_secs(1);
+/// How often a relay in line looks whether the lane is free, and its owner whether the slot is: what a take-over may
+/// take beside the server's ten seconds of patience with a frozen owner is five.
+const IN_LINE: Duration = Duration::from_millis(250);
+/// Every so many looks it is asked anew who the owner is, which the server answers with all its locks in view.
+const ASK_WHO: u32 = 20;
+/// Pause between two attempts on the state topic.
+const TOPIC: Duration = Duration::from_secs(1);
 
 /// What a session goes on with once it owns its lane.
 pub(super) enum Next {
@@ -67,9 +72,8 @@ pub(super) async fn own(context: &Context, ending: &Arc<Ending>) -> Result<(Owne
     // It connects while the lane is being taken over; nothing waits for it then.
     let cluster = Cluster::on_its_way(&settings.kafka, &settings.state.topic);
     let cluster = cluster.map_err(|error| End::halt(&error))?;
+    let slot = step(context, ending, slot_at_rest(context, &sql, &slot_name)).await?;
     context.observed.enter(Phase::Recovering, Some("the replication slot".into()));
-    let slot =
-        step(context, ending, async { sql.slot(&slot_name).await.map_err(|error| error.end()) }).await?;
     let usable = slot.as_ref().is_some_and(|(facts, _)| streamable(facts, &settings.source.database));
     let replication = step(context, ending, replicate(context, usable)).await?;
     if replication.system_id != look.system_id {
@@ -169,27 +173,56 @@ pub(crate) async fn published(context: &Context, sql: &Sql) -> Result<(), End> {
 
 /// Waits in line for the lane.
 async fn in_line(context: &Context, sql: &Sql, name: &str) -> Result<(), End> {
-    let mut said = false;
-    loop {
+    for look in 0_u32.. {
         if sql.try_own(name).await.map_err(|error| error.end())? {
-            context.owned.store(true, SeqCst);
-            return Ok(());
+            break;
         }
-        let owner = sql.lane_owner(name).await.map_err(|error| error.end())?;
-        let sentence = format!("lane {name} is owned by {owner}");
-        if context.refuses_to_wait() {
-            return Err(End::Standby(sentence));
+        if look.is_multiple_of(ASK_WHO) {
+            let owner = sql.lane_owner(name).await.map_err(|error| error.end())?;
+            let sentence = format!("lane {name} is owned by {owner}");
+            if context.refuses_to_wait() {
+                return Err(End::Standby(sentence));
+            }
+            if look == 0 {
+                tracing::info!("{sentence}; waiting in line");
+            }
+            context.observed.enter(Phase::Standby, Some(sentence));
         }
-        if !std::mem::replace(&mut said, true) {
-            tracing::info!("{sentence}; waiting in line");
-        }
-        context.observed.enter(Phase::Standby, Some(sentence));
         if context.outstanding.is_any() {
             let ping = sql.ping(&context.settings.slot()).await.map_err(|error| error.end())?;
             if ping.slot_confirmed.is_some_and(|confirmed| context.outstanding.confirmed(confirmed)) {
                 tracing::info!("what a lost session had in flight is confirmed by the lane's owner");
             }
         }
+        tokio::time::sleep(IN_LINE).await;
+    }
+    context.owned.store(true, SeqCst);
+    Ok(())
+}
+
+/// The slot, once nobody streams from it, where it is one to stream from. A former owner that was frozen loses lane and
+/// slot within ten seconds, but maybe the slot a moment later than the lane: whoever has the lane waits for it here,
+/// since a session that ended for a slot in use would give up the lane, and pause for longer than that moment.
+async fn slot_at_rest(
+    context: &Context,
+    sql: &Sql,
+    name: &str,
+) -> Result<Option<(SlotFacts, Option<i32>)>, End> {
+    let mut said = false;
+    loop {
+        let slot = sql.slot(name).await.map_err(|error| error.end())?;
+        let Some((facts, Some(active))) = &slot else { return Ok(slot) };
+        if !streamable(facts, &context.settings.source.database) {
+            return Ok(slot);
+        }
+        let sentence = format!(
+            "replication slot {name} is streamed by process {active} yet, although the lane is ours: a former owner \
+             that the server has not missed yet, or another program"
+        );
+        if !std::mem::replace(&mut said, true) {
+            tracing::info!("{sentence}; waiting for it to go");
+        }
+        context.observed.enter(Phase::Standby, Some(sentence));
         tokio::time::sleep(IN_LINE).await;
     }
 }
@@ -291,7 +324,7 @@ async fn remember(context: &Context, ending: &Arc<Ending>) -> Result<(Store, Opt
     while let Err(error) = topic::ensure(&settings.kafka, &settings.state.topic, &contact).await {
         context.observed.waiting_for(Some(format!("the state topic {}: {error}", settings.state.topic)));
         tracing::warn!(%error, topic = settings.state.topic, "waiting for the state topic");
-        tokio::time::sleep(IN_LINE).await;
+        tokio::time::sleep(TOPIC).await;
     }
     let (lane, ending) = (context.lane, ending.clone());
     blocking(move || {
