@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use crate::config::Loss;
 use crate::ledger::{self, Head, Settler, Writer};
 use crate::lsn::Lsn;
 use crate::observe::Phase;
@@ -42,7 +43,14 @@ use own::{keep_alive, published, target, wire_end};
 const ROWS_AHEAD: usize = 16;
 
 /// Fills, records the phase `streaming`, and ends with [`End::Again`]: the next session streams.
-pub(crate) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, record: StateRecord) -> End {
+/// `loss` is what it answers, where it does not begin again.
+pub(crate) async fn run(
+    context: &Context,
+    ending: &Arc<Ending>,
+    owned: Owned,
+    record: StateRecord,
+    loss: Option<Loss>,
+) -> End {
     // Before anything is recorded: a record that says `filling` would outlive the advice to skip.
     let outbox = &context.settings.outbox;
     let fits = match &record.phase {
@@ -61,7 +69,7 @@ pub(crate) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, r
     let mut record = record;
     let work = async {
         let holds = recall(&sql, &context.settings, context.lane, &mut record).await?;
-        let desk = begin(context, ending, store, record).await?;
+        let desk = begin(context, ending, store, record, loss).await?;
         let aside = Arc::new(quarantine::Desk::default());
         let (writer, settler, head) = ledger::ledger(2, desk.record.position);
         let keeper = Keeper {
@@ -159,6 +167,7 @@ async fn begin(
     ending: &Arc<Ending>,
     store: crate::state::Store,
     record: StateRecord,
+    loss: Option<Loss>,
 ) -> Result<Desk, End> {
     let (context, ending) = (context.clone(), ending.clone());
     blocking(move || {
@@ -176,6 +185,11 @@ async fn begin(
         };
         let (recorder, recording) = Recorder::spawn(parts).map_err(|error| End::reconnect(&error))?;
         recorder.begun(&ending);
+        // Not before: a session that ends sooner leaves the former record, which decides for the same fill again. From
+        // here on the record says `filling`, and a start that finds it begins no other fill, nor counts one.
+        if let Some(loss) = loss.filter(|_| recorder.recorded_up_to(record.position)) {
+            context.observed.filled(loss);
+        }
         ending.told().map_or(Ok(Desk { recorder, recording, confirmations, record }), Err)
     })
     .await

@@ -145,7 +145,7 @@ pub async fn run(context: &Context) -> Ended {
     let end = match next {
         own::Next::Stream(start) => stream::run(context, &ending, owned, start).await,
         own::Next::MakeSlot => crate::fill::make_slot_only(context, &ending, owned).await,
-        own::Next::Fill { record } => crate::fill::run(context, &ending, owned, record).await,
+        own::Next::Fill { record, loss } => crate::fill::run(context, &ending, owned, record, loss).await,
     };
     Ended { end, had_begun: true }
 }

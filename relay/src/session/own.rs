@@ -10,7 +10,7 @@ use super::compare::{Decision, HaltReason, MustMeet, PLUGIN, SlotFacts};
 use super::disposition::end_of_state;
 use super::sql::{ServerLook, Sql, server_facts};
 use super::{Context, End, Ending, Facts, Owned, Reading, blocking, chain, claimed, step, weigh};
-use crate::config::Settings;
+use crate::config::{Loss, Settings};
 use crate::lsn::Lsn;
 use crate::observe::Phase;
 use crate::publisher::Contact;
@@ -34,7 +34,12 @@ pub(super) enum Next {
     /// Make the slot; what stands in the table is never published.
     MakeSlot,
     /// Publish the rows of the table first; the record says `filling`.
-    Fill { record: StateRecord },
+    Fill {
+        /// The record that this session writes first.
+        record: StateRecord,
+        /// What was lost; `None` where nothing was, or where a fill begins again.
+        loss: Option<Loss>,
+    },
 }
 
 /// What a stream begins with.
@@ -408,7 +413,8 @@ async fn decide(
                 lost(context, reason, base.is_some());
             }
             let record = old.filling(&server.system_id, server.timeline, base, shared_lsn, reason.is_some());
-            Ok(Next::Fill { record: claimed(record, owned.writer) })
+            let loss = reason.and_then(|reason| reason.loss());
+            Ok(Next::Fill { record: claimed(record, owned.writer), loss })
         }
         // Of several servers another may be the present primary.
         Decision::Halt(reason @ HaltReason::TimelineWentBack { .. })
@@ -430,9 +436,6 @@ fn lost(context: &Context, reason: &HaltReason, known: bool) {
         "{reason}. As configured, a new slot is made and {rows} is published now, under its own event id"
     );
     context.observed.error(format!("{reason}. Filled as configured"));
-    if let Some(loss) = reason.loss() {
-        context.observed.filled(loss);
-    }
 }
 
 /// Begins to stream with this record.
