@@ -55,6 +55,7 @@ mod quarantine_contract;
 mod readme;
 mod retyped;
 mod slots;
+mod standby_slots;
 mod stream;
 mod takeover;
 mod takeover_times;

@@ -13,6 +13,7 @@
 //! | `stream` | the pipeline and the loop that watches over it |
 //! | `drain` | stopping so that the server has confirmed everything |
 //! | `outstanding` | what was handed over and not seen confirmed |
+//! | `standbys` | whom the server waits for before it sends |
 //! | `sql` | the SQL connection: lane, pings, questions |
 //! | `end` | the one typed end, told once and heard by all |
 //! | `disposition` | what an SQLSTATE asks for |
@@ -24,6 +25,7 @@ mod end;
 mod outstanding;
 pub(crate) mod own;
 mod sql;
+pub(crate) mod standbys;
 mod stream;
 mod weigh;
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::own::{Start, keep_alive, published, reader_end};
+use super::standbys::HeldBack;
 use super::{Context, End, Ending, Owned, Reading, Sql, blocking, drain, step};
 use crate::cleanup::Cleaner;
 use crate::ledger::{self, Settler};
@@ -252,6 +253,7 @@ async fn watch(context: &Context, ending: &Ending, sql: &Sql, pipeline: &Pipelin
     let mut looks = interval(Duration::from_millis(200));
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut count = 0;
+    let mut held_back = HeldBack::default();
     loop {
         tokio::select! {
             biased;
@@ -269,7 +271,12 @@ async fn watch(context: &Context, ending: &Ending, sql: &Sql, pipeline: &Pipelin
             }
             _ = pings.tick() => {
                 count += 1;
-                let work = ping(context, sql, pipeline, pid, count % SNAPSHOT_EVERY == 1);
+                let work = async {
+                    let wal_end = ping(context, sql, pipeline, pid, count % SNAPSHOT_EVERY == 1).await?;
+                    let (slot, observed) = (context.settings.slot(), &context.observed);
+                    let looked = held_back.look(sql, &slot, observed, wal_end).await;
+                    looked.map_err(|error| error.end())
+                };
                 tokio::select! {
                     biased;
                     end = ending.wait() => return Some(end),
@@ -286,13 +293,14 @@ async fn said(ending: &Ending) -> Option<End> {
     tokio::time::timeout(Duration::from_millis(300), ending.wait()).await.ok()
 }
 
+/// Answers where the server's log ends.
 async fn ping(
     context: &Context,
     sql: &Sql,
     pipeline: &Pipeline,
     pid: i32,
     with_snapshot: bool,
-) -> Result<(), End> {
+) -> Result<Lsn, End> {
     let ping = sql.ping(&context.settings.slot()).await.map_err(|error| error.end())?;
     // Answered on the connection that took the snapshots: no crash lies between (R38).
     pipeline.recorder.candidates(|candidates| candidates.answered(ONLY_CONNECTION));
@@ -314,7 +322,7 @@ async fn ping(
             candidates.taken(lsn, snapshot, jiff::Timestamp::now(), ONLY_CONNECTION);
         });
     }
-    Ok(())
+    Ok(ping.wal_flush)
 }
 
 /// Shows what the server keeps for the slot, and says it where that turns (R28).

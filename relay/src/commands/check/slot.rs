@@ -7,6 +7,7 @@ use super::ask;
 use super::finding::{Area, Finding};
 use crate::commands::words::bytes;
 use crate::config::Settings;
+use crate::session::standbys::{Awaited, Standing, without_the_faulty};
 use crate::session::{Sql, SqlError};
 
 /// A transaction open for longer than this holds back what the server may forget.
@@ -183,6 +184,36 @@ fn failover(facts: &Facts, name: &str) -> Option<Finding> {
     }
 }
 
+/// Those that a failover slot waits for before anything of it is sent.
+pub fn judge_awaited(awaited: &[Awaited]) -> Vec<Finding> {
+    let faulty = awaited.iter().filter_map(|awaited| Some((awaited, awaited.fault()?)));
+    let mend = without_the_faulty(awaited);
+    faulty
+        .map(|(awaited, fault)| {
+            let subject = "synchronized_standby_slots";
+            let seen = |effect: &str| format!("names the slot `{}`, which {fault}: {effect}", awaited.name);
+            let trouble = match awaited.standing {
+                // A standby that is down comes back.
+                Standing::Unread(_) => Finding::warning(
+                    Area::Slot,
+                    "standby-slot-unread",
+                    subject,
+                    seen("nothing is sent to the relay before its standby has it"),
+                ),
+                Standing::Missing | Standing::Logical | Standing::Lost | Standing::Read(_) => Finding::error(
+                    Area::Slot,
+                    "standby-slot-missing",
+                    subject,
+                    seen("nothing is sent to the relay, for ever"),
+                ),
+            };
+            let advice = "take the name out, as on a promoted server that kept the setting of the former primary, or \
+                          bring the standby back with a slot of that name";
+            trouble.mend(advice, mend.clone())
+        })
+        .collect()
+}
+
 /// Transactions that hold a slot back, or up while it is made.
 pub fn judge_open(open: &[Open], slot_is_there: bool) -> Vec<Finding> {
     let waits =
@@ -272,6 +303,23 @@ mod tests {
         let alone = Facts { failover: Some(true), standbys: 0, ..sound() };
         assert!(codes(&judge(&alone, &settings())).is_empty(), "nobody to wait for");
         assert_eq!(found(Some(true), "standby_a"), [""; 0]);
+    }
+
+    #[test]
+    fn a_slot_that_nobody_can_wait_for_is_an_error() {
+        use crate::lsn::Lsn;
+        let named = |name: &str, standing| Awaited { name: name.to_owned(), standing };
+        let all = [
+            named("a", Standing::Read(Lsn(9))),
+            named("b", Standing::Missing),
+            named("c", Standing::Unread(Lsn(1))),
+        ];
+        let found = judge_awaited(&all);
+        assert_eq!(codes(&found), ["standby-slot-missing", "standby-slot-unread"]);
+        assert!(found[0].seen.contains("`b`, which does not exist"), "{found:?}");
+        let command = found[0].command.as_deref().unwrap();
+        assert!(command.starts_with("ALTER SYSTEM SET synchronized_standby_slots = 'a';"), "{command}");
+        assert!(judge_awaited(&all[..1]).is_empty());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::commands::init::survey::{self, is_contract};
 use crate::commands::outlook::{self, NoReplication, Replication};
 use crate::config::Settings;
 use crate::session::compare::SlotFacts;
-use crate::session::{Sql, SqlError, chain};
+use crate::session::{Sql, SqlError, chain, standbys};
 use crate::state::StateRecord;
 
 pub use crate::commands::outlook::record;
@@ -169,6 +169,10 @@ async fn questions(
     let found = answered(slot::look(sql, settings).await, Area::Slot, "log kept", findings)?;
     if let Some(found) = found.flatten() {
         findings.extend(slot::judge(&found, settings));
+    }
+    let awaited = standbys::awaited(sql, &settings.slot()).await;
+    if let Some(awaited) = answered(awaited, Area::Slot, "standbys", findings)? {
+        findings.extend(slot::judge_awaited(&awaited));
     }
     if let Some(open) =
         answered(slot::open_transactions(sql).await, Area::Slot, "open transactions", findings)?
