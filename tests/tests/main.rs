@@ -52,6 +52,7 @@ mod postgres_restarts;
 mod quarantine;
 mod quarantine_cli;
 mod quarantine_contract;
+mod quarantine_lost;
 mod readme;
 mod retyped;
 mod slots;

@@ -11,8 +11,10 @@
 //! Filled records carry the position `(epoch, 0, seq)` and the time of the fill: a record as old as its
 //! row may be older than the topic's retention, and Kafka would delete it at once (R41).
 
+mod by_id;
 mod rows;
 
+pub(crate) use by_id::{ById, by_id};
 pub(crate) use rows::{is_published, order, table, unpublished};
 
 use std::sync::Arc;

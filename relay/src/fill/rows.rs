@@ -151,18 +151,7 @@ impl Rows {
     pub async fn open(settings: &Settings, exported: &str, base: Option<&str>) -> Result<Rows, RowsError> {
         let doing = "opening the rows of the table";
         let server = |source| RowsError::Server { doing, source };
-        let options = "-c idle_in_transaction_session_timeout=10s -c datestyle=ISO -c timezone=UTC \
-                       -c intervalstyle=postgres -c extra_float_digits=3 -c bytea_output=hex -c statement_timeout=0";
-        let source = &settings.source;
-        let mut config = sql_config(source, &format!("outbox-relay {} fill", settings.name), options);
-        let tls = Connector::new(&source.transport, &source.host, &mut config);
-        let (client, connection) = config.connect(tls).await.map_err(server)?;
-        // Its errors come back with the next statement.
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "the connection of the fill ended");
-            }
-        });
+        let client = connect(settings, "fill").await.map_err(server)?;
         let outbox = &settings.outbox;
         let (table, wanted) = (table(outbox), unpublished(outbox, base)?);
         let seq = order(outbox)?;
@@ -248,7 +237,24 @@ impl Rows {
     }
 }
 
-fn into_row(message: SimpleQueryMessage) -> Option<SimpleQueryRow> {
+/// Connects in order to read rows as the stream would write them; without a limit of time, since tables are large.
+pub(super) async fn connect(settings: &Settings, purpose: &str) -> Result<Client, tokio_postgres::Error> {
+    let options = "-c idle_in_transaction_session_timeout=10s -c datestyle=ISO -c timezone=UTC \
+                   -c intervalstyle=postgres -c extra_float_digits=3 -c bytea_output=hex -c statement_timeout=0";
+    let source = &settings.source;
+    let mut config = sql_config(source, &format!("outbox-relay {} {purpose}", settings.name), options);
+    let tls = Connector::new(&source.transport, &source.host, &mut config);
+    let (client, connection) = config.connect(tls).await?;
+    // Its errors come back with the next statement.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection that reads rows ended");
+        }
+    });
+    Ok(client)
+}
+
+pub(super) fn into_row(message: SimpleQueryMessage) -> Option<SimpleQueryRow> {
     match message {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
@@ -257,7 +263,11 @@ fn into_row(message: SimpleQueryMessage) -> Option<SimpleQueryRow> {
 
 /// The mapped columns that the table has, with their types; of a domain that of the type it is made from, as in
 /// the stream.
-async fn shape(client: &Client, outbox: &OutboxSettings, table: &str) -> Result<RelationShape, RowsError> {
+pub(super) async fn shape(
+    client: &Client,
+    outbox: &OutboxSettings,
+    table: &str,
+) -> Result<RelationShape, RowsError> {
     let sql = "SELECT attname::text, (
                    WITH RECURSIVE made_from AS (
                        SELECT t.oid, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid

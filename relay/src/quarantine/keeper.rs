@@ -129,7 +129,10 @@ impl Keeper<'_> {
                 Ok(Answer::Behind(table::behind(sql, whose, &queue, after).await?))
             }
             Question::Outcome(outcome) => {
-                let settled = table::settle(sql, whose, &outcome).await?;
+                let positions = table::settle(sql, whose, &outcome).await?;
+                let settled = positions.len() as u64;
+                // Its owner may prune it from here on, and then it is not missed.
+                self.recorder.unlist(positions);
                 self.observed.quarantine_settled.add(settled);
                 Ok(Answer::Settled(settled))
             }

@@ -9,6 +9,7 @@
 //! | [`keeper`] | carries it out on the session's SQL connection, and settles |
 //! | [`table`] | the statements |
 //! | [`recall`] | what a session begins with |
+//! | `again` | entries that PostgreSQL lost, made from their rows |
 //! | `model` | the table over a map, for what simulates it |
 //!
 //! A hold is a state of the *stream*: it begins where the row stands and ends where the relay reads the
@@ -23,6 +24,7 @@
 //! An entry settles its row when it is committed **and** a state record that lists it is acknowledged: a
 //! failover can lose the entry although the position has passed its row, and the list shows that (R39).
 
+mod again;
 pub mod carry;
 pub mod desk;
 pub mod entry;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::again::{self, NotMade};
 use super::desk::EntryId;
 use super::entry::{parse_position, position_text};
 use super::holds::{Holds, Known};
@@ -9,6 +10,7 @@ use super::table::{self, Recalled, Whose};
 use crate::config::Settings;
 use crate::lsn::Lsn;
 use crate::router::RowPosition;
+use crate::session::own::keep_alive;
 use crate::session::{End, Sql};
 use crate::state::{ListedEntry, StateRecord};
 
@@ -22,7 +24,7 @@ pub fn whose(settings: &Settings, lane: u32) -> Whose {
 ///
 /// # Errors
 /// The session's end: PostgreSQL does not answer, there is no table although rows may have to go there, or
-/// an entry that the record lists was lost.
+/// an entry that the record lists was lost and cannot be made again from its row.
 pub async fn recall(
     sql: &Sql,
     settings: &Settings,
@@ -43,11 +45,23 @@ pub async fn recall(
         return Ok(Holds::default());
     }
     let whose = whose(settings, lane);
-    let found =
-        table::recall(sql, &whose, record.position, record.epoch).await.map_err(|error| error.end())?;
-    let lost = lost(sql, &whose, record).await?;
-    if let Some(sentence) = lost {
-        return Err(End::Halt(sentence));
+    let ask = async |record: &StateRecord| {
+        table::recall(sql, &whose, record.position, record.epoch).await.map_err(|error| error.end())
+    };
+    let mut found = ask(record).await?;
+    let missing = missing(sql, &whose, record).await?;
+    if !missing.is_empty() {
+        // It may read the whole table, on another connection: the lane's must not idle meanwhile.
+        let slot = settings.slot();
+        let made = tokio::select! {
+            biased;
+            end = keep_alive(sql, &slot, None) => Err(end),
+            made = again::make(sql, settings, &whose, &missing, &found) => made,
+        };
+        if let Err((which, why)) = made? {
+            return Err(End::Halt(cannot_be_made(&missing, which, &why)));
+        }
+        found = ask(record).await?;
     }
     for entry in &found {
         if let Some(decided) = entry.decided {
@@ -59,6 +73,11 @@ pub async fn recall(
     let entry_lsn = table::log_position(sql).await.map_err(|error| error.end())?;
     if let Some(sentence) = uncertain(record, entry_lsn) {
         return Err(End::Halt(sentence));
+    }
+    for entry in &mut record.quarantined {
+        if missing.iter().any(|(_, made)| made.position == entry.position) {
+            entry.entry_lsn = entry.entry_lsn.max(entry_lsn);
+        }
     }
     list(record, &found, entry_lsn);
     Ok(holds(record, &found))
@@ -75,25 +94,33 @@ pub(crate) fn must_be_there(record: &StateRecord) -> Vec<(EntryId, &ListedEntry)
 }
 
 /// Entries whose row the position has passed do not come again by themselves. One that is gone went with
-/// transactions that PostgreSQL lost (R39).
-async fn lost(sql: &Sql, whose: &Whose, record: &StateRecord) -> Result<Option<String>, End> {
+/// transactions that PostgreSQL lost (R39). In the order of their positions.
+async fn missing(sql: &Sql, whose: &Whose, record: &StateRecord) -> Result<Vec<(EntryId, ListedEntry)>, End> {
     let passed = must_be_there(record);
     let ids: Vec<EntryId> = passed.iter().map(|(id, _)| *id).collect();
     let present = table::present(sql, whose, &ids).await.map_err(|error| error.end())?;
     let present: HashSet<EntryId> = present.into_iter().collect();
-    let missing: Vec<String> = passed
-        .iter()
+    let mut missing: Vec<(EntryId, ListedEntry)> = passed
+        .into_iter()
         .filter(|(id, _)| !present.contains(id))
-        .map(|(_, entry)| format!("{} (event {})", entry.position, entry.id))
+        .map(|(id, entry)| (id, entry.clone()))
         .collect();
-    Ok((!missing.is_empty()).then(|| {
-        format!(
-            "the state record lists rows in quarantine that outbox.quarantine no longer holds: {}. PostgreSQL \
-             has lost them (a failover, a restore) or somebody deleted them. Publish these events again by hand if \
-             their rows still stand in the outbox, then `outbox-relay forget` makes the relay begin anew",
-            missing.join(", ")
-        )
-    }))
+    missing.sort_by_key(|(id, _)| *id);
+    missing.dedup_by_key(|(id, _)| *id);
+    Ok(missing)
+}
+
+fn cannot_be_made(missing: &[(EntryId, ListedEntry)], which: EntryId, why: &NotMade) -> String {
+    let name = |entry: &ListedEntry| format!("{} (event {})", entry.position, entry.id);
+    let all: Vec<String> = missing.iter().map(|(_, entry)| name(entry)).collect();
+    let this = missing.iter().find(|(id, _)| *id == which).map(|(_, entry)| name(entry)).unwrap_or_default();
+    format!(
+        "the state record lists rows in quarantine that outbox.quarantine no longer holds: {}. PostgreSQL has lost them \
+         (a failover, a restore) or somebody deleted them, and {this} cannot be made again from its row: {why}. Publish \
+         these events again by hand if their rows still stand in the outbox, then `outbox-relay forget` makes the relay \
+         begin anew",
+        all.join(", ")
+    )
 }
 
 /// Of entries beyond the list it is only known that the server wrote them. Where it has lost log since, or

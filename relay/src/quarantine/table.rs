@@ -190,12 +190,12 @@ pub async fn behind(
 }
 
 /// Writes down what became of a decided entry and those behind it, in one statement: were it two, a crash
-/// between them would leave a queue without a head, or a head before which others pass. Answers how many
-/// are settled.
+/// between them would leave a queue without a head, or a head before which others pass. Answers the positions of
+/// those that are settled.
 ///
 /// # Errors
 /// As for every question.
-pub async fn settle(sql: &Sql, whose: &Whose, outcome: &Outcome) -> Result<u64, SqlError> {
+pub async fn settle(sql: &Sql, whose: &Whose, outcome: &Outcome) -> Result<Vec<String>, SqlError> {
     let statement = "
         WITH settled AS (
             UPDATE outbox.quarantine q
@@ -214,8 +214,8 @@ pub async fn settle(sql: &Sql, whose: &Whose, outcome: &Outcome) -> Result<u64, 
                     OR (epoch, commit_lsn, ordinal) = ($12, $13, $14)
                     OR settled_at IS NULL AND held_by = $7 AND key = $8 AND state = 'queued'
                        AND (epoch, commit_lsn, ordinal) <= ($9, $10, $11))
-            RETURNING state)
-        SELECT count(*) FILTER (WHERE state IN ('published', 'discarded')) FROM settled";
+            RETURNING state, position)
+        SELECT coalesce(array_agg(position) FILTER (WHERE state IN ('published', 'discarded')), '{}') FROM settled";
     let (epoch, lsn, ordinal) = keys(outcome.head);
     let (held_by, key) = outcome.queue.clone().unzip();
     let (last_epoch, last_lsn, last_ordinal) = outcome.last.map_or((-1, PgLsn::from(0), -1), keys);
@@ -241,8 +241,7 @@ pub async fn settle(sql: &Sql, whose: &Whose, outcome: &Outcome) -> Result<u64, 
         &cause,
         &reason,
     ];
-    let count: i64 = sql.one("what became of an entry", statement, &values).await?.get(0);
-    Ok(u64::try_from(count).unwrap_or(0))
+    Ok(sql.one("what became of an entry", statement, &values).await?.get(0))
 }
 
 /// An entry as a session begins with it.

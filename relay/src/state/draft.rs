@@ -37,6 +37,8 @@ pub(crate) struct Draft {
     /// Quarantine entries for the next record, how many were ever asked for, and how many of those an
     /// acknowledged record lists.
     to_list: Vec<ListedEntry>,
+    /// Positions of entries that are settled, to be taken off the list by whatever record comes next.
+    to_unlist: Vec<String>,
     list_asked: u64,
     listed: u64,
 }
@@ -67,6 +69,7 @@ impl Draft {
             believed,
             candidates: Candidates::default(),
             to_list: Vec::new(),
+            to_unlist: Vec::new(),
             list_asked: 0,
             listed: 0,
         }
@@ -124,6 +127,11 @@ impl Draft {
         self.list_asked
     }
 
+    /// Takes settled entries off the list. Nobody waits for it: one that is listed yet and still there does no harm.
+    pub(super) fn unlist(&mut self, positions: Vec<String>) {
+        self.to_unlist.extend(positions);
+    }
+
     /// Entries that an acknowledged record lists, or listed until the position had passed them.
     pub(crate) fn listed(&self) -> u64 {
         self.listed
@@ -178,6 +186,7 @@ impl Draft {
         }
         record.let_go();
         record.list(self.to_list.drain(..));
+        record.unlist(&mem::take(&mut self.to_unlist));
         record.highest_handed = record.highest_handed.filter(|handed| *handed >= record.position);
         let change = self.change.take();
         let changes = change.is_some();

@@ -31,7 +31,7 @@ pub const MAX_PASSED: usize = 100;
 pub const MAX_FILLS: usize = 32;
 
 /// Most bytes of an event's id in that list, so that the list fits whatever ids are like: those of the
-/// contract have 36. Only people read it.
+/// contract have 36. Only people read it, and who looks for the row of an entry that was lost.
 const MAX_LISTED_ID: usize = 64;
 
 /// What the relay remembers of one lane.
@@ -149,6 +149,11 @@ impl StateRecord {
         }
     }
 
+    /// Takes entries off the list that are settled: published or given up, they are not missed where they are gone.
+    pub fn unlist(&mut self, positions: &[String]) {
+        self.quarantined.retain(|entry| !positions.contains(&entry.position));
+    }
+
     /// Lets go of entries that the position has passed, but for the newest [`MAX_PASSED`]: a failover may put the
     /// position back to a place before them, and then they are looked for.
     pub fn let_go(&mut self) {
@@ -171,6 +176,11 @@ impl ListedEntry {
         let id = id.unwrap_or_default();
         let id = id[..id.floor_char_boundary(MAX_LISTED_ID)].to_owned();
         ListedEntry { id, position, entry_lsn }
+    }
+
+    /// Whether its event can be found by the id: none was cut off, and there is one.
+    pub fn has_whole_id(&self) -> bool {
+        !self.id.is_empty() && self.id.len() < MAX_LISTED_ID - 3
     }
 }
 
@@ -417,6 +427,18 @@ mod tests {
             assert!(record.encode().is_ok());
         }
         assert_eq!(ListedEntry::new(None, String::new(), Lsn(1)).id, "");
+    }
+
+    #[test]
+    fn a_settled_entry_is_off_the_list_and_an_id_that_was_cut_finds_no_row() {
+        let mut record = StateRecord::first("orders", 0, "7", 4, Lsn(10));
+        let entry = |position: &str| ListedEntry::new(Some("e"), position.to_owned(), Lsn(20));
+        record.list([entry("1/0000000000000001/0"), entry("1/0000000000000002/0")]);
+        record.unlist(&["1/0000000000000001/0".to_owned()]);
+        assert_eq!(record.quarantined, [entry("1/0000000000000002/0")]);
+        let whole = |id: &str| ListedEntry::new(Some(id), String::new(), Lsn(1)).has_whole_id();
+        assert!(whole("0197f3a0-0000-7000-8000-000000000001"));
+        assert!(!whole("") && !whole(&"x".repeat(65)) && !whole(&"é".repeat(40)));
     }
 
     #[test]

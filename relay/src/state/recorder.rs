@@ -120,6 +120,11 @@ impl Recorder {
         ticket
     }
 
+    /// Takes settled entries off the list, with whatever record is written next.
+    pub fn unlist(&self, positions: Vec<String>) {
+        self.draft.lock().unlist(positions);
+    }
+
     /// Entries that an acknowledged record lists, or listed until the position had passed them.
     pub fn listed(&self) -> u64 {
         self.draft.lock().listed()
