@@ -54,6 +54,7 @@ mod quarantine_cli;
 mod quarantine_contract;
 mod quarantine_lost;
 mod readme;
+mod refuse_events;
 mod retyped;
 mod slots;
 mod standby_slots;
