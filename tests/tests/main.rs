@@ -45,6 +45,7 @@ mod inbox_park;
 mod inbox_upkeep;
 mod letters;
 mod link;
+mod managed_role;
 mod memory;
 mod outage;
 mod passwords;

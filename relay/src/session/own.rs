@@ -463,8 +463,9 @@ pub(crate) fn wire_end(error: &WireError) -> End {
         // A role that may log in but not stream is refused by its log-in.
         Some("42501") if matches!(error, WireError::Server { doing, .. } if *doing == crate::wire::LOGGING_IN) => {
             End::Halt(format!(
-                "{}; the role of source.url needs the attribute REPLICATION: `ALTER ROLE … REPLICATION`, or `outbox-relay \
-                 init` again as a superuser",
+                "{}; the role of source.url needs the attribute REPLICATION: `ALTER ROLE … REPLICATION` (a managed service \
+                 may have a role in its place: `GRANT rds_replication TO …` on RDS), or `outbox-relay init` again as a \
+                 superuser",
                 chain(error)
             ))
         }

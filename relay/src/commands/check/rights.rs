@@ -60,16 +60,17 @@ pub async fn look(sql: &Sql, settings: &Settings) -> Result<Facts, SqlError> {
     ask::document(sql, "asking for the rights of the relay's role", SQL, &values).await
 }
 
-/// Everything there is to say about them.
-pub fn judge(facts: &Facts, settings: &Settings) -> Vec<Finding> {
+/// Everything there is to say about them. `refused` is what the server said to a replication connection, where it was
+/// about rights: being a member of a role called so is worth something on the service alone that made it.
+pub fn judge(facts: &Facts, settings: &Settings, refused: Option<&str>) -> Vec<Finding> {
     let role = quote_identifier(&settings.source.user);
     let subject = &settings.source.user;
     let mut findings = Vec::new();
-    if facts.replicates {
-        findings.push(Finding::ok(Area::Rights, "replication-right", subject, "may replicate"));
-    } else {
-        findings.push(lacks_replication(settings, "lacks the attribute REPLICATION"));
-    }
+    findings.push(match (facts.replicates, refused) {
+        (true, None) => Finding::ok(Area::Rights, "replication-right", subject, "may replicate"),
+        (true, Some(refused)) => lacks_replication(settings, refused),
+        (false, _) => lacks_replication(settings, "lacks the attribute REPLICATION"),
+    });
     if facts.in_group {
         findings.push(Finding::ok(
             Area::Rights,
@@ -98,7 +99,7 @@ pub fn judge(facts: &Facts, settings: &Settings) -> Vec<Finding> {
 pub fn lacks_replication(settings: &Settings, seen: &str) -> Finding {
     let role = quote_identifier(&settings.source.user);
     Finding::error(Area::Rights, "replication-right", &settings.source.user, seen).mend(
-        "give it the attribute, or what your service offers in its place (rds_replication, for example)",
+        "give it the attribute, or what your service offers in its place (on RDS: GRANT rds_replication TO the role)",
         format!("ALTER ROLE {role} REPLICATION;"),
     )
 }
@@ -205,7 +206,7 @@ mod tests {
 
     #[test]
     fn each_missing_right_has_its_grant() {
-        assert_eq!(codes(&judge(&sound(), &settings())), [""; 0]);
+        assert_eq!(codes(&judge(&sound(), &settings(), None)), [""; 0]);
         type Change = fn(&mut Facts);
         let cases: &[(Change, &str, &str)] = &[
             (|f| f.replicates = false, "replication-right", "ALTER ROLE \"relay\" REPLICATION;"),
@@ -222,7 +223,7 @@ mod tests {
         for (change, code, command) in cases {
             let mut facts = sound();
             change(&mut facts);
-            let findings = judge(&facts, &settings());
+            let findings = judge(&facts, &settings(), None);
             assert_eq!(codes(&findings), [*code]);
             let found = findings.into_iter().find_map(|finding| finding.command);
             assert!(found.as_ref().is_some_and(|found| found.contains(command)), "{found:?}");
@@ -233,13 +234,21 @@ mod tests {
     fn the_right_to_delete_is_asked_for_where_rows_are_deleted() {
         let mut settings = settings();
         settings.cleanup.mode = CleanupMode::Delete;
-        assert_eq!(codes(&judge(&sound(), &settings)), ["table-delete"]);
-        assert_eq!(codes(&judge(&Facts { deletes: Some(true), ..sound() }, &settings)), [""; 0]);
+        assert_eq!(codes(&judge(&sound(), &settings, None)), ["table-delete"]);
+        assert_eq!(codes(&judge(&Facts { deletes: Some(true), ..sound() }, &settings, None)), [""; 0]);
     }
 
     #[test]
     fn of_a_table_that_is_not_there_nothing_is_said_here() {
         let facts = Facts { uses_schema: None, reads_table: None, ..sound() };
-        assert_eq!(codes(&judge(&facts, &settings())), [""; 0]);
+        assert_eq!(codes(&judge(&facts, &settings(), None)), [""; 0]);
+    }
+
+    #[test]
+    fn what_the_server_says_counts_more_than_a_membership() {
+        let said = "permission denied to start WAL sender";
+        let found = judge(&sound(), &settings(), Some(said));
+        assert_eq!(codes(&found), ["replication-right"]);
+        assert!(found.iter().any(|finding| finding.seen == said), "{found:?}");
     }
 }

@@ -19,6 +19,8 @@ pub use crate::commands::outlook::record;
 pub struct Source {
     sql: Sql,
     replication: Option<Replication>,
+    /// What the server said where it refused the right to replicate.
+    refused: Option<String>,
     /// The slot; the outer `None` where it could not be looked at.
     slot: Option<Option<SlotFacts>>,
     table: Option<table::Facts>,
@@ -39,8 +41,12 @@ pub async fn look(settings: &Settings, findings: &mut Vec<Finding>) -> Option<So
     if let Err(refusal) = &replication {
         findings.extend(no_replication(settings, refusal));
     }
+    let refused = match &replication {
+        Err(NoReplication::Refused(error)) if error.sqlstate() == Some("42501") => Some(chain(error)),
+        Ok(_) | Err(NoReplication::Refused(_) | NoReplication::Failed(_)) => None,
+    };
     let replication = replication.ok();
-    let mut source = Source { sql, replication, slot: None, table: None, sampled: false };
+    let mut source = Source { sql, replication, refused, slot: None, table: None, sampled: false };
     match questions(settings, &mut source, findings).await {
         Ok(()) => Some(source),
         Err(error) => {
@@ -138,7 +144,7 @@ async fn questions(
     }
     let rights = answered(rights::look(sql, settings).await, Area::Rights, "rights", findings)?;
     if let Some(found) = &rights {
-        findings.extend(rights::judge(found, settings));
+        findings.extend(rights::judge(found, settings, source.refused.as_deref()));
     }
     if rights.as_ref().is_some_and(rights::Facts::reads_quarantine) {
         let found = answered(quarantine::look(sql, settings).await, Area::Table, "quarantine", findings)?;
