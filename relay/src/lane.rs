@@ -150,7 +150,11 @@ fn settle(context: &Context, end: End) -> Option<Outcome> {
             None
         }
         End::LogIn(sentence) if !context.may_log_in_later() => settle(context, End::Halt(sentence)),
-        End::LogIn(sentence) | End::ServerGoing(sentence) | End::Reconnect(sentence) => {
+        End::Distrust(sentence) if !context.may_be_trusted_later() => settle(context, End::Halt(sentence)),
+        End::LogIn(sentence)
+        | End::Distrust(sentence)
+        | End::ServerGoing(sentence)
+        | End::Reconnect(sentence) => {
             tracing::warn!("reconnecting: {sentence}");
             observed.error(sentence.clone());
             observed.enter(Phase::Connecting, Some(sentence));

@@ -4,6 +4,7 @@
 mod authorization;
 mod bad_rows;
 mod bad_settings;
+mod certificates;
 mod chaos;
 mod check;
 mod cleanup;

@@ -70,8 +70,9 @@ url = \"postgres://relay@db.example.com/orders?sslrootcert=/etc/relay/ca.pem&cha
 
 A path in the URL is percent-encoded where it holds `%`, `&` or `#`. TLS 1.2 and 1.3 are spoken. The name has to be
 in the certificate's subjectAltName. Files are looked at when the relay starts and read again for every connection.
-A certificate that one side does not accept halts the relay, as a password does that the server refuses. A password
-is never sent in clear text, not even over TLS.
+A certificate that one side does not accept halts the relay at its start, as a password does that the server refuses. Once
+it has logged in and its certificate or `sslrootcert` is a file, it waits for the file to be renewed: whoever renews an
+authority cannot do so on both sides at once. A password is never sent in clear text, not even over TLS.
 ";
 
 const OPTIONS: &str = "

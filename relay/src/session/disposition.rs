@@ -121,7 +121,7 @@ pub fn end_of_state(code: Option<&str>, sentence: String) -> End {
 pub fn sql_end(error: &tokio_postgres::Error, doing: &str) -> End {
     let refused = error.source().and_then(|cause| cause.downcast_ref::<TlsError>());
     if refused.is_some_and(TlsError::is_permanent) {
-        return End::Halt(format!("{doing}: {}", chain(error)));
+        return End::Distrust(format!("{doing}: {}", chain(error)));
     }
     let code = error.code().map(tokio_postgres::error::SqlState::code);
     end_of_state(code, format!("{doing}: {}", chain(error)))

@@ -37,6 +37,8 @@ pub enum End {
     Fenced(String),
     /// The server refuses the password: it may have been changed there before the file that holds ours.
     LogIn(String),
+    /// One side does not accept the other's certificate: its successor may be on one side and not yet on the other.
+    Distrust(String),
     /// The stream is not the one that was published from.
     Astray(Box<HaltReason>),
     /// Nothing that waiting would mend; the sentence says what was seen and what to do.
@@ -85,6 +87,7 @@ impl End {
             | End::Standby(sentence)
             | End::Fenced(sentence)
             | End::LogIn(sentence)
+            | End::Distrust(sentence)
             | End::Halt(sentence) => sentence.clone(),
         }
     }

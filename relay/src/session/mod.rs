@@ -39,6 +39,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use outbox_postgres_link::transport::Roots;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -85,6 +86,14 @@ impl Context {
     /// whoever changes it does so in two places.
     pub fn may_log_in_later(&self) -> bool {
         self.settings.source.password_file.is_some() && self.logged_in.load(SeqCst)
+    }
+
+    /// Whether a certificate that is refused now, ours or the server's, may be accepted once the files are read again:
+    /// they were right before, and whoever renews an authority cannot do so on both sides at once.
+    pub fn may_be_trusted_later(&self) -> bool {
+        let transport = &self.settings.source.transport;
+        let has_files = matches!(transport.roots, Roots::File(_)) || transport.identity.is_some();
+        has_files && self.logged_in.load(SeqCst)
     }
 
     /// The lane's name in locks and in the state record.

@@ -470,23 +470,18 @@ pub(crate) fn wire_end(error: &WireError) -> End {
             ))
         }
         Some(code) => end_of_state(Some(code), chain(error)),
-        None if is_permanent(error) => End::halt(error),
-        None => End::reconnect(error),
-    }
-}
-
-/// What waiting does not mend: the two sides do not accept each other, whether by password or by certificate.
-/// A certificate that is renewed on the server asks for a start, as a password that is changed there does.
-fn is_permanent(error: &WireError) -> bool {
-    match error {
-        WireError::Authentication { .. } | WireError::Unbound { .. } => true,
-        WireError::Tls(error) => error.is_permanent(),
-        WireError::Connect { .. }
-        | WireError::Io { .. }
-        | WireError::Closed { .. }
-        | WireError::NoAnswer { .. }
-        | WireError::Protocol { .. }
-        | WireError::Server { .. } => false,
+        None => match error {
+            // What waiting does not mend: the two sides do not accept each other.
+            WireError::Authentication { .. } | WireError::Unbound { .. } => End::halt(error),
+            WireError::Tls(trouble) if trouble.is_permanent() => End::Distrust(chain(error)),
+            WireError::Tls(_)
+            | WireError::Connect { .. }
+            | WireError::Io { .. }
+            | WireError::Closed { .. }
+            | WireError::NoAnswer { .. }
+            | WireError::Protocol { .. }
+            | WireError::Server { .. } => End::reconnect(error),
+        },
     }
 }
 

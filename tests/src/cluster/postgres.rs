@@ -222,6 +222,15 @@ impl Postgres {
         .await;
     }
 
+    /// Changes the server's certificate and the authority whose clients it lets in, while it runs.
+    ///
+    /// # Panics
+    /// When the server does not take it.
+    pub async fn change_authority(&self, server: &Issued, authority: &Authority) {
+        self.put_file("ca.pem", authority.certificate());
+        self.change_certificate(server).await;
+    }
+
     fn program(&self, name: &str) -> String {
         self.programs.join(name).display().to_string()
     }
