@@ -341,6 +341,33 @@ impl Postgres {
         assert!(promoted, "the server was not promoted");
     }
 
+    /// Starts the stopped server as what clients meet where a standby that had everything was promoted and took the
+    /// primary's address: all that was committed, on a new timeline. Nobody is let in before. `slots`: whether the standby
+    /// had the logical slots, which before PostgreSQL 17 none has.
+    ///
+    /// # Panics
+    /// When the server runs or does not start.
+    pub fn start_in_the_place_of_a_primary(&self, slots: bool) {
+        assert!(!self.is_running(), "stop the server first");
+        let file = self.data().join("postgresql.auto.conf");
+        let mut settings = fs::read_to_string(file).expect("our own data directory");
+        // Recovery that asks an archive for more, and finds no more, ends on a new timeline.
+        for line in ["restore_command = 'false'", "hot_standby = off"] {
+            if !settings.contains(line) {
+                settings.push_str(line);
+                settings.push('\n');
+            }
+        }
+        self.put_file("postgresql.auto.conf", &settings);
+        self.put_file("recovery.signal", "");
+        if !slots {
+            for slot in fs::read_dir(self.data().join("pg_replslot")).expect("our own data directory") {
+                fs::remove_dir_all(slot.expect("an entry").path()).expect("our own data directory");
+            }
+        }
+        self.start_again();
+    }
+
     /// A running physical standby of this server, which is stopped for it and started again, with a slot of its own there.
     /// From PostgreSQL 17 on it keeps copies of failover slots, and this server's logical slots wait for it.
     ///

@@ -126,6 +126,7 @@ kinds! {
     Postgres:
         "PostgreSQL restarted" => postgres::restarted,
         "PostgreSQL crashed" => postgres::crashed,
+        "PostgreSQL replaced by its standby" => postgres::replaced,
         "backends terminated" => postgres::terminated,
         "consumers' COMMIT answers eaten" => postgres::consumers_commits,
         "services' COMMIT answers eaten" => postgres::services_commits,

@@ -3,7 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
-use super::{Ground, SEEN, Struck, until};
+use rand::RngExt;
+
+use super::{Ground, READY, SEEN, Struck, until};
 use crate::cluster::Postgres;
 use crate::fault::commits::CommitCutter;
 
@@ -38,6 +40,40 @@ pub fn restarted(ground: &mut Ground<'_>) -> Struck {
 /// An immediate shutdown: it recovers from its log.
 pub fn crashed(ground: &mut Ground<'_>) -> Struck {
     restart(ground, Postgres::stop_immediate)
+}
+
+fn timeline(ground: &Ground<'_>) -> Option<i64> {
+    ground.stage.outbox.number("SELECT timeline_id::int8 FROM pg_control_checkpoint()")
+}
+
+fn epoch(ground: &Ground<'_>) -> Option<u64> {
+    ground.stage.owner()?.status()?["epoch"].as_u64()
+}
+
+/// The server goes, by order or in a crash, and a standby that had everything is promoted at its address: nothing that was
+/// committed is missing, the timeline is another, and the slot is there or not. Relays have to begin a new epoch; without
+/// the slot they fill from the table.
+pub fn replaced(ground: &mut Ground<'_>) -> Struck {
+    let (by_order, slots) = (ground.random.random_bool(0.5), ground.random.random_bool(0.5));
+    let Some(before) = until(READY, || timeline(ground).zip(epoch(ground))) else { return Struck::nobody() };
+    let postgres = &ground.stage.postgres;
+    let still = ground.stage.standstill.lock();
+    let took = if by_order { postgres.stop_fast() } else { postgres.stop_immediate() };
+    postgres.start_in_the_place_of_a_primary(slots);
+    drop(still);
+    ground.over();
+    let seen = until(SEEN, || {
+        timeline(ground).zip(epoch(ground)).filter(|now| now.0 > before.0 && now.1 > before.1)
+    });
+    let how = if by_order { "stopped" } else { "crashed" };
+    let slot = if slots { "with its slots" } else { "without slots" };
+    let took = took.as_secs_f64();
+    let said = |(timeline, epoch)| {
+        format!(
+            "{how} in {took:.1} s; promoted {slot} on timeline {timeline}, a relay streams in epoch {epoch}"
+        )
+    };
+    Struck::at(NAME, seen.map(said))
 }
 
 /// `pg_terminate_backend` for everybody but those who watch.
