@@ -17,9 +17,9 @@ use super::mistakes::{Mistake, Mistakes, Origin};
 use super::recovery::hindrance;
 use super::rules::{Rewrite, Rules, Template, TopicRule};
 use super::{
-    AdminSettings, Answer, CleanupMode, CleanupSettings, ColumnNames, DeliverySettings, Existing, KafkaSettings, LogSettings,
-    Loss, OutboxSettings, QuarantineSettings, RecoverySettings, RuleColumns, Settings, SourceSettings,
-    StateSettings, TopicSettings, kafka_options, topic_options,
+    AdminSettings, Answer, CleanupMode, CleanupSettings, ColumnNames, DeliverySettings, Existing,
+    KafkaSettings, LogSettings, Loss, OutboxSettings, QuarantineSettings, RecoverySettings, RuleColumns,
+    Settings, SourceSettings, StateSettings, TopicSettings, kafka_options, topic_options,
 };
 
 /// A bucket is written into again eight days after its day, so it has to be empty before.

@@ -50,7 +50,8 @@ fn exactly_once_is_asked_for_and_its_own_options_are_refused() {
     let delivery = Trial::toml(THREE_KEYS).load().unwrap().delivery;
     assert_eq!((delivery.guarantee, delivery.larger), (Guarantee::AtLeastOnce, Larger::Halt));
     assert_eq!(delivery.commit_interval, Duration::from_millis(100));
-    let asked = "[delivery]\nguarantee = \"exactly_once\"\nlarger = \"split\"\nmax_transaction_records = 50\n";
+    let asked =
+        "[delivery]\nguarantee = \"exactly_once\"\nlarger = \"split\"\nmax_transaction_records = 50\n";
     let delivery = Trial::toml(&format!("{THREE_KEYS}{asked}")).load().unwrap().delivery;
     assert_eq!((delivery.guarantee, delivery.larger), (Guarantee::ExactlyOnce, Larger::Split));
     assert_eq!(delivery.max_transaction_records, 50);

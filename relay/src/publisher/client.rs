@@ -13,8 +13,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext};
 
-use super::{Flow, Transactional};
 use super::delivery::Delivery;
+use super::{Flow, Transactional};
 use crate::config::KafkaSettings;
 use crate::observe::Observed;
 

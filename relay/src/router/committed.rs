@@ -81,10 +81,8 @@ impl Stage {
         let flow = refusals.flow(&mut record);
         let (writer, settler, head) = ledger::ledger(64, position);
         let window = Arc::new(Window::new(1_000, 1 << 20));
-        let transactional = Transactional {
-            id: Store::id_of(&settings, 0),
-            timeout: settings.delivery.transaction_timeout,
-        };
+        let transactional =
+            Transactional { id: Store::id_of(&settings, 0), timeout: settings.delivery.transaction_timeout };
         let publishers = Publishers::new(
             &settings.kafka,
             settler.clone(),

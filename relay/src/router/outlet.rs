@@ -13,10 +13,12 @@ use crate::config::{KafkaSettings, OutboxSettings, QuarantineSettings, Settings}
 use crate::ledger::{Settler, Writer};
 use crate::lsn::Lsn;
 use crate::observe::Observed;
-use crate::publisher::{Charge, Firsts, Flow, Gate, HandOver, Load, Publisher, Publishers, Reach, Refusals, Window};
 use crate::publisher::A_RIGHT;
-use crate::quarantine::{Cause, Desk, Holds};
+use crate::publisher::{
+    Charge, Firsts, Flow, Gate, HandOver, Load, Publisher, Publishers, Reach, Refusals, Window,
+};
 use crate::quarantine::desk::Outcome;
+use crate::quarantine::{Cause, Desk, Holds};
 use crate::session::{Ending, Refused, of_kafka};
 
 /// How long a wait for room lasts before the session's end is looked at.
@@ -268,7 +270,10 @@ impl Outlet {
     /// Waits until the record may go to its partition; false when the session is over.
     fn may_go(&mut self, topic: &str, partition: i32) -> bool {
         // What is sent alone is waited for anyway, and of a transaction that fails nobody sees anything.
-        if self.publishers.sends_alone() || self.gate.is_some() || self.firsts.may_go(topic, partition, self.now) {
+        if self.publishers.sends_alone()
+            || self.gate.is_some()
+            || self.firsts.may_go(topic, partition, self.now)
+        {
             return true;
         }
         if !self.all_taken() {
@@ -412,12 +417,7 @@ impl Outlet {
 
     /// The broker has refused a record of the Kafka transaction at hand, which has to be aborted: the next session puts
     /// the row aside without sending it.
-    fn aborts(
-        &self,
-        at: &RowPosition,
-        code: RDKafkaErrorCode,
-        said: &dyn std::fmt::Display,
-    ) -> RouteError {
+    fn aborts(&self, at: &RowPosition, code: RDKafkaErrorCode, said: &dyn std::fmt::Display) -> RouteError {
         match of_kafka(code) {
             Refused::TheRecord => {
                 if code == RDKafkaErrorCode::MessageSizeTooLarge {

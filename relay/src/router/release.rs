@@ -32,7 +32,8 @@ impl Outlet {
                 return Ok(());
             }
             None if self.gate.is_some() && !self.ending.is_over() => {
-                let why = "a decision about the quarantine cannot be seen yet: its transaction waits for a standby";
+                let why =
+                    "a decision about the quarantine cannot be seen yet: its transaction waits for a standby";
                 return Err(RouteError::HoldsBack(why.into()));
             }
             Some(Answer::Behind(_) | Answer::Settled(_)) | None => return Ok(()),

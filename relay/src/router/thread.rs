@@ -18,8 +18,8 @@ use crate::pgoutput::{self, Column, CopyMessage, Message, PgTime};
 use crate::publisher::{Gate, Reach};
 use crate::quarantine::entry::parse_position;
 use crate::reader::{Chunks, Frame, Next};
-use crate::session::{End, Ending};
 use crate::session::compare::MustMeet;
+use crate::session::{End, Ending};
 use crate::state::Recorder;
 
 /// How long the router waits for a chunk or for room before it looks whether the session is over.

@@ -12,8 +12,8 @@ mod ring;
 mod corpus;
 
 pub use record::{
-    FORMAT_VERSION, ListedEntry, MAX_CARRIED, MAX_LISTED, MAX_RECORD_BYTES, RecordedPhase, StateError, StateRecord,
-    Unlisted,
+    FORMAT_VERSION, ListedEntry, MAX_CARRIED, MAX_LISTED, MAX_RECORD_BYTES, RecordedPhase, StateError,
+    StateRecord, Unlisted,
 };
 pub use ring::{Candidates, MAX_RING_ENTRIES, MAX_SNAPSHOT_BYTES, PublishedSnapshot, Ring};
 

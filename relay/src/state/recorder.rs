@@ -275,8 +275,7 @@ impl Recorder {
         // A stream that stands still is not behind, however old what came last: nobody waits for more of it.
         let flows = together.window.records() > 0 || together.grows(held.records);
         let lag = if flows { parts.positions.lag() } else { Duration::ZERO };
-        let due = ends(&held, delivery, lag)
-            || draft.is_due(&confirmed, waited, &parts.settings);
+        let due = ends(&held, delivery, lag) || draft.is_due(&confirmed, waited, &parts.settings);
         if !due {
             let_feedback_follow(&draft, parts);
         }

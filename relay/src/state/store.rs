@@ -321,7 +321,10 @@ fn fenced(
 }
 
 /// Repeats a blocking call in slices until it is done or needs another step.
-pub(super) fn until_done(ending: &Ending, call: impl Fn() -> KafkaResult<()>) -> Result<Option<Step>, StoreError> {
+pub(super) fn until_done(
+    ending: &Ending,
+    call: impl Fn() -> KafkaResult<()>,
+) -> Result<Option<Step>, StoreError> {
     loop {
         over(ending)?;
         match call() {

@@ -135,7 +135,8 @@ impl Together {
             Step::Forbidden(error) => End::Reconnect(self.store.needs(&error)),
             Step::Refused(error) => End::Halt(format!("Kafka refused the state record: {error}")),
             Step::Again | Step::Abort | Step::NewProducer => End::Reconnect(
-                "a Kafka transaction could not be committed: its events come again, and nobody has seen them".into(),
+                "a Kafka transaction could not be committed: its events come again, and nobody has seen them"
+                    .into(),
             ),
         }
     }

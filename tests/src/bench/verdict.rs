@@ -35,10 +35,9 @@ pub fn verdicts(results: &[Results]) -> Vec<Verdict> {
     });
     let latency =
         results.iter().filter_map(|under| latency(&under.congestion_control, under.latency.as_ref()?));
-    let guarantees =
-        results.iter().flat_map(|under| {
-            under.drains.iter().filter_map(|drains| exactly_once(&under.congestion_control, drains))
-        });
+    let guarantees = results.iter().flat_map(|under| {
+        under.drains.iter().filter_map(|drains| exactly_once(&under.congestion_control, drains))
+    });
     throughput.chain(guarantees).chain(latency).chain(memory(results)).chain(missing(results)).collect()
 }
 

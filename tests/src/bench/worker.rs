@@ -74,8 +74,7 @@ pub async fn measure(plan: &Plan, own_namespace: bool) -> Results {
         let pairs = pairs(plan, &mut ground, &backlog).await;
         // Once is enough: what it costs hangs on the broker, not on the network.
         let measured = shape.per_transaction == GUARANTEES && !own_namespace;
-        let guarantees =
-            if measured { guarantees(plan, &mut ground, &backlog).await } else { Vec::new() };
+        let guarantees = if measured { guarantees(plan, &mut ground, &backlog).await } else { Vec::new() };
         let wal_bytes = backlog.wal_bytes;
         results.drains.push(Drains { shape, wal_bytes, cold: cold.take(), pairs, guarantees });
     }
