@@ -12,6 +12,7 @@ use outbox_postgres_link::transport::Transport;
 use outbox_postgres_link::url::Place;
 use secrecy::SecretString;
 
+use super::lanes::LaneId;
 use super::recovery::RecoverySettings;
 use super::rules::{RuleColumns, Rules};
 
