@@ -14,7 +14,8 @@ Exit codes:
    4  not drained before the deadline; what is left comes again at the next start
    5  another relay owns the lane (only with --no-wait, `plan` and `forget`)
    6  `where`: the event was not found
-  64  mistakes in the configuration; all of them were printed";
+  64  mistakes in the configuration; all of them were printed
+Of several lanes `run` and `plan` end with the worst: with 3 if one has halted, else with 4, else with 5.";
 
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

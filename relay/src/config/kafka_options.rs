@@ -10,7 +10,8 @@ const GAPLESS: &str = "a refused record must end the session, else later records
 const NO_TIMEOUT: &str = "the relay never gives a record up; a timeout would lose it";
 const ORDER: &str = "it decides the order of records, which idempotence needs as the relay sets it";
 const PARTITION: &str = "the relay computes partitions itself over pinned counts, so that no key moves";
-const TRANSACTION: &str = "the relay fences by it whoever had the lane before; its keys are delivery.guarantee and delivery.transaction_timeout";
+const TRANSACTION: &str =
+    "the relay fences by it; its keys are delivery.guarantee and delivery.transaction_timeout";
 const REPORTS: &str =
     "the relay confirms a position only after the delivery report of every record before it";
 const BOUND: &str = "it is bounded by kafka.max_in_flight_records and kafka.max_in_flight_bytes";

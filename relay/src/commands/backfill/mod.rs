@@ -17,7 +17,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::{OneLane, Exit, outlook, output, runtime};
+use super::{Exit, OneLane, outlook, output, runtime};
 use crate::config::Settings;
 use crate::lsn::Lsn;
 use crate::router::Plan;

@@ -128,7 +128,8 @@ fn content(settings: &Settings, columns: &[(String, u32)], batch: Vec<Row>) -> a
     let first = batch.first().map_or(0, |row| row.seq);
     let rows = batch.into_iter().map(|row| row.values).collect();
     let told = Do::Republish(Republish { columns: columns.to_vec(), rows });
-    let content = Command { relay: settings.name.clone(), lane: settings.lane.number, r#do: told }.content()?;
+    let content =
+        Command { relay: settings.name.clone(), lane: settings.lane.number, r#do: told }.content()?;
     let (size, limit) = (content.len() + ENVELOPE, settings.source.max_row_bytes);
     anyhow::ensure!(
         size <= limit,

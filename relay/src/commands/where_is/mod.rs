@@ -21,7 +21,7 @@ use super::quarantine::QuarantineError;
 use super::quarantine::choice::Choice;
 use super::quarantine::entry::{Entry, Key};
 use super::quarantine::fetch::Source;
-use super::{OneLane, Exit, outlook, output, plan, runtime};
+use super::{Exit, OneLane, outlook, output, plan, runtime};
 use crate::config::Settings;
 use crate::session::{Sql, lane_name};
 use kafka::Search;
