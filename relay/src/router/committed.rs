@@ -71,7 +71,7 @@ impl Stage {
             ("OUTBOX_RELAY_QUARANTINE_POLICY", "halt".to_owned()),
         ];
         let variables: Vec<_> = variables.into_iter().map(|(name, text)| (name.to_owned(), text)).collect();
-        let settings = load(None, &|| variables.clone(), Overrides::default()).unwrap();
+        let settings = load(None, &|| variables.clone(), Overrides::default()).unwrap().into_first();
         let (observed, ending) = (Arc::new(Observed::new()), Arc::new(Ending::default()));
         let mut store = Store::fence(&settings, 0, Contact::default(), &ending).unwrap();
         let found = store.read(&ending).unwrap();
