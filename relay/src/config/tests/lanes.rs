@@ -182,7 +182,7 @@ fn what_may_differ_is_known_by_the_key() {
     for key in keys::TABLE {
         let own = may_differ(key.path());
         let of_relay = ["name", "drain_timeout"].contains(&key.path())
-            || ["source.", "kafka.", "start.", "state.", "admin.", "log."]
+            || ["source.", "kafka.", "delivery.", "start.", "state.", "admin.", "log."]
                 .iter()
                 .any(|s| key.path().starts_with(s));
         let listed = OWN_KEYS.iter().any(|listed| listed.path() == key.path());
