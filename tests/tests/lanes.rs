@@ -199,7 +199,7 @@ async fn a_topic_that_one_lane_waits_for_stalls_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_lane_is_filled_while_the_other_streams() {
     // One record after the other makes the fill long enough to look at.
-    let two = Two::prepare("lanes_filled", "kafka.max_in_flight_records = 1").await;
+    let two = Two::prepare("lanes_filled", "kafka.max_in_flight_records = 1, outbox.rows_stay = true").await;
     let relay = two.start();
     two.orders(100).await;
     two.bills(100).await;
@@ -239,6 +239,9 @@ async fn a_lane_that_halts_is_shown_and_the_other_goes_on() {
     two.bills(10).await;
     relay.wait_status(LIMIT, "the halt", |status| {
         (lane(status, "billing")["phase"] == "halted").then_some(())
+    });
+    relay.wait_status(LIMIT, "the other lane to be ready", |status| {
+        (lane(status, "0")["ready"] == true).then_some(())
     });
     let reason = not_ready(&relay);
     assert!(reason.starts_with("lane billing: halted: "), "{reason}");

@@ -3,14 +3,16 @@
 //! Each lane is read as if it were a relay of its own, with the same keys, checks and defaults. What is wrong in it
 //! is told under its name; what is wrong in all of them alike is the relay's, and told once.
 
+use std::fmt;
+
 use super::given::{AllGiven, Form, Gathered, LaneGiven};
 use super::keys::{
-    AnyKey, HEADERS, KAFKA_MAX_IN_FLIGHT_BYTES, KAFKA_MAX_IN_FLIGHT_RECORDS, KAFKA_TOPIC_PREFIX,
-    OUTBOX_TABLE, ROUTE_TOPIC, SOURCE_READ_AHEAD_BYTES,
+    AnyKey, Fallback, HEADERS, KAFKA_MAX_IN_FLIGHT_BYTES, KAFKA_MAX_IN_FLIGHT_RECORDS, KAFKA_TOPIC_PREFIX,
+    OUTBOX_FROM, OUTBOX_MESSAGE_PREFIX, OUTBOX_TABLE, ROUTE_TOPIC, SOURCE_READ_AHEAD_BYTES,
 };
 use super::kinds::{Count, Kind, LaneName};
 use super::mistakes::{Mistake, Mistakes, Origin};
-use super::{Existing, Settings, assemble};
+use super::{EventsFrom, Existing, Settings, assemble};
 
 /// The key of the list.
 pub const LANES: &str = "lanes";
@@ -143,8 +145,8 @@ struct Lane<'g> {
     given: &'g LaneGiven,
     /// Its name and number, where both can be read.
     id: Option<LaneId>,
-    /// What it publishes, where that can be read: no other lane may have it. Schema and table.
-    reads: Option<(String, String)>,
+    /// What it publishes, where that can be read: no other lane may have it.
+    reads: Option<Reads>,
     settings: Option<Settings>,
     /// What is wrong with its name or number.
     of_itself: Vec<Mistake>,
@@ -170,12 +172,7 @@ impl<'g> Lane<'g> {
             );
             of_itself.push(mistake(given, NAME, problem));
         }
-        let reads = match all.get(OUTBOX_TABLE.path) {
-            Some(table) => OUTBOX_TABLE.kind.read(&table.text).ok(),
-            None => settings
-                .as_ref()
-                .map(|settings| (settings.outbox.schema.clone(), settings.outbox.table.clone())),
-        };
+        let reads = Reads::of(&all);
         Lane { given, id, reads, settings, of_itself, of_settings: wrong.iter().cloned().collect() }
     }
 
@@ -279,13 +276,59 @@ fn clashes(lanes: &[Lane<'_>], mistakes: &mut Mistakes) {
             let problem = "is the name of another lane, too: each slot is one lane's".to_owned();
             mistakes.add(mistake(lane.given, NAME, problem));
         }
-        if let Some(other) = lane.reads.as_ref().and_then(|_| earlier(&|other| other.reads == lane.reads)) {
-            let problem =
-                format!("is the table of lane {other}, too: every row of it would be published twice");
-            let mut wrong = mistake(lane.given, OUTBOX_TABLE.path, problem);
+        let Some(reads) = &lane.reads else { continue };
+        if let Some(other) = earlier(&|other| other.reads == lane.reads) {
+            let (key, what) = match reads {
+                Reads::Table(..) => (OUTBOX_TABLE.path, "the table of lane {other}, too: every row of it"),
+                Reads::Messages(_) => {
+                    (OUTBOX_MESSAGE_PREFIX.path, "the prefix of lane {other}, too: every message of it")
+                }
+            };
+            let what = what.replace("{other}", &other);
+            let mut wrong = mistake(lane.given, key, format!("is {what} would be published twice"));
             // Not given here, it is the relay's, or the default.
-            wrong.value = lane.reads.as_ref().map(|(schema, table)| format!("\"{schema}.{table}\""));
+            wrong.value = Some(format!("\"{reads}\""));
             mistakes.add(wrong);
+        }
+    }
+}
+
+/// Where a lane's events come from.
+#[derive(Debug, PartialEq, Eq)]
+enum Reads {
+    /// Schema and table.
+    Table(String, String),
+    /// The prefix of messages.
+    Messages(String),
+}
+
+impl Reads {
+    /// By what was given, or by default, also where something else of the lane is wrong.
+    fn of(all: &AllGiven) -> Option<Reads> {
+        let text = |path: &str, fallback: Fallback| match (all.get(path), fallback) {
+            (Some(given), _) => given.text.clone(),
+            (None, Fallback::Text(text)) => text.to_owned(),
+            (None, Fallback::Required | Fallback::Unset(_)) => String::new(),
+        };
+        let from = text(OUTBOX_FROM.path, OUTBOX_FROM.fallback);
+        match OUTBOX_FROM.kind.read(&from).ok()? {
+            EventsFrom::Table => {
+                let table = text(OUTBOX_TABLE.path, OUTBOX_TABLE.fallback);
+                OUTBOX_TABLE.kind.read(&table).ok().map(|(schema, table)| Reads::Table(schema, table))
+            }
+            EventsFrom::Messages => {
+                let prefix = text(OUTBOX_MESSAGE_PREFIX.path, OUTBOX_MESSAGE_PREFIX.fallback);
+                OUTBOX_MESSAGE_PREFIX.kind.read(&prefix).ok().map(Reads::Messages)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Reads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reads::Table(schema, table) => write!(f, "{schema}.{table}"),
+            Reads::Messages(prefix) => f.write_str(prefix),
         }
     }
 }

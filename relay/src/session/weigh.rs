@@ -182,6 +182,7 @@ async fn lost_entry(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{LaneId, Overrides, load};
 
     #[test]
     fn a_loss_of_messages_halts_with_what_is_gone() {
@@ -212,5 +213,34 @@ mod tests {
         assert!(matches!(of_messages(begin, Lsn(9)), Decision::Begin { .. }));
         let nothing = of_messages(Decision::Halt(HaltReason::NothingYet), Lsn(9));
         assert!(matches!(nothing, Decision::Halt(HaltReason::NothingYet)));
+    }
+
+    #[test]
+    fn a_memory_under_another_name_is_another_lanes() {
+        let env = || {
+            [
+                ("NAME", "shop"),
+                ("SOURCE_URL", "postgres://relay@localhost/shop"),
+                ("KAFKA_BROKERS", "k1:9092"),
+            ]
+            .map(|(name, text)| (format!("OUTBOX_RELAY_{name}"), text.to_owned()))
+            .into()
+        };
+        let only = load(None, &env, Overrides::default()).unwrap().into_first();
+        let billing = LaneId { number: 0, name: Some("billing".into()) };
+        let billing = Settings { lane: billing, ..only.clone() };
+        let record = |settings: &Settings| StateRecord {
+            lane_name: settings.lane.name.clone(),
+            ..StateRecord::first("shop", 0, "1", 1, Lsn(1))
+        };
+        assert_eq!(anothers(&record(&only), &only), None);
+        assert_eq!(anothers(&record(&billing), &billing), None);
+        let sentence = anothers(&record(&billing), &only).unwrap().to_string();
+        assert!(sentence.starts_with("number 0 of the lanes is lane billing's, whose"), "{sentence}");
+        assert!(sentence.contains("and this is the lane without a name"), "{sentence}");
+        assert!(anothers(&record(&only), &billing).is_some());
+        // A relay without lanes writes what it always wrote.
+        let text = String::from_utf8(record(&only).encode().unwrap()).unwrap();
+        assert!(!text.contains("lane_name"), "{text}");
     }
 }

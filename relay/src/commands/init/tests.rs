@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::plan::{Plan, Step};
 use super::script;
 use super::survey::{Contract, Publication, Role, Server, Slot, Survey, Table, published_columns};
-use crate::config::{Existing, Overrides, Settings, load};
+use crate::config::{Existing, LaneId, Overrides, Settings, load};
 use outbox_schema::sql;
 
 fn settings(more: &[(&str, &str)]) -> Settings {
@@ -278,4 +278,46 @@ fn a_relay_of_messages_gets_a_publication_without_a_table() {
     let mut survey = complete(&settings);
     survey.publication.as_mut().unwrap().columns = None;
     assert!(statements(&Plan::new(&settings, &survey).unwrap()).is_empty());
+}
+
+#[test]
+fn what_one_lane_brings_the_next_ones_find() {
+    let orders = settings(&[]);
+    let lane = |number, name: &str| LaneId { number, name: Some(name.to_owned()) };
+    let billing = Settings { lane: lane(1, "billing"), ..other_table() };
+    let letters =
+        Settings { lane: lane(2, "letters"), ..settings(&[("OUTBOX_RELAY_OUTBOX_TABLE", "x.letters")]) };
+    let lanes = [&billing, &letters, &orders];
+    let plans = super::plans(lanes.map(|lane| (lane, Survey::assumed(lane))).into()).unwrap();
+    let slots: Vec<String> = plans.iter().map(|(settings, _)| settings.slot()).collect();
+    assert_eq!(
+        slots,
+        ["outbox_orders", "outbox_orders_billing", "outbox_orders_letters"],
+        "the contract first"
+    );
+    for (_, plan) in &plans[1..] {
+        let says = |what: &str| {
+            plan.steps.iter().any(|step| matches!(step, Step::Present(present) if present.contains(what)))
+        };
+        assert!(says("table outbox.quarantine") && says("role relay, member of"), "{plan:?}");
+        assert!(plan.steps.iter().any(|step| matches!(step, Step::MakeSlot { .. })), "{plan:?}");
+    }
+
+    // Without the contract the first of them makes the quarantine.
+    let plans = super::plans([&billing, &letters].map(|lane| (lane, Survey::assumed(lane))).into()).unwrap();
+    let makes = |plan: &Plan| {
+        plan.steps
+            .iter()
+            .any(|step| matches!(step, Step::Run { says, .. } if says.contains("table outbox.quarantine")))
+    };
+    assert!(makes(&plans[0].1) && !makes(&plans[1].1), "{plans:?}");
+}
+
+#[test]
+fn a_lane_that_cannot_go_on_is_named_before_anything_is_done() {
+    let orders = settings(&[]);
+    let billing = Settings { lane: LaneId { number: 1, name: Some("billing".into()) }, ..other_table() };
+    let missing = Survey { table: None, ..Survey::assumed(&billing) };
+    let error = super::plans(vec![(&orders, Survey::assumed(&orders)), (&billing, missing)]).unwrap_err();
+    assert!(error.to_string().starts_with("lane billing: there is no table"), "{error}");
 }

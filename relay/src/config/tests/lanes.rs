@@ -137,9 +137,28 @@ fn names_and_numbers_have_to_be_given_and_to_differ() {
             "[[lanes]]\nnumber = 0\n[[lanes]]\nname = \"b\"\nnumber = 2\n".to_owned(),
             &["is the table of lane 0, too"],
         ),
+        (
+            messages("name = \"a\"\nnumber = 1", "shop") + &messages("name = \"b\"\nnumber = 2", "shop"),
+            &["lanes.b.outbox.message_prefix = \"shop\"", "is the prefix of lane a, too"],
+        ),
     ] {
         refused(&text, parts);
     }
+}
+
+fn messages(identity: &str, prefix: &str) -> String {
+    format!("[[lanes]]\n{identity}\noutbox.from = \"messages\"\noutbox.message_prefix = \"{prefix}\"\n")
+}
+
+#[test]
+fn lanes_of_messages_are_told_apart_by_their_prefix_and_stand_beside_a_table() {
+    let text = messages("name = \"a\"\nnumber = 1", "shop")
+        + &messages("name = \"b\"\nnumber = 2", "bills")
+        + "[[lanes]]\nnumber = 0\n";
+    let lanes = lanes(&text).load_all().unwrap();
+    let prefixes: Vec<Option<&str>> =
+        lanes.iter().map(|settings| settings.outbox.message_prefix.as_deref()).collect();
+    assert_eq!(prefixes, [None, Some("shop"), Some("bills")]);
 }
 
 #[test]
