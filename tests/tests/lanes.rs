@@ -206,7 +206,7 @@ async fn one_lane_is_filled_while_the_other_streams() {
     two.assert_pass().await;
     assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
     two.scene.text("SELECT pg_drop_replication_slot('outbox_lanes_filled_billing')::text").await;
-    two.bills(12_000).await;
+    two.bills(3_000).await;
 
     let relay = Relay::start(&two.scene.config);
     let filling = |status: &Value| lane(status, "billing")["phase"] == "filling";
