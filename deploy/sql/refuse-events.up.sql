@@ -11,6 +11,8 @@
 -- writing log; it slows a disk down that fills through them, and does not stop it. What a slot has lost is not kept, so
 -- a slot that is given up refuses nothing.
 --
+-- It refuses rows of outbox.events alone: outbox.emit() writes no row, and goes on.
+--
 -- What it costs: one look at the slots for each INSERT statement, not for each row.
 
 CREATE OR REPLACE FUNCTION outbox.refuse_while_log_is_kept() RETURNS trigger

@@ -13,7 +13,7 @@
 --
 -- The session setting outbox.message_prefix, or ALTER DATABASE ... SET outbox.message_prefix = '...', takes the place
 -- of the prefix 'outbox.event'; relays have to name the same one (outbox.message_prefix in their configuration).
-CREATE FUNCTION outbox.emit(
+CREATE OR REPLACE FUNCTION outbox.emit(
     aggregatetype  text,
     aggregateid    text,
     type           text,

@@ -54,7 +54,9 @@ fn report(scene: &Scene<'_>, line: &str, code: i32) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_keys_events_come_again_under_their_ids_in_order() {
     let servers = cluster::shared();
-    let scene = Scene::prepare(&servers.postgres, &servers.kafka, "backfill_key").await;
+    let scene = Scene::prepare(&servers.postgres, &servers.kafka, "backfill_key")
+        .await
+        .configured(|config| config.raw("outbox.backfill", "true"));
     scene.insert(10 * KEYS).await;
     let relay = scene.start();
     scene.verdict().await.assert_pass();
@@ -97,7 +99,9 @@ async fn a_keys_events_come_again_under_their_ids_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_paced_asked_about_and_survives_the_relays_death() {
     let servers = cluster::shared();
-    let scene = Scene::prepare(&servers.postgres, &servers.kafka, "backfill_killed").await;
+    let scene = Scene::prepare(&servers.postgres, &servers.kafka, "backfill_killed")
+        .await
+        .configured(|config| config.raw("outbox.backfill", "true"));
     scene.insert(1_200).await;
     let relay = scene.start();
     scene.verdict().await.assert_pass();
@@ -150,7 +154,9 @@ async fn it_is_paced_asked_about_and_survives_the_relays_death() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_done_is_said() {
     let servers = cluster::shared();
-    let scene = Scene::prepare(&servers.postgres, &servers.kafka, "backfill_refused").await;
+    let scene = Scene::prepare(&servers.postgres, &servers.kafka, "backfill_refused")
+        .await
+        .configured(|config| config.raw("outbox.backfill", "true"));
     scene.insert(3).await;
     let silent = backfill(&scene, "--from 2020-01-01T00:00:00Z", 1);
     assert!(silent.contains("no relay backfill_refused is streaming"), "{silent}");
@@ -181,7 +187,9 @@ async fn what_cannot_be_done_is_said() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_key_takes_what_comes_again_behind_it() {
     let servers = cluster::shared();
-    let scene = Scene::prepare(&servers.postgres, &servers.kafka, "backfill_held").await;
+    let scene = Scene::prepare(&servers.postgres, &servers.kafka, "backfill_held")
+        .await
+        .configured(|config| config.raw("outbox.backfill", "true"));
     let scene = scene.configured(|config| config.text("kafka.max_record_bytes", "2048"));
     let insert = |bytes: usize| {
         format!(

@@ -319,6 +319,7 @@ impl Reader<'_> {
     fn outbox(&mut self, topic_prefix: Option<&str>) -> Option<OutboxSettings> {
         let from = self.get(&keys::OUTBOX_FROM);
         let prefix = self.get(&keys::OUTBOX_MESSAGE_PREFIX);
+        let backfill = self.get(&keys::OUTBOX_BACKFILL);
         let table = self.get(&keys::OUTBOX_TABLE);
         let columns = self.columns(table.as_ref().is_some_and(|(s, t)| s == "outbox" && t == "events"));
         let rules = self.rules(columns.as_ref(), topic_prefix);
@@ -349,7 +350,15 @@ impl Reader<'_> {
             EventsFrom::Table => (columns, None),
             EventsFrom::Messages => (ColumnNames { writer: None, seq: None, ..columns }, Some(prefix)),
         };
-        Some(OutboxSettings { schema, table, columns, rules, format: format?, message_prefix })
+        Some(OutboxSettings {
+            schema,
+            table,
+            columns,
+            rules,
+            format: format?,
+            message_prefix,
+            backfill: backfill?,
+        })
     }
 
     fn refuse_all(&mut self, wrong: Vec<Contradiction>) {

@@ -296,6 +296,10 @@ keys! {
     /// setting `outbox.message_prefix` of the session, role or database, and has the same default.
     OUTBOX_MESSAGE_PREFIX: MessagePrefix = MessagePrefix, "outbox.message_prefix", Text("outbox.event"),
         "\"billing.event\"";
+    /// Whether the relay follows the orders of `outbox-relay backfill`. An order is a message in the log that carries
+    /// the rows themselves, and whoever may execute `pg_logical_emit_message` in this database can write one: that is
+    /// everybody, until the right is taken from PUBLIC, which `check` looks for.
+    OUTBOX_BACKFILL: Flag = Flag, "outbox.backfill", Text("false"), "true";
     /// The outbox table. A part with capitals or other characters stands in double quotes, as in SQL.
     OUTBOX_TABLE: TableName = TableName, "outbox.table", Text("outbox.events"), "'\"Sales\".outbox'";
     /// Column of the event's id.

@@ -161,6 +161,10 @@ impl<'g> Lane<'g> {
         let all = inherited(relay, &given.keys);
         let mut wrong = Mistakes::default();
         // A lane without a usable name or number is read all the same: everything that is wrong is told at once.
+        // What becomes of rows that stand in a table is said to all lanes at once, and means those that read one.
+        let reads = Reads::of(&all);
+        let without_table = matches!(reads, Some(Reads::Messages(_)));
+        let existing = if without_table { Some(Existing::Refuse) } else { existing };
         let settings = assemble::settings(&all, id.clone().unwrap_or(LaneId::only()), existing, &mut wrong);
         if let (Some(settings), Some(LaneId { name: Some(_), .. })) = (&settings, &id)
             && settings.slot().len() > LONGEST_SLOT
@@ -172,7 +176,6 @@ impl<'g> Lane<'g> {
             );
             of_itself.push(mistake(given, NAME, problem));
         }
-        let reads = Reads::of(&all);
         Lane { given, id, reads, settings, of_itself, of_settings: wrong.iter().cloned().collect() }
     }
 

@@ -8,7 +8,7 @@ use super::rules::Template;
 use super::{CleanupMode, Existing, Rules};
 
 /// Keys that say something of a table.
-const OF_A_TABLE: [&dyn AnyKey; 16] = [
+const OF_A_TABLE: [&dyn AnyKey; 17] = [
     &keys::SOURCE_FORMAT,
     &keys::OUTBOX_TABLE,
     &keys::COLUMN_ID,
@@ -25,6 +25,7 @@ const OF_A_TABLE: [&dyn AnyKey; 16] = [
     &keys::COLUMN_WRITER,
     &keys::COLUMN_SEQ,
     &keys::OUTBOX_ROWS_STAY,
+    &keys::OUTBOX_BACKFILL,
 ];
 
 /// A key, and what is wrong with giving it.

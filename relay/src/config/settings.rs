@@ -222,6 +222,8 @@ pub struct OutboxSettings {
     /// The prefix of the logical messages that are the events, in place of rows of the table; the columns then are
     /// members of their content.
     pub message_prefix: Option<String>,
+    /// Whether orders of `backfill` are followed.
+    pub backfill: bool,
 }
 
 impl OutboxSettings {

@@ -102,11 +102,12 @@ fn poll(
     stop: &AtomicBool,
 ) {
     let mut transactions = 0;
-    let round = if publishers.is_transactional() { SHORT_ROUND } else { ROUND };
+    let mut outstanding = false;
     while !ending.is_over() && !stop.load(SeqCst) {
         let publisher = publishers.current();
-        publisher.poll(round);
+        publisher.poll(if outstanding && publishers.is_transactional() { SHORT_ROUND } else { ROUND });
         let confirmed = head.advance();
+        outstanding = confirmed.outstanding > 0;
         observed.published_transactions.add(confirmed.transactions - transactions);
         transactions = confirmed.transactions;
         show(observed, &confirmed);

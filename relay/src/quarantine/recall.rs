@@ -51,6 +51,16 @@ pub async fn recall(
     };
     let mut found = ask(record).await?;
     let missing = missing(sql, &whose, record).await?;
+    if !missing.is_empty() && settings.outbox.message_prefix.is_some() {
+        let names: Vec<String> =
+            missing.iter().map(|(_, entry)| format!("{} (event {})", entry.position, entry.id)).collect();
+        return Err(End::Halt(format!(
+            "the state record lists messages in quarantine that outbox.quarantine no longer holds: {}. PostgreSQL has \
+             lost them (a failover, a restore) or somebody deleted them, and messages stand in no table: let their \
+             services emit these events again, then `outbox-relay forget` makes the relay begin anew",
+            names.join(", ")
+        )));
+    }
     if !missing.is_empty() {
         // It may read the whole table, on another connection: the lane's must not idle meanwhile.
         let slot = settings.slot();

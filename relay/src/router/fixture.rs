@@ -71,6 +71,7 @@ pub(super) fn native_outbox() -> OutboxSettings {
         rules: Rules::default(),
         format: SourceFormat::Text,
         message_prefix: None,
+        backfill: true,
     }
 }
 

@@ -71,15 +71,17 @@ impl Outlet {
     }
 
     /// Their Kafka transaction is committed, and its state record says what was carried out: writes it down. What a crash
-    /// keeps from it the next session does.
-    pub fn write_down_carried(&mut self) {
+    /// keeps from it the next session does. False where not all of it is: then the record has to go on saying so.
+    #[must_use]
+    pub fn write_down_carried(&mut self) -> bool {
         for outcome in std::mem::take(&mut self.carried) {
             let answer = self.desk.ask(Question::Outcome(outcome.clone()), &self.ending);
-            let Some(Answer::Settled(settled)) = answer else { return };
+            let Some(Answer::Settled(settled)) = answer else { return false };
             self.holds.counted(settled);
             said(&outcome, settled);
         }
         self.show_holds();
+        true
     }
 
     /// Publishes one entry as what it was: with its own position and time.

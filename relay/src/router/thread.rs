@@ -266,7 +266,7 @@ impl Router {
     /// An event that came as a message. One that is not transactional has no place in the order of commits, and is there
     /// even where its transaction rolled back: it is no event.
     fn emitted(&mut self, message: &pgoutput::LogicalMessage<'_>) -> Result<(), RouteError> {
-        let Router { parts, messages, misplaced, scratch, course, .. } = self;
+        let Router { parts, messages, misplaced, scratch, course, split, .. } = self;
         let Some(messages) = messages else { return Ok(()) };
         if !message.transactional {
             parts.observed.refused_messages.add(1);
@@ -281,6 +281,7 @@ impl Router {
             return Ok(());
         }
         let Some(at) = place_of_row(parts, course)? else { return Ok(()) };
+        keep_small(parts, split)?;
         match Emitted::read(message.content) {
             Ok(event) => parts.outlet.publish(&messages.plan, &event.row(), &at, scratch),
             Err(fault) => parts.outlet.put_message_aside(message.content, &at, fault),
@@ -337,6 +338,10 @@ impl Router {
             );
             observed.error(format!("an order to publish rows again was not followed: {why}"));
         };
+        if !outbox.backfill {
+            refuse("outbox.backfill is false, and anybody may have written it");
+            return Ok(());
+        }
         if messages.is_some() {
             refuse("with outbox.from = \"messages\" there is no table");
             return Ok(());
@@ -446,8 +451,7 @@ impl Router {
             return;
         }
         self.cut(&gate);
-        if !self.parts.ending.is_over() {
-            self.parts.outlet.write_down_carried();
+        if !self.parts.ending.is_over() && self.parts.outlet.write_down_carried() {
             self.parts.recorder.carry(Vec::new());
         }
     }

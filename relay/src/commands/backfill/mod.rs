@@ -142,6 +142,11 @@ async fn backfill(settings: Arc<Settings>, args: &BackfillArgs) -> anyhow::Resul
     if args.dry_run || extent.count == 0 {
         return Ok(Some(report));
     }
+    anyhow::ensure!(
+        settings.outbox.backfill,
+        "outbox.backfill is false, so that the relay would not follow: take the right to write messages from everybody \
+         (`outbox-relay check` says how), set outbox.backfill = true and start the relay again"
+    );
     if extent.count > MANY && !args.yes && !agreed(&extent, args.rate)? {
         return Ok(None);
     }
@@ -201,7 +206,8 @@ impl Report {
         page += &match &self.lsn {
             Some(lsn) if self.confirmed => {
                 format!(
-                    "relay {relay} has published {} of them again, and is confirmed up to {lsn}\n",
+                    "relay {relay} has read the order for {} of them, and is confirmed up to {lsn}: they are published again, but for \
+                     what its log and its quarantine name\n",
                     self.told
                 )
             }
@@ -253,7 +259,7 @@ mod tests {
     #[test]
     fn a_whole_one_says_what_is_known() {
         let whole = Report { told: 3, confirmed: true, stopped: None, ..report() }.text();
-        assert!(whole.contains("has published 3") && !whole.contains("go on"), "{whole}");
+        assert!(whole.contains("has read the order for 3") && !whole.contains("go on"), "{whole}");
         let silent = Report { told: 3, stopped: Some("no relay is streaming".into()), ..report() }.text();
         assert!(!silent.contains("go on with"), "{silent}");
         assert!(Report { dry_run: true, ..report() }.text().contains("nothing was done"));

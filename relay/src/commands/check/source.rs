@@ -171,9 +171,9 @@ async fn questions(
         findings.extend(server::judge(facts, settings));
         findings.push(server::slots(facts, slot_is_there));
     }
-    if settings.outbox.message_prefix.is_some() {
+    if settings.outbox.message_prefix.is_some() || settings.outbox.backfill {
         let found = answered(messages::look(sql).await, Area::Publication, "message prefix", findings)?;
-        findings.extend(found.and_then(|found| messages::judge(&found, settings)));
+        findings.extend(found.iter().flat_map(|found| messages::judge(found, settings)));
     }
     let found = answered(publication::look(sql, settings).await, Area::Publication, "publication", findings)?;
     if let Some(found) = found {

@@ -148,6 +148,16 @@ pub fn judge_contract(
         }
         // The missing table is said elsewhere.
         Contract::Absent => return Vec::new(),
+        // Of version 4 only relays of messages need anything; replicas are replaced one by one.
+        Contract::Version(3) if settings.outbox.message_prefix.is_none() => Finding::warning(
+            Area::Table,
+            "contract-version",
+            SUBJECT,
+            format!(
+                "is version 3 in the database and {CONTRACT_VERSION} in this program, which can do with it"
+            ),
+        )
+        .mend("let init bring it up to date", init_command(settings)),
         Contract::Version(version) if version < CONTRACT_VERSION => Finding::error(
             Area::Table,
             "contract-version",

@@ -128,6 +128,11 @@ fn plans(mut surveys: Vec<(&Settings, Survey)>) -> Result<Vec<(&Settings, Plan)>
         })?;
         plans.push((settings, plan));
     }
+    // Producers come in behind the last slot: what they emit before a lane has one is in no table.
+    let let_in: Vec<plan::Step> = plans.iter_mut().filter_map(|(_, plan)| plan.take_producers()).collect();
+    if let Some((_, last)) = plans.last_mut() {
+        last.steps.extend(let_in);
+    }
     Ok(plans)
 }
 

@@ -77,6 +77,13 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Takes the step out that lets producers in, where there is one.
+    pub fn take_producers(&mut self) -> Option<Step> {
+        let lets_in = |step: &Step| matches!(step, Step::Run { sql, .. } if sql == LET_PRODUCERS_IN);
+        let at = self.steps.iter().position(lets_in)?;
+        Some(self.steps.remove(at))
+    }
+
     fn run(&mut self, says: impl Into<String>, sql: impl Into<String>) {
         self.steps.push(Step::Run { says: says.into(), sql: sql.into(), private: None });
     }

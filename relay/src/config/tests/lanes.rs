@@ -159,6 +159,11 @@ fn lanes_of_messages_are_told_apart_by_their_prefix_and_stand_beside_a_table() {
     let prefixes: Vec<Option<&str>> =
         lanes.iter().map(|settings| settings.outbox.message_prefix.as_deref()).collect();
     assert_eq!(prefixes, [None, Some("shop"), Some("bills")]);
+
+    // What becomes of rows that stand in a table is no question to lanes without one.
+    let lanes = Trial::toml(&format!("{THREE_KEYS}start.existing = \"publish\"\n{text}")).load_all().unwrap();
+    let existing: Vec<Existing> = lanes.iter().map(|settings| settings.existing).collect();
+    assert_eq!(existing, [Existing::Publish, Existing::Refuse, Existing::Refuse]);
 }
 
 #[test]
