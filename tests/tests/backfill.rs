@@ -154,9 +154,12 @@ async fn it_is_paced_asked_about_and_survives_the_relays_death() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_done_is_said() {
     let servers = cluster::shared();
-    let scene = Scene::prepare(&servers.postgres, &servers.kafka, "backfill_refused")
-        .await
-        .configured(|config| config.raw("outbox.backfill", "true"));
+    let scene = Scene::prepare(&servers.postgres, &servers.kafka, "backfill_refused").await;
+    let of_messages = scene.config.clone().text("outbox.from", "messages");
+    scene.insert(1).await;
+    let closed = backfill(&scene, "--from 2020-01-01T00:00:00Z", 1);
+    assert!(closed.contains("outbox.backfill is false"), "{closed}");
+    let scene = scene.configured(|config| config.raw("outbox.backfill", "true"));
     scene.insert(3).await;
     let silent = backfill(&scene, "--from 2020-01-01T00:00:00Z", 1);
     assert!(silent.contains("no relay backfill_refused is streaming"), "{silent}");
@@ -166,8 +169,7 @@ async fn what_cannot_be_done_is_said() {
     scene.database.batch_execute("REVOKE SELECT ON outbox.events FROM outbox_relay").await.unwrap();
     let forbidden = backfill(&scene, "--from 2020-01-01T00:00:00Z", 1);
     assert!(forbidden.contains("role relay_backfill_refused may not read"), "{forbidden}");
-    let config = scene.config.clone().text("outbox.from", "messages");
-    let (status, messages) = config.command(&["backfill", "--id", "x"]);
+    let (status, messages) = of_messages.command(&["backfill", "--id", "x"]);
     assert_eq!(status.code(), Some(1), "{messages}");
     assert!(messages.contains("events stand in no table"), "{messages}");
     let scene = scene.configured(|config| config.text("source.max_row_bytes", "64KiB"));
