@@ -18,9 +18,9 @@ use super::mistakes::{Mistake, Mistakes, Origin};
 use super::recovery::hindrance;
 use super::rules::{Rewrite, Rules, Template, TopicRule};
 use super::{
-    AdminSettings, Answer, CleanupMode, CleanupSettings, ColumnNames, DeliverySettings, EventsFrom, Existing,
-    KafkaSettings, LaneId, LogSettings, Loss, OutboxSettings, QuarantineSettings, RecoverySettings,
-    RuleColumns, Settings, SourceSettings, StateSettings, TopicSettings, kafka_options, topic_options,
+    AdminSettings, Answer, CleanupMode, CleanupSettings, ColumnNames, EventsFrom, Existing, KafkaSettings,
+    LaneId, LogSettings, Loss, OutboxSettings, QuarantineSettings, RecoverySettings, RuleColumns, Settings,
+    SourceSettings, StateSettings, TopicSettings, kafka_options, topic_options,
 };
 
 /// A bucket is written into again eight days after its day, so it has to be empty before.
@@ -69,14 +69,14 @@ pub fn settings(
 }
 
 /// Reads keys and keeps what is wrong. A section reads all its keys before it gives up for one.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     given: &'a AllGiven,
     mistakes: &'a mut Mistakes,
 }
 
 impl Reader<'_> {
     /// The value of a key, given or by default; `None` after a mistake, or where it may be unset.
-    fn get<K: Kind + Sync>(&mut self, key: &Key<K>) -> Option<K::Value> {
+    pub(super) fn get<K: Kind + Sync>(&mut self, key: &Key<K>) -> Option<K::Value> {
         let Some(given) = self.given.get(key.path) else {
             return match key.fallback {
                 Fallback::Text(text) => key.kind.read(text).map_err(|problem| self.refuse(key, problem)).ok(),
@@ -268,25 +268,6 @@ impl Reader<'_> {
             options.push((name.to_string(), given.text.clone()));
         }
         options
-    }
-
-    fn delivery(&mut self) -> Option<DeliverySettings> {
-        let guarantee = self.get(&keys::DELIVERY_GUARANTEE);
-        let commit_interval = self.get(&keys::DELIVERY_COMMIT_INTERVAL);
-        let max_records = self.get(&keys::DELIVERY_MAX_RECORDS);
-        let max_bytes = self.get(&keys::DELIVERY_MAX_BYTES);
-        let max_transaction_records = self.get(&keys::DELIVERY_MAX_TRANSACTION_RECORDS);
-        let larger = self.get(&keys::DELIVERY_LARGER);
-        let transaction_timeout = self.get(&keys::DELIVERY_TRANSACTION_TIMEOUT);
-        Some(DeliverySettings {
-            guarantee: guarantee?,
-            commit_interval: commit_interval?,
-            max_records: max_records? as u64,
-            max_bytes: max_bytes? as u64,
-            max_transaction_records: max_transaction_records? as u64,
-            larger: larger?,
-            transaction_timeout: transaction_timeout?,
-        })
     }
 
     fn topics(&mut self) -> Option<TopicSettings> {

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use super::assemble::Reader;
+use super::keys;
+
 /// What publishing promises, and within which bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliverySettings {
@@ -47,4 +50,26 @@ pub enum Larger {
     Halt,
     /// It is published in several Kafka transactions: at least once, and seen in parts.
     Split,
+}
+
+impl Reader<'_> {
+    /// The bounds of Kafka transactions.
+    pub(super) fn delivery(&mut self) -> Option<DeliverySettings> {
+        let guarantee = self.get(&keys::DELIVERY_GUARANTEE);
+        let commit_interval = self.get(&keys::DELIVERY_COMMIT_INTERVAL);
+        let max_records = self.get(&keys::DELIVERY_MAX_RECORDS);
+        let max_bytes = self.get(&keys::DELIVERY_MAX_BYTES);
+        let max_transaction_records = self.get(&keys::DELIVERY_MAX_TRANSACTION_RECORDS);
+        let larger = self.get(&keys::DELIVERY_LARGER);
+        let transaction_timeout = self.get(&keys::DELIVERY_TRANSACTION_TIMEOUT);
+        Some(DeliverySettings {
+            guarantee: guarantee?,
+            commit_interval: commit_interval?,
+            max_records: max_records? as u64,
+            max_bytes: max_bytes? as u64,
+            max_transaction_records: max_transaction_records? as u64,
+            larger: larger?,
+            transaction_timeout: transaction_timeout?,
+        })
+    }
 }

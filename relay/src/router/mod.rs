@@ -64,8 +64,8 @@ pub use row::{ColumnInfo, RelationShape, Value};
 pub use unpublishable::Unpublishable;
 
 #[cfg(test)]
-mod committed;
-#[cfg(test)]
 mod fixture;
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod transaction_tests;
