@@ -19,7 +19,7 @@ pub(super) async fn drain(context: &Context, ending: &Ending, sql: &Sql, pipelin
     tracing::info!(in_flight = pipeline.window.records(), "draining");
     let slot = context.settings.slot();
     let deadline = Instant::now() + context.settings.drain_timeout;
-    let mut waiting_for = "the router to finish its transaction";
+    let mut waiting_for = "the router to finish its transaction".to_owned();
     let steps = steps(context, sql, pipeline, &mut waiting_for);
     let result = tokio::select! {
         biased;
@@ -45,7 +45,7 @@ async fn steps(
     context: &Context,
     sql: &Sql,
     pipeline: &Pipeline,
-    waiting_for: &mut &'static str,
+    waiting_for: &mut String,
 ) -> Result<(), String> {
     pipeline.draining.store(true, SeqCst);
     pipeline.reader.stop_reading();
@@ -55,14 +55,14 @@ async fn steps(
     if pipeline.gate.as_ref().is_some_and(|gate| gate.is_inside()) {
         return confirmed(context, sql, pipeline, waiting_for).await;
     }
-    *waiting_for = "acknowledgements of the broker";
+    *waiting_for = "acknowledgements of the broker".into();
     until(|| pipeline.window.records() == 0).await;
-    *waiting_for = "the quarantine";
+    *waiting_for = "the quarantine".into();
     until(|| pipeline.desk.is_idle()).await;
     // The ledger's head follows the last report within two rounds of the poller.
     let round = pipeline.confirmations.rounds();
     until(|| pipeline.confirmations.rounds() >= round + 2).await;
-    *waiting_for = "the state record";
+    *waiting_for = "the state record".into();
     let target = pipeline.confirmations.newest().end_lsn;
     pipeline.recorder.flush();
     until(|| pipeline.recorder.recorded_up_to(target)).await;
@@ -74,17 +74,28 @@ async fn confirmed(
     context: &Context,
     sql: &Sql,
     pipeline: &Pipeline,
-    waiting_for: &mut &'static str,
+    waiting_for: &mut String,
 ) -> Result<(), String> {
-    *waiting_for = "the server to confirm the position";
     // Zero where the session ended before skipping was believed: then nothing was published either.
     let recorded = pipeline.positions.recorded();
     let slot = context.settings.slot();
+    *waiting_for = format!("the server to confirm {recorded}");
     loop {
+        // Looked at before: what it sent last may be confirmed.
+        let ended = pipeline.reader.has_ended();
         let ping = sql.ping(&slot).await.map_err(|error| super::chain(&error))?;
-        if ping.slot_confirmed.is_some_and(|confirmed| confirmed >= recorded) {
-            context.observed.slot_confirmed.set(recorded.0);
-            return Ok(());
+        match ping.slot_confirmed {
+            Some(confirmed) if confirmed >= recorded => {
+                context.observed.slot_confirmed.set(recorded.0);
+                return Ok(());
+            }
+            Some(confirmed) => {
+                *waiting_for = format!("the server to confirm {recorded}: slot {slot} stands at {confirmed}");
+            }
+            None => *waiting_for = format!("the server to confirm {recorded}: slot {slot} is gone"),
+        }
+        if ended {
+            return Err("the replication stream ended".to_owned());
         }
         sleep(LOOK).await;
     }

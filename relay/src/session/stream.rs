@@ -112,13 +112,14 @@ pub(super) async fn run(context: &Context, ending: &Arc<Ending>, owned: Owned, s
     if let Some(end) = end {
         ending.end(end);
     }
+    let had_ended = pipeline.reader.has_ended();
     if !polite {
         pipeline.reader.interrupt().interrupt();
     }
     drop(sql);
     let closing = ending.clone();
     let closed = blocking(move || {
-        pipeline.close(polite, &closing);
+        pipeline.close(polite, had_ended, &closing);
         Ok(())
     });
     if let Err(end) = closed.await {
@@ -393,10 +394,14 @@ impl Pipeline {
 
     /// Waits for the threads, which end with the session. In the order of the data path, so that nothing
     /// waits for what has ended before it.
-    fn close(self, polite: bool, ending: &Ending) {
+    fn close(self, polite: bool, had_ended: bool, ending: &Ending) {
         let end = if polite { self.reader.close() } else { self.reader.abort() };
+        let end = reader_end(&end);
+        if had_ended && matches!(ending.told(), Some(End::Undrained { .. })) {
+            tracing::warn!(reason = end.sentence(), "how the replication stream ended");
+        }
         // Heard only where nobody has said why before.
-        ending.end(reader_end(&end));
+        ending.end(end);
         for thread in [self.router, self.recording, self.watching] {
             if thread.join().is_err() {
                 tracing::error!("a thread of the session panicked");
