@@ -18,6 +18,7 @@ use outbox_tests::orders::{Asked, Effects, Orders, Upstream, With};
 use outbox_tests::wait::eventually_async;
 use parking_lot::Mutex;
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
@@ -152,13 +153,13 @@ impl Running {
         Running { admin, stop, task }
     }
 
-    /// Waits until so many records are read.
-    pub(crate) async fn has_read(&self, records: u64) {
-        eventually_async(LIMIT, &format!("{records} records to be read"), async || {
-            let metrics = get(self.admin.number(), "/metrics")?;
-            let read = metrics.lines().filter(|line| line.starts_with("outbox_consumer_read_records_total{"));
-            let read: f64 = read.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
-            (read >= records as f64).then_some(())
+    /// Waits until so many records are in the consumer's hands, of which some run.
+    pub(crate) async fn holds(&self, records: u64) {
+        eventually_async(LIMIT, &format!("{records} records to be in hand"), async || {
+            let status = get(self.admin.number(), "/status")?;
+            let status: Value = serde_json::from_str(status.split_once("\r\n\r\n")?.1).ok()?;
+            let number = |name: &str| status["in_hand"][name].as_u64();
+            (number("records")? >= records && number("running")? > 0).then_some(())
         })
         .await;
     }
@@ -194,13 +195,20 @@ fn send(upstream: &Upstream, bad: impl FnOnce(&Upstream, &str)) {
     upstream.flush();
 }
 
-/// Lets the first batch wait until everything is read, so that the next one is large.
+/// As `consumer_groups` does: upkeep that makes partitions would split a batch that waits for it.
+async fn prepare<'s>(name: &str, postgres: &'s Postgres, kafka: &Kafka) -> Orders<'s> {
+    let orders = Orders::prepare(name, postgres, kafka, program()).await;
+    orders.query("SELECT inbox.upkeep()", &[]).await;
+    orders
+}
+
+/// Lets the first batch wait until everything is in hand, so that the next one is large.
 async fn fill(running: &Running, orders: &Orders<'_>, bad: impl FnOnce(&Upstream, &str)) {
     orders.upstream().order("first", GOOD);
     orders.upstream().flush();
-    running.has_read(1).await;
+    running.holds(1).await;
     send(orders.upstream(), bad);
-    running.has_read((ROUNDS * KEYS + 2) as u64).await;
+    running.holds((ROUNDS * KEYS + 2) as u64).await;
 }
 
 /// C24, C53: what cannot be read leaves the batch with what follows in its key, and the others are one batch still.
@@ -208,7 +216,7 @@ async fn fill(running: &Running, orders: &Orders<'_>, bad: impl FnOnce(&Upstream
 async fn of_a_batch_only_the_payload_that_cannot_be_read_is_left_out() {
     const NAME: &str = "unreadable";
     let (postgres, kafka) = (Postgres::start(15), Kafka::start());
-    let orders = Orders::prepare(NAME, &postgres, &kafka, program()).await;
+    let orders = prepare(NAME, &postgres, &kafka).await;
     let scene = Scene::new();
     let retry = in_place(3).when_exhausted(Exhausted::Skip);
     let running = Running::start(NAME, (&postgres, &kafka), &scene, retry, |consumer| {
@@ -240,7 +248,7 @@ async fn of_a_batch_only_the_payload_that_cannot_be_read_is_left_out() {
 async fn the_event_that_spoils_a_batch_is_found_and_the_others_stay_together() {
     const NAME: &str = "spoiled";
     let (postgres, kafka) = (Postgres::start(15), Kafka::start());
-    let orders = Orders::prepare(NAME, &postgres, &kafka, program()).await;
+    let orders = prepare(NAME, &postgres, &kafka).await;
     let scene = Scene::new();
     let retry = in_place(2).when_exhausted(Exhausted::Skip);
     let running = Running::start(NAME, (&postgres, &kafka), &scene, retry, |consumer| {
@@ -266,7 +274,7 @@ async fn the_event_that_spoils_a_batch_is_found_and_the_others_stay_together() {
 async fn an_event_that_is_named_runs_alone_and_the_others_again_without_it() {
     const NAME: &str = "named";
     let (postgres, kafka) = (Postgres::start(15), Kafka::start());
-    let orders = Orders::prepare(NAME, &postgres, &kafka, program()).await;
+    let orders = prepare(NAME, &postgres, &kafka).await;
     let scene = Scene::new();
     let retry = in_place(2).when_exhausted(Exhausted::Skip);
     let running = Running::start(NAME, (&postgres, &kafka), &scene, retry, |consumer| {

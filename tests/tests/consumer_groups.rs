@@ -73,14 +73,14 @@ impl<'s> Ground<'s> {
         });
         orders.upstream().order("first", GOOD);
         orders.upstream().flush();
-        running.has_read(1).await;
+        running.holds(1).await;
         Ground { orders, scene, running }
     }
 
-    /// Lets the first one go on when so many records are read.
+    /// Lets the first one go on when so many records are in hand.
     async fn open(&self, records: usize) {
         self.orders.upstream().flush();
-        self.running.has_read(records as u64).await;
+        self.running.holds(records as u64).await;
         self.scene.open.send_replace(true);
     }
 
