@@ -74,7 +74,7 @@ impl Ground {
             builder = builder.setting(name, value);
         }
         let postgres = builder.start();
-        let kafka = Kafka::start();
+        let kafka = Kafka::builder().as_shipped().start();
         postgres.create_database(NAME).await;
         let client = postgres.connect(NAME).await;
         let keys = plan.relay_keys.iter().filter_map(|key| key.split_once('='));

@@ -124,7 +124,7 @@ impl Report {
         }
         writeln!(
             out,
-            "| Kafka | 4.3, one broker on the same machine, a topic of 12 partitions per run, `acks=all`, lz4 |"
+            "| Kafka | 4.3, one broker on the same machine with heap and collector of its own start scripts, a topic of 12 partitions per run, `acks=all`, lz4 |"
         )?;
         for other in &self.others {
             writeln!(

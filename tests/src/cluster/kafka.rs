@@ -45,9 +45,27 @@ pub struct Builder {
     proxied: bool,
     keystore: Option<String>,
     settings: Vec<(String, String)>,
+    java: &'static [&'static str],
 }
 
+/// What Kafka's own scripts start a broker with (`bin/kafka-server-start.sh` and `bin/kafka-run-class.sh`).
+const SHIPPED: &[&str] = &[
+    "-Xmx1G",
+    "-Xms1G",
+    "-server",
+    "-XX:+UseG1GC",
+    "-XX:MaxGCPauseMillis=20",
+    "-XX:InitiatingHeapOccupancyPercent=35",
+    "-XX:+ExplicitGCInvokesConcurrent",
+];
+
 impl Builder {
+    /// Starts brokers with the heap and the collector that Kafka's own scripts give them, for measurements.
+    pub fn as_shipped(mut self) -> Builder {
+        self.java = SHIPPED;
+        self
+    }
+
     /// Number of brokers. With three, topics have three replicas and two must be in sync.
     pub fn brokers(mut self, count: usize) -> Builder {
         self.brokers = count;
@@ -90,9 +108,8 @@ impl Builder {
     /// When the jars are not there or a broker does not start.
     pub fn start(self) -> Kafka {
         let directory = ground::directory("kafka");
-        let nodes: Vec<Node> = (1..=self.brokers)
-            .map(|id| Node::claim(id, directory.join(id.to_string()), self.proxied, self.keystore.is_some()))
-            .collect();
+        let nodes: Vec<Node> =
+            (1..=self.brokers).map(|id| Node::claim(id, directory.join(id.to_string()), &self)).collect();
         let voters: Vec<String> =
             nodes.iter().map(|node| format!("{}@127.0.0.1:{}", node.id, node.controller.number())).collect();
         for node in &nodes {
@@ -119,7 +136,7 @@ impl Kafka {
 
     /// A Kafka with further settings.
     pub fn builder() -> Builder {
-        Builder { brokers: 1, proxied: false, keystore: None, settings: Vec::new() }
+        Builder { brokers: 1, proxied: false, keystore: None, settings: Vec::new(), java: &[] }
     }
 
     /// Bootstrap servers, `host:port,host:port`; the proxies' where there are any.
@@ -313,17 +330,19 @@ pub struct Node {
     /// With TLS, and with TLS and a login.
     secured: Option<(Port, Port)>,
     proxy: Option<Proxy>,
+    java: &'static [&'static str],
     process: Mutex<Option<Process>>,
 }
 
 impl Node {
-    fn claim(id: usize, directory: PathBuf, proxied: bool, tls: bool) -> Node {
+    fn claim(id: usize, directory: PathBuf, builder: &Builder) -> Node {
         fs::create_dir_all(&directory).expect("our own directory");
         let client = Port::claim();
-        let proxy = proxied.then(|| Proxy::start(client.number()));
+        let proxy = builder.proxied.then(|| Proxy::start(client.number()));
         let (internal, controller) = (Port::claim(), Port::claim());
-        let secured = tls.then(|| (Port::claim(), Port::claim()));
-        Node { id, directory, client, internal, controller, secured, proxy, process: Mutex::new(None) }
+        let secured = builder.keystore.is_some().then(|| (Port::claim(), Port::claim()));
+        let (java, process) = (builder.java, Mutex::new(None));
+        Node { id, directory, client, internal, controller, secured, proxy, java, process }
     }
 
     fn secured(&self) -> &(Port, Port) {
@@ -419,10 +438,12 @@ impl Node {
         let java = parts::java().unwrap_or_else(|error| panic!("{error}"));
         let libs = parts::kafka_libs().unwrap_or_else(|error| panic!("{error}"));
         let logging = self.directory.join("log4j2.properties");
-        let mut command = vec![java.display().to_string(), "-Xmx384m".into(), "-cp".into()];
+        // The last of a name counts.
+        let mut command = vec![java.display().to_string(), "-Xmx384m".into()];
+        command.extend(options.iter().map(ToString::to_string));
+        command.push("-cp".into());
         command.push(libs.join("*").display().to_string());
         command.push(format!("-Dlog4j2.configurationFile={}", logging.display()));
-        command.extend(options.iter().map(ToString::to_string));
         command.push(class.into());
         command.extend(arguments.iter().map(ToString::to_string));
         Process::start(Launch {
@@ -453,7 +474,7 @@ impl Node {
     }
 
     fn run(&self) {
-        *self.process.lock() = Some(self.launch("broker", &[], "kafka.Kafka", &[&self.properties()]));
+        *self.process.lock() = Some(self.launch("broker", self.java, "kafka.Kafka", &[&self.properties()]));
     }
 
     /// Whether the broker has been started and not been killed or stopped.

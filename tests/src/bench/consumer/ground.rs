@@ -48,7 +48,7 @@ impl Ground {
             .iter()
             .fold(Postgres::builder(plan.postgres), |builder, (name, value)| builder.setting(name, value));
         let postgres = builder.start();
-        let kafka = Kafka::start();
+        let kafka = Kafka::builder().as_shipped().start();
         postgres.create_database(NAME).await;
         let client = postgres.connect(NAME).await;
         client.batch_execute(&inbox::up()).await.expect("the inbox");

@@ -207,7 +207,7 @@ impl Report {
         writeln!(out, "| PostgreSQL | {}; {} |", results.postgres, settings.join(", "))?;
         writeln!(
             out,
-            "| Kafka | 4.3, one broker on the same machine, topics of {PARTITIONS} partitions, lz4; client: {} |",
+            "| Kafka | 4.3, one broker on the same machine with heap and collector of its own start scripts, topics of {PARTITIONS} partitions, lz4; client: {} |",
             versions.librdkafka
         )?;
         writeln!(
