@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use outbox_kafka_link::trouble;
 use outbox_postgres_link::Program;
@@ -67,6 +67,8 @@ pub(crate) struct Delivery {
     tally: Mutex<Tally>,
     /// Reports after which they are told.
     tally_at: u64,
+    /// What librdkafka has called for: reports, lines of its log, errors.
+    heard: AtomicU64,
 }
 
 impl Delivery {
@@ -80,7 +82,17 @@ impl Delivery {
         let tally_at = if flow == Flow::OneAtATime { 1 } else { TALLY.min(window.max_records().div_ceil(8)) };
         let (refusal, failed, tally) = (Mutex::default(), AtomicBool::new(false), Mutex::default());
         let (broken, state) = (Mutex::default(), Mutex::default());
-        Delivery { settler, window, observed, refusal, failed, broken, state, tally, tally_at }
+        let heard = AtomicU64::new(0);
+        Delivery { settler, window, observed, refusal, failed, broken, state, tally, tally_at, heard }
+    }
+
+    /// How much librdkafka has called for: what is the same after a poll says that there was nothing to serve.
+    pub(crate) fn heard(&self) -> u64 {
+        self.heard.load(Relaxed)
+    }
+
+    fn hear(&self) {
+        self.heard.fetch_add(1, Relaxed);
     }
 
     /// Tells of all reports there were.
@@ -189,6 +201,7 @@ fn refusal(error: &KafkaError, message: &BorrowedMessage<'_>, bytes: usize) -> O
 
 impl ClientContext for Delivery {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.hear();
         super::client::log(level, facility, message);
         // librdkafka tells of it here alone, until somebody wants to commit.
         if facility == BROKEN {
@@ -197,6 +210,7 @@ impl ClientContext for Delivery {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.hear();
         // Broker trouble: librdkafka goes on by itself; said so that a person can see why it waits.
         match trouble::of_error(Program::Relay, &error, reason) {
             Some(sentence) => {
@@ -212,6 +226,7 @@ impl ProducerContext<NoCustomPartitioner> for Delivery {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, word: usize) {
+        self.hear();
         let (Ok(message) | Err((_, message))) = result;
         if word == STATE_RECORD {
             if let Err((error, _)) = result {

@@ -24,7 +24,7 @@ pub use window::{Charge, Load, Window};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -63,6 +63,9 @@ pub enum Flow {
     /// record only, and the producer goes on.
     OneAtATime,
 }
+
+/// How long reports are served before anybody is told of them.
+const SERVING: Duration = Duration::from_millis(10);
 
 /// Lag above which records wait for company.
 const FAR_BEHIND: Duration = Duration::from_secs(1);
@@ -356,9 +359,22 @@ impl Publisher {
         self.delivery().take_refusal()
     }
 
-    fn poll(&self, wait: Duration) {
-        self.producer.poll(wait);
-        self.delivery().settle_up();
+    /// Serves the reports that have come, and waits for none. Whether these were all.
+    fn serve(&self) -> bool {
+        let (delivery, began) = (self.delivery(), Instant::now());
+        let all = loop {
+            let heard = delivery.heard();
+            // One event, which may be the reports of a whole batch.
+            self.producer.poll(Duration::ZERO);
+            if delivery.heard() == heard {
+                break true;
+            }
+            if began.elapsed() > SERVING {
+                break false;
+            }
+        };
+        delivery.settle_up();
+        all
     }
 
     /// The fatal error of a dead producer.

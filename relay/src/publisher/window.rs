@@ -15,6 +15,7 @@ pub struct Window {
     /// Records and bytes in one word, so that taking and giving back cost one atomic operation each.
     load: AtomicU64,
     waiting: AtomicBool,
+    waited: AtomicBool,
     lock: Mutex<()>,
     room: Condvar,
 }
@@ -91,6 +92,7 @@ impl Window {
             max: Load { records: max_records as u64, units: (max_bytes / UNIT) as u64 },
             load: AtomicU64::new(0),
             waiting: AtomicBool::new(false),
+            waited: AtomicBool::new(false),
             lock: Mutex::new(()),
             room: Condvar::new(),
         }
@@ -132,6 +134,7 @@ impl Window {
     pub fn wait(&self, charge: Charge, limit: Duration) {
         let mut guard = self.lock.lock();
         self.waiting.store(true, SeqCst);
+        self.waited.store(true, SeqCst);
         if !self.fits(charge) {
             self.room.wait_for(&mut guard, limit);
         }
@@ -142,6 +145,17 @@ impl Window {
     fn has_much_room(&self) -> bool {
         let now = self.now();
         now.records * 4 <= self.max.records * LOW && now.units * 4 <= self.max.units * LOW
+    }
+
+    /// Whether the router has waited for room since this was asked last.
+    pub fn was_waited_for(&self) -> bool {
+        self.waited.swap(false, SeqCst)
+    }
+
+    /// Whether so little is in flight that nobody will wait for room soon.
+    pub fn is_nearly_empty(&self) -> bool {
+        let now = self.now();
+        now.records * 16 <= self.max.records && now.units * 16 <= self.max.units
     }
 
     /// Most records in flight.
@@ -185,6 +199,25 @@ mod tests {
         assert_eq!((window.records(), window.bytes()), (2, 100 * UNIT as u64));
         window.give_back(one(TEN).and(Charge(90)));
         assert_eq!((window.records(), window.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn a_wait_for_room_is_told_once() {
+        let window = Window::new(1, 100 * UNIT);
+        assert!(window.take(TEN) && !window.was_waited_for());
+        window.wait(TEN, Duration::from_millis(1));
+        assert!(window.was_waited_for() && !window.was_waited_for());
+    }
+
+    #[test]
+    fn nearly_empty_is_a_sixteenth_in_records_and_in_bytes() {
+        let window = Window::new(32, 1_600 * UNIT);
+        assert!(window.is_nearly_empty());
+        assert!(window.take(TEN) && window.take(TEN) && window.is_nearly_empty());
+        assert!(window.take(TEN) && !window.is_nearly_empty(), "three of 32 records");
+        window.give_back(one(TEN).and(TEN));
+        assert!(window.is_nearly_empty());
+        assert!(window.take(Charge(91)) && !window.is_nearly_empty(), "101 of 1600 units");
     }
 
     #[test]

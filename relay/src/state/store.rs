@@ -20,7 +20,7 @@ use crate::session::{Ending, Refused, of_kafka};
 /// One slice of a blocking call; between two the session is asked whether it is over.
 pub(super) const SLICE: Duration = Duration::from_millis(500);
 /// How often the broker's answer to a record is looked for.
-const GLANCE: Duration = Duration::from_millis(1);
+const GLANCE: Duration = Duration::from_micros(500);
 
 /// Why the state record could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -201,7 +201,14 @@ impl Store {
     fn settle(&self, ending: &Ending) {
         let deadline = Instant::now() + SLICE;
         while self.producer.in_flight_count() > 0 && Instant::now() < deadline && !ending.is_over() {
-            self.producer.poll(GLANCE);
+            // A poll that waits for less than two milliseconds spends them at the clock.
+            ending.pause(GLANCE);
+            // Each poll serves one of all that came: answers, errors, lines of the log.
+            let mut before = i32::MAX;
+            while (1..before).contains(&self.producer.in_flight_count()) {
+                before = self.producer.in_flight_count();
+                self.producer.poll(Duration::ZERO);
+            }
         }
     }
 
