@@ -127,7 +127,8 @@ async fn a_fast_shutdown_of_postgres_does_not_wait_for_the_relay() {
     kafka.kill();
     let rows = workload.rows();
     let before = relay.wait_status(LIMIT, "records that cannot be sent", |status| {
-        let stuck = number(status, "/in_flight/records") > 100 && workload.rows() > rows + 2_000;
+        // Few where the router waits for the state record, too.
+        let stuck = number(status, "/in_flight/records") > 0 && workload.rows() > rows + 2_000;
         stuck.then(|| status.clone())
     });
     let in_flight = number(&before, "/in_flight/records");
