@@ -188,7 +188,7 @@ impl Look {
     /// How long reports may wait to be looked at.
     fn round(self) -> Duration {
         match self {
-            Look { idle: IDLE.., .. } => LEISURE,
+            Look { idle: IDLE.., outstanding: false, .. } => LEISURE,
             Look { alone: true, .. } | Look { flow: Flow::OneAtATime, .. } => AWAITED,
             // The router fills the window; before a Kafka transaction ends it runs empty.
             Look { room: false, .. } => BUSY,
@@ -283,7 +283,12 @@ mod tests {
             ("one that holds nothing", Look { outstanding: false, ..open }, BUSY),
             ("one record at a time in it", Look { alone: true, room: false, ..open }, AWAITED),
             ("nothing for long", Look { outstanding: false, idle: IDLE, ..open }, LEISURE),
-            ("nothing for long, one at a time", Look { alone: true, idle: IDLE + 1, ..open }, LEISURE),
+            (
+                "nothing for long, one at a time",
+                Look { alone: true, outstanding: false, idle: IDLE + 1, ..open },
+                LEISURE,
+            ),
+            ("the first after nothing for long", Look { idle: IDLE, ..open }, AWAITED),
         ];
         for (what, look, round) in cases {
             assert_eq!(look.round(), round, "{what}");
