@@ -8,6 +8,7 @@ use outbox_tests::relay::Relay;
 use outbox_tests::scene::{LIMIT, Scene};
 use outbox_tests::wait::eventually;
 use outbox_tests::workload::{Settings, Workload};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A frozen owner loses slot and lane after ten seconds; the other looks once a second, and its pauses
 /// between attempts on the slot are up to five seconds long.
@@ -250,4 +251,46 @@ async fn a_drain_that_cannot_finish_says_what_is_left_and_a_second_signal_ends_i
     assert_eq!((verdict.committed, verdict.repeated), (500, repeated), "{verdict}");
     relay.terminate();
     println!("proof: undrained exit after {took:.1?} of 13 s with {left} left; second signal {second:.1?}");
+}
+
+/// Where the server does not take part, whoever reads the log knows which position was asked for and where the slot stands.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_the_server_does_not_confirm_says_where_the_slot_stands() {
+    let servers = cluster::shared();
+    let scene = Scene::prepare(&servers.postgres, &servers.kafka, "takeover_unconfirmed").await.configured(
+        |config| {
+            // What is published before the end is recorded, and so confirmed, by the drain only.
+            config.text("state.interval", "1m").text("state.idle_interval", "1m").text("drain_timeout", "4s")
+        },
+    );
+    let relay = scene.start();
+    scene.insert(100).await;
+    scene.verdict().await.assert_pass();
+    let walsender = scene.text(&active_pid(&scene)).await.parse().ok().and_then(Pid::from_raw).unwrap();
+    let stands = scene.confirmed().await;
+
+    kill_process(walsender, Signal::STOP).unwrap();
+    let started = Instant::now();
+    let status = relay.terminate();
+    let took = started.elapsed();
+    kill_process(walsender, Signal::CONT).unwrap();
+    let log = relay.log();
+    assert_eq!(status.code(), Some(4), "{log}");
+    let said = log.lines().find(|line| line.contains("not drained: 0 records in flight")).unwrap_or("");
+    let slot = scene.slot();
+    for part in [
+        "the deadline of 4s passed while waiting for the server to confirm",
+        &format!(": slot {slot} stands at {stands}"),
+    ] {
+        assert!(said.contains(part), "{part}\n{log}");
+    }
+    assert!((Duration::from_secs(4)..Duration::from_secs(9)).contains(&took), "{took:?}");
+
+    // What it could not confirm is recorded: nothing comes twice.
+    let relay = scene.start();
+    scene.insert(50).await;
+    let verdict = scene.verdict().await;
+    verdict.assert_pass();
+    assert_eq!((verdict.committed, verdict.repeated), (150, 0), "{verdict}");
+    assert_eq!(relay.terminate().code(), Some(0), "{}", relay.log());
 }
