@@ -5,6 +5,8 @@ use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::kafka::SHIPPED;
+
 /// The machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Machine {
@@ -18,6 +20,9 @@ pub struct Machine {
     pub kernel: String,
     /// Congestion control of its connections over loopback.
     pub congestion_control: String,
+    /// What Kafka's broker is started with, as options of `java`; empty where nobody said it.
+    #[serde(default)]
+    pub broker: String,
 }
 
 impl Machine {
@@ -35,6 +40,20 @@ impl Machine {
             memory_mib: kib.unwrap_or(0) / 1024,
             kernel: format!("Linux {} {}", kernel.trim(), std::env::consts::ARCH),
             congestion_control: congestion_control(),
+            broker: String::new(),
+        }
+    }
+
+    /// With a broker that is started as [`Builder::as_shipped`](crate::cluster::kafka::Builder::as_shipped) starts it.
+    pub fn with_shipped_broker(self) -> Machine {
+        Machine { broker: SHIPPED.join(" "), ..self }
+    }
+
+    /// The broker and its options, in words of a report.
+    pub fn broker_in_words(&self) -> String {
+        match self.broker.as_str() {
+            "" => "4.3, one broker on the same machine".to_owned(),
+            options => format!("4.3, one broker on the same machine with `{options}`"),
         }
     }
 }

@@ -124,7 +124,8 @@ impl Report {
         }
         writeln!(
             out,
-            "| Kafka | 4.3, one broker on the same machine with heap and collector of its own start scripts, a topic of 12 partitions per run, `acks=all`, lz4 |"
+            "| Kafka | {}, a topic of 12 partitions per run, `acks=all`, lz4 |",
+            machine.broker_in_words()
         )?;
         for other in &self.others {
             writeln!(

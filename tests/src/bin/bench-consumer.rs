@@ -112,7 +112,7 @@ fn measured(arguments: &Arguments) -> anyhow::Result<Report> {
          not with the server-only packages",
         programs.display()
     );
-    let machine = Machine::here();
+    let machine = Machine::here().with_shipped_broker();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let results = runtime.block_on(measure(&plan));
     Ok(Report {

@@ -93,7 +93,7 @@ fn measure(arguments: &Arguments) -> anyhow::Result<Report> {
         counts: if arguments.quick { Counts::QUICK } else { Counts::FULL },
         lock: arguments.lock.clone(),
     };
-    let machine = Machine::here();
+    let machine = Machine::here().with_shipped_broker();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let mut peers = runtime.block_on(capture::measure(&plan));
     peers.extend(runtime.block_on(consume::measure(&plan)));

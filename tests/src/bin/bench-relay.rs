@@ -136,7 +136,7 @@ fn measure(arguments: &Arguments) -> anyhow::Result<Report> {
         programs.display()
     );
     let relay = Command::new(parts::relay()?).arg("--version").output().context("outbox-relay --version")?;
-    let machine = Machine::here();
+    let machine = Machine::here().with_shipped_broker();
     let mut left_out = Vec::new();
     let mut results = Vec::new();
     for control in &arguments.cc {

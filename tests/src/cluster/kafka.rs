@@ -49,7 +49,7 @@ pub struct Builder {
 }
 
 /// What Kafka's own scripts start a broker with (`bin/kafka-server-start.sh` and `bin/kafka-run-class.sh`).
-const SHIPPED: &[&str] = &[
+pub const SHIPPED: &[&str] = &[
     "-Xmx1G",
     "-Xms1G",
     "-server",

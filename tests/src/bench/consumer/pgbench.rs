@@ -80,7 +80,7 @@ pub async fn run(ground: &Ground, events: usize, seconds: u64) -> Run {
         seconds: transactions as f64 / rate,
         cpu_micros: None,
         peak_rss_kib: None,
-        early_rss_kib: None,
+        quarter_rss_kib: None,
         once: Some(once),
     }
 }

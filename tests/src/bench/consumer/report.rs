@@ -151,7 +151,7 @@ pub const COSTS: [Ratio; 4] = [
         Of::Cost(Case::ManyKeys, Case::FewKeys),
         Some(Limit::Most(COST)),
     ),
-    Ratio::new("most memory, a long backlog ÷ its first events", Of::Growth, Some(Limit::Most(MEMORY))),
+    Ratio::new("most memory, a long backlog ÷ its first quarter", Of::Growth, Some(Limit::Most(MEMORY))),
     Ratio::new(
         "most memory, many ÷ few keys",
         Of::Memory(Case::ManyKeys, Case::FewKeys),
@@ -207,7 +207,8 @@ impl Report {
         writeln!(out, "| PostgreSQL | {}; {} |", results.postgres, settings.join(", "))?;
         writeln!(
             out,
-            "| Kafka | 4.3, one broker on the same machine with heap and collector of its own start scripts, topics of {PARTITIONS} partitions, lz4; client: {} |",
+            "| Kafka | {}, topics of {PARTITIONS} partitions, lz4; client: {} |",
+            machine.broker_in_words(),
             versions.librdkafka
         )?;
         writeln!(
@@ -343,8 +344,7 @@ stopped (SIGSTOP) and handled when it goes on, {bursts} times by one process, th
 processor time. The keys are drawn from {few} and from {many}.
 
 **Memory** is the most that the process has ever held (`VmHWM`): what librdkafka has fetched, what the SDK holds, code.
-Flat means that it does not grow with what is read: of the long backlog, up to its end and up to its first {warm_up}
-events.
+Flat means that it does not grow with what is read: of the long backlog, up to its end and up to its first quarter.
 ",
             cores = self.machine.cores,
             warm_up = counts.warm_up,

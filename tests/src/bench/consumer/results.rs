@@ -137,9 +137,9 @@ pub struct Run {
     pub cpu_micros: Option<f64>,
     /// The most memory that it has held, in KiB.
     pub peak_rss_kib: Option<u64>,
-    /// The same up to the events that are not counted, at the beginning of a backlog.
+    /// The same up to the end of the first quarter of a backlog.
     #[serde(default)]
-    pub early_rss_kib: Option<u64>,
+    pub quarter_rss_kib: Option<u64>,
     /// Whether there was an effect for each settlement and no other, where there are any.
     pub once: Option<bool>,
 }

@@ -44,7 +44,7 @@ pub fn verdicts(results: &Results) -> Vec<Verdict> {
         }),
         most("cost of an event, long ÷ short backlog", COST, cost(Case::NothingUniform, Case::Bursts)),
         most("cost of an event, many ÷ few keys", COST, cost(Case::ManyKeys, Case::FewKeys)),
-        most("most memory, a long backlog ÷ its first events", MEMORY, spread(results, grown)),
+        most("most memory, a long backlog ÷ its first quarter", MEMORY, spread(results, grown)),
         most("most memory, many ÷ few keys", MEMORY, memory(Case::ManyKeys, Case::FewKeys)),
         once(results),
         latency(results),
@@ -66,10 +66,10 @@ pub fn memory(pair: &Pair, case: Case, to: Case) -> Option<f64> {
     Some(pair.runs.get(&case)?.peak_rss_kib? as f64 / pair.runs.get(&to)?.peak_rss_kib? as f64)
 }
 
-/// How many times as much memory a long backlog took as its first events.
+/// How many times as much memory a long backlog took as its first quarter.
 pub fn grown(pair: &Pair) -> Option<f64> {
     let run = pair.runs.get(&Case::NothingUniform)?;
-    Some(run.peak_rss_kib? as f64 / run.early_rss_kib? as f64)
+    Some(run.peak_rss_kib? as f64 / run.quarter_rss_kib? as f64)
 }
 
 /// A figure of each pair.
@@ -144,7 +144,7 @@ mod tests {
             seconds: 1_000.0 / rate,
             cpu_micros: Some(rate),
             peak_rss_kib: Some(rate as u64),
-            early_rss_kib: Some(100),
+            quarter_rss_kib: Some(100),
             once: None,
         };
         let pair = Pair { runs: rates.iter().map(|(case, rate)| (*case, run(*rate))).collect() };

@@ -111,10 +111,7 @@ impl Report {
         let settings: Vec<String> =
             SETTINGS.iter().map(|(name, value)| format!("{name} = {value}")).collect();
         writeln!(out, "| PostgreSQL | {}; {} |", plan.postgres, settings.join(", "))?;
-        writeln!(
-            out,
-            "| Kafka | 4.3, one broker on the same machine, topics of 12 partitions, `acks=all` |"
-        )?;
+        writeln!(out, "| Kafka | {}, topics of 12 partitions, `acks=all` |", machine.broker_in_words())?;
         writeln!(out, "| rounds | {} |\n| seed | {} |", plan.pairs, plan.seed)
     }
 

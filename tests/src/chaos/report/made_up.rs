@@ -49,6 +49,7 @@ pub fn run(seed: u64) -> Run {
             memory_mib: 24_000,
             kernel: "Linux 6.1 x86_64".to_owned(),
             congestion_control: "cubic".to_owned(),
+            broker: String::new(),
         },
         versions: [("PostgreSQL", "15.18"), ("Kafka", "4.3.0"), ("Java", "17"), ("librdkafka", "2.12.1")]
             .map(|(name, version)| (name.to_owned(), version.to_owned()))
