@@ -68,6 +68,10 @@ pub(crate) struct Marks {
     stale: AtomicBool,
     /// Statements that were sent and whose answers nobody waited for.
     unheard: AtomicUsize,
+    /// Statements were sent whose answers are looked at before the COMMIT, for all events of the transaction at once.
+    pipelined: AtomicBool,
+    /// A statement was refused since one before it had failed.
+    in_failed: AtomicBool,
     /// A statement was sent that may have left something in the session.
     leaves: AtomicBool,
     /// A statement was not sent, since the other events of the transaction would meet what it says.
@@ -88,6 +92,10 @@ pub(crate) struct Closed {
     pub(crate) stale: bool,
     /// Somebody turned away from a statement: whether it failed is not known.
     pub(crate) unheard: bool,
+    /// Statements were sent whose answers are looked at before the COMMIT.
+    pub(crate) pipelined: bool,
+    /// A statement was refused since one before it had failed, be it this event's or an earlier one's.
+    pub(crate) in_failed: bool,
     /// The event has to run in a transaction of its own, whatever the handler says.
     pub(crate) apart: bool,
     /// The transaction failed, or its connection, and it was nobody's fault (C44). An error of another connection is
@@ -160,30 +168,41 @@ impl<'o> Hearing<'o> {
 impl Open {
     fn failed(&self, error: &tokio_postgres::Error) {
         self.marks.failed.store(true, SeqCst);
+        if error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) {
+            self.marks.in_failed.store(true, SeqCst);
+        }
         if is_nobodys_fault(error) {
             self.marks.blameless.store(true, SeqCst);
         }
     }
 
-    /// Sends the prelude, unless that was done, and what follows right behind it.
+    /// Sends the prelude, unless that was done; what has come of it, and what is still to come.
     ///
     /// The driver sends with the first poll, so the prelude is polled once under the lock: no other statement of the
     /// handler can come before it.
+    #[allow(clippy::type_complexity, reason = "the answer that is there and the one that is to come")]
+    fn send_prelude(
+        &self,
+    ) -> Option<(
+        impl Future<Output = Result<(), tokio_postgres::Error>> + Unpin,
+        Option<Result<(), tokio_postgres::Error>>,
+    )> {
+        let mut waiting = self.prelude.lock();
+        waiting.take().map(|text| {
+            self.marks.begun.store(true, SeqCst);
+            let client: &tokio_postgres::Client = &self.lease;
+            let mut prelude = Box::pin(async move { client.batch_execute(&text).await });
+            let answer = prelude.as_mut().now_or_never();
+            (prelude, answer)
+        })
+    }
+
+    /// Sends the prelude, unless that was done, and what follows right behind it.
     async fn behind_prelude<T>(
         &self,
         statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, tokio_postgres::Error> {
-        let sent = {
-            let mut waiting = self.prelude.lock();
-            waiting.take().map(|text| {
-                self.marks.begun.store(true, SeqCst);
-                let client: &tokio_postgres::Client = &self.lease;
-                let mut prelude = Box::pin(async move { client.batch_execute(&text).await });
-                let answer = prelude.as_mut().now_or_never();
-                (prelude, answer)
-            })
-        };
-        match sent {
+        match self.send_prelude() {
             None => statement.await,
             Some((_, Some(answer))) => {
                 answer?;
@@ -209,7 +228,7 @@ impl Tx {
     /// Ends every use of it; `None` where that has been done.
     pub(crate) async fn close(&self) -> Option<Closed> {
         let Open { mut lease, marks, .. } = self.open.write().await.take()?;
-        let Marks { begun, failed, stale, unheard, leaves, apart, blameless } = marks;
+        let Marks { begun, failed, stale, unheard, pipelined, in_failed, leaves, apart, blameless } = marks;
         if leaves.into_inner() {
             lease.leaves_something();
         }
@@ -221,6 +240,8 @@ impl Tx {
             failed: failed.into_inner(),
             stale: stale.into_inner(),
             unheard: unheard.into_inner() > 0,
+            pipelined: pipelined.into_inner(),
+            in_failed: in_failed.into_inner(),
         })
     }
 
@@ -237,6 +258,57 @@ impl Tx {
             open.lease.execute(&prepared, parameters).await
         };
         hearing.heard(open.behind_prelude(sent).await)
+    }
+
+    /// Carries out one statement whose answer the handler need not know, without waiting for it.
+    ///
+    /// Where events share a transaction, their answers are looked at together, before the COMMIT, which saves each event a
+    /// round trip. One that is an error undoes them all, and they run again in ever smaller parts, with no attempt counted,
+    /// until the event that it belongs to is by itself. There, as in every transaction that is not shared, the answer is
+    /// waited for and an error comes from this call, as from [`execute`](Tx::execute). So it is for statements that
+    /// hardly ever fail: an `UPDATE` of a sum, an `INSERT … ON CONFLICT DO NOTHING`.
+    ///
+    /// ```no_run
+    /// # use outbox_consumer::{Event, Handled, Tx, done};
+    /// # #[derive(serde::Deserialize)]
+    /// # struct Order { sku: String }
+    /// async fn reserve(order: Event<Order>, tx: Tx) -> Handled {
+    ///     tx.execute_pipelined("UPDATE stock SET free = free - 1 WHERE sku = $1", &[&order.sku]).await?;
+    ///     done()
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// See [`TxError`]; where events share the transaction, only what is wrong before the statement is sent.
+    pub async fn execute_pipelined(
+        &self,
+        statement: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<(), TxError> {
+        let open = self.open.read().await;
+        let open = allowed(open.as_ref(), statement)?;
+        let hearing = Hearing::begin(open);
+        if !open.shared {
+            let sent = async {
+                let prepared = open.lease.prepared(statement).await?;
+                open.lease.execute(&prepared, parameters).await
+            };
+            hearing.heard(sent.await)?;
+            return Ok(());
+        }
+        let prepared = match open.lease.kept(statement) {
+            Some(prepared) => prepared,
+            // Behind the savepoint as well: a statement that cannot be prepared fails the transaction.
+            None => match open.behind_prelude(open.lease.prepared(statement)).await {
+                Ok(prepared) => prepared,
+                Err(error) => return hearing.heard(Err(error)),
+            },
+        };
+        open.marks.pipelined.store(true, SeqCst);
+        drop(open.send_prelude());
+        // Sent with the first poll; whoever turns away from its answer does not hold up those that follow.
+        let refused = open.lease.execute(&prepared, parameters).now_or_never().and_then(Result::err);
+        hearing.heard(refused.map_or(Ok(()), Err))
     }
 
     /// The rows of one statement.

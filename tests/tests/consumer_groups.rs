@@ -45,6 +45,34 @@ async fn apply(order: Event<Order>, tx: Tx, scene: State<Arc<Scene>>) -> Handled
     done()
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("as told")]
+struct AsTold;
+
+/// The same without waiting for answers.
+async fn pipe(order: Event<Order>, tx: Tx, scene: State<Arc<Scene>>) -> Handled {
+    let facts = order.facts();
+    let key = facts.key().unwrap_or_default().to_owned();
+    scene.called_for(&key);
+    scene.passed().await;
+    let effect = "INSERT INTO effects (event, key, number, attempt) VALUES ($1, $2, $3, $4)";
+    let attempt = i32::try_from(facts.attempt())?;
+    tx.execute_pipelined(effect, &[&facts.id(), &key, &order.number, &attempt]).await?;
+    tx.execute_pipelined("INSERT INTO transactions VALUES ($1, pg_current_xact_id())", &[&facts.id()])
+        .await?;
+    match order.first.as_deref().filter(|_| attempt == 1) {
+        Some("breaks") => {
+            let answer = tx.execute_pipelined("SELECT 1 / 0", &[]).await;
+            answer.inspect_err(|_| scene.called_for("heard"))?;
+        }
+        Some("unknown") => tx.execute_pipelined("SELECT * FROM nothing_of_that_name", &[]).await?,
+        Some("refuses") => Err(AsTold)?,
+        Some("hears") => _ = tx.query_one("SELECT 1", &[]).await?,
+        Some(_) | None => {}
+    }
+    done()
+}
+
 /// A consumer with one worker that has everything in hand before the first handler goes on.
 struct Ground<'s> {
     orders: &'s Orders<'s>,
@@ -69,6 +97,7 @@ impl<'s> Ground<'s> {
                 .concurrency(1)
                 .group_commit(group_commit)
                 .on("OrderPlaced", transactional(apply))
+                .on("OrderPiped", transactional(pipe))
                 .on("OrderDelayed", transactional(apply).timeout(Duration::from_secs(3)))
         });
         orders.upstream().order("first", GOOD);
@@ -173,5 +202,80 @@ async fn a_handler_that_takes_too_long_in_a_group_harms_no_other() {
     let transactions = ground.transactions().await;
     let innocent: BTreeSet<String> = (0..KEYS).map(key).collect();
     assert!(transactions.contains(&innocent), "{transactions:?}");
+    ground.running.end().await;
+}
+
+/// Forty keys whose handlers wait for no answer: one transaction, each effect once.
+#[tokio::test(flavor = "multi_thread")]
+async fn pipelined_effects_of_a_group_stand_once_in_one_transaction() {
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("piped", &postgres, &kafka, program()).await;
+    let (ground, upstream) = (Ground::prepare(&orders, (&postgres, &kafka), 50).await, orders.upstream());
+    (0..KEYS).for_each(|number| upstream.send("OrderPiped", Uuid::now_v7(), &key(number), "{\"number\":1}"));
+    ground.open(KEYS + 1).await;
+    let effects = orders.happened(KEYS + 1, LIMIT, &[]).await;
+    assert_eq!((effects.happened, effects.doubled), (KEYS + 1, 0));
+    let mut sizes: Vec<usize> = ground.transactions().await.iter().map(BTreeSet::len).collect();
+    sizes.sort_unstable();
+    assert_eq!(sizes, [1, KEYS]);
+    assert!(ground.attempts().values().all(|calls| *calls == 1), "{:?}", ground.attempts());
+    ground.running.end().await;
+}
+
+/// C9, C48: a statement fails whose answer nobody has waited for, and behind it handlers of other keys refuse their events,
+/// hear answers and say what cannot be prepared. No savepoint of theirs was ever made. Nothing is lost, each failure is
+/// its event's own, and what follows in its key comes after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipelined_statement_that_fails_is_its_own_events_failure_alone() {
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("broken", &postgres, &kafka, program()).await;
+    let (ground, upstream) = (Ground::prepare(&orders, (&postgres, &kafka), 50).await, orders.upstream());
+    let failing = ["breaks", "refuses", "unknown"];
+    let hearing = ["hears"];
+    for number in 0..KEYS - 10 {
+        if number == KEYS / 2 {
+            for first in failing.iter().chain(&hearing) {
+                let payload = format!("{{\"number\":-1,\"first\":\"{first}\"}}");
+                upstream.send("OrderPiped", Uuid::now_v7(), first, &payload);
+                upstream.send("OrderPiped", Uuid::now_v7(), first, "{\"number\":-2}");
+            }
+        }
+        upstream.send("OrderPiped", Uuid::now_v7(), &key(number), "{\"number\":1}");
+    }
+    let all = 1 + KEYS - 10 + 2 * (failing.len() + hearing.len());
+    ground.open(all).await;
+    let effects = orders.happened(all, LIMIT, &[]).await;
+    assert_eq!((effects.happened, effects.doubled), (all, 0));
+    let rows = async |key: &str| -> Vec<(i64, i32)> {
+        let rows = "SELECT number, attempt FROM effects WHERE key = $1 ORDER BY at";
+        orders.query(rows, &[&key]).await.iter().map(|row| (row.get(0), row.get(1))).collect()
+    };
+    for first in failing {
+        assert_eq!(rows(first).await, [(-1, 2), (-2, 1)], "{first}: in order, its failure counted once");
+    }
+    assert_eq!(rows("hears").await, [(-1, 1), (-2, 1)], "what failed before it is not its failure");
+    for number in 0..KEYS - 10 {
+        assert_eq!(rows(&key(number)).await, [(1, 1)], "{}: nobody's failure", key(number));
+    }
+    assert_eq!(
+        ground.attempts().get("heard"),
+        Some(&1),
+        "by itself the event hears what its statement came to"
+    );
+    ground.running.end().await;
+}
+
+/// Where no transaction is shared the answer is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_group_commit_a_pipelined_statement_says_that_it_failed() {
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("heard", &postgres, &kafka, program()).await;
+    let (ground, upstream) = (Ground::prepare(&orders, (&postgres, &kafka), 1).await, orders.upstream());
+    upstream.send("OrderPiped", Uuid::now_v7(), "broken", "{\"number\":1,\"first\":\"breaks\"}");
+    ground.open(2).await;
+    let effects = orders.happened(2, LIMIT, &[]).await;
+    assert_eq!((effects.happened, effects.doubled), (2, 0));
+    let attempts = ground.attempts();
+    assert_eq!((attempts["heard"], attempts["broken"]), (1, 2), "{attempts:?}");
     ground.running.end().await;
 }

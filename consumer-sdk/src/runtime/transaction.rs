@@ -8,7 +8,8 @@
 //!
 //! Whatever leaves a group gives its claim back in the transaction that made it, since a rollback to a savepoint leaves
 //! the claim standing (C9), and is decided about after the commit by itself. So does an event of a batch whose payload
-//! cannot be read. Only the loss of the connection or of the COMMIT repeats a whole group, and then in parts.
+//! cannot be read. Only the loss of the connection or of the COMMIT repeats a whole group, and then in parts, and a
+//! statement that failed and whose answer its handler did not wait for ([`Tx::execute_pipelined`]).
 
 use std::time::{Duration, Instant};
 
@@ -127,8 +128,13 @@ struct Group<'w, 's> {
     /// Of each key, its part of the places.
     keys: Vec<std::ops::Range<usize>>,
     lease: Option<Lease>,
-    /// A savepoint stands that nobody has released.
-    savepoint: bool,
+    /// The savepoint that stands and that nobody has released. Each has a name of its own: behind a pipelined statement
+    /// that failed none is made, and a rollback to one of the same name would go to an earlier event's.
+    savepoint: Option<usize>,
+    /// Statements were sent whose answers are to be looked at before the COMMIT.
+    pipelined: bool,
+    /// One of those failed, and nobody knows whose it was: all is undone.
+    spoilt: bool,
     /// The time-out of a statement that the transaction has, in milliseconds, where it was set for a handler.
     limit: Option<u128>,
 }
@@ -149,7 +155,9 @@ impl<'w, 's> Group<'w, 's> {
             places: Vec::new(),
             keys: Vec::new(),
             lease: Some(lease),
-            savepoint: false,
+            savepoint: None,
+            pipelined: false,
+            spoilt: false,
             limit: None,
         };
         let mut verdicts = verdicts.into_iter();
@@ -248,14 +256,15 @@ impl<'w, 's> Group<'w, 's> {
             }
         }
         let limit = handler.timeout.as_millis().max(1);
-        let release = if self.savepoint { "RELEASE SAVEPOINT event; " } else { "" };
+        let release =
+            self.savepoint.map(|event| format!("RELEASE SAVEPOINT event_{event}; ")).unwrap_or_default();
         // Each has its own time-out: the statement is cancelled, and the group goes on (C51).
         let set = if self.limit == Some(limit) {
             String::new()
         } else {
             format!("SET LOCAL statement_timeout = {limit}; ")
         };
-        let prelude = (!alone).then(|| format!("{release}{set}SAVEPOINT event"));
+        let prelude = (!alone).then(|| format!("{release}{set}SAVEPOINT event_{at}"));
         let tx = Tx::new(lease, prelude);
         let facts = Facts::new(record, place.entry.name.id);
         let given = tx.clone();
@@ -265,8 +274,9 @@ impl<'w, 's> Group<'w, 's> {
         // Whoever kept the handle is waited for, and then has none.
         let Some(closed) = tx.close().await else { return };
         if closed.begun && !alone {
-            (self.savepoint, self.limit) = (true, Some(limit));
+            (self.savepoint, self.limit) = (Some(at), Some(limit));
         }
+        self.pipelined |= closed.pipelined;
         // Once for each connection there may be; a statement that is refused everywhere is a failed attempt.
         let again =
             usize::try_from(record.tries.uncounted).unwrap_or(usize::MAX) < shared.registered.concurrency;
@@ -274,12 +284,18 @@ impl<'w, 's> Group<'w, 's> {
         if closed.apart {
             handler.shall_run_alone(record);
             // Whatever it answered, it was not let say what it had to.
-            self.look_behind(closed, Attempt::passed_over(), alone).await;
+            self.look_behind(at, closed, Attempt::passed_over(), alone).await;
             self.places[at].turn = Some(Turn::Alone);
             return;
         }
         let came_to = if closed.blameless { came_to.through_nobodys_fault() } else { came_to };
-        let came_to = self.look_behind(closed, came_to, alone).await;
+        // What its own pipelined statement was refused for is heard where it is by itself.
+        let guessed = closed.pipelined && closed.in_failed;
+        let came_to = self.look_behind(at, closed, came_to, alone).await;
+        if self.spoilt || guessed {
+            self.places[at].turn = Some(if self.spoilt { Turn::Apart } else { Turn::Alone });
+            return;
+        }
         if !matches!(came_to, Attempt::Done(_)) {
             let record = self.places[at].entry.record;
             shared.registered.metrics.attempted(record, came_to.ended(), took);
@@ -292,7 +308,7 @@ impl<'w, 's> Group<'w, 's> {
     }
 
     /// Sees to the transaction after a handler: what failed is undone, and what the handler did not say is found out.
-    async fn look_behind(&mut self, closed: Closed, came_to: Attempt, alone: bool) -> Attempt {
+    async fn look_behind(&mut self, at: usize, closed: Closed, came_to: Attempt, alone: bool) -> Attempt {
         let Closed { mut lease, begun, failed, stale, unheard, .. } = closed;
         let came_to = match came_to {
             Attempt::Done(_) if failed => Attempt::passed_over(),
@@ -324,13 +340,38 @@ impl<'w, 's> Group<'w, 's> {
             self.lease = Some(lease);
             return came_to;
         }
-        match tokio::time::timeout(FREE, lease.batch_execute("ROLLBACK TO SAVEPOINT event")).await {
-            Ok(Ok(())) => self.lease = Some(lease),
+        let back = format!("ROLLBACK TO SAVEPOINT event_{at}");
+        match tokio::time::timeout(FREE, lease.batch_execute(&back)).await {
+            // It was made, so all that was sent before it went well.
+            Ok(Ok(())) => {
+                self.lease = Some(lease);
+                return came_to;
+            }
             Ok(Err(_)) => {}
             // The last resort, which costs the connection and so the group.
             Err(_) => inbox::cancel(lease).await,
         }
+        self.spoilt |= self.pipelined;
         came_to
+    }
+
+    /// Hears what became of the statements that nobody has waited for. No lease comes back where one of them failed.
+    async fn heard(&mut self, lease: Lease) -> Option<Lease> {
+        let limit = self.places.iter().map(|place| place.entry.handler.timeout).max().unwrap_or_default();
+        let error = match tokio::time::timeout(inbox::OWN + limit, lease.batch_execute("SELECT")).await {
+            Ok(Ok(())) => return Some(lease),
+            Ok(Err(error)) => {
+                inbox::roll_back(lease).await;
+                error.to_string()
+            }
+            Err(_) => {
+                inbox::cancel(lease).await;
+                "they took too long".to_owned()
+            }
+        };
+        tracing::info!(error, "a pipelined statement failed in a group, whose events run again in parts");
+        self.spoilt = true;
+        None
     }
 
     /// Calls the handler once for all.
@@ -432,12 +473,16 @@ impl<'w, 's> Group<'w, 's> {
 
     /// Gives back what did not go well, and commits.
     async fn end(&mut self, alone: bool) {
-        let Some(lease) = self.lease.take() else {
+        let lease = match self.lease.take() {
+            Some(lease) if self.pipelined => self.heard(lease).await,
+            other => other,
+        };
+        let Some(lease) = lease else {
             // Undone as a whole. What failed has its turn; whatever else was to be committed runs again.
             let known = |place: &Place<'_, '_>| {
                 matches!(place.turn, Some(Turn::Attempted(_) | Turn::Alone | Turn::Apart | Turn::Trouble(_)))
             };
-            let known = alone || self.places.iter().any(known);
+            let known = alone || !self.spoilt && self.places.iter().any(known);
             return self.undone(|| if known { Turn::Again } else { Turn::Apart });
         };
         let settled = self

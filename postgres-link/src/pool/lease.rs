@@ -81,8 +81,7 @@ impl Lease {
     /// What the server says about it. A statement that is kept fails when its result has changed with a table
     /// (`0A000`): [`discard`](Lease::discard) the connection then.
     pub async fn prepared(&self, sql: &str) -> Result<Statement, tokio_postgres::Error> {
-        let kept = self.held().statements.lock().get(sql).cloned();
-        if let Some(statement) = kept {
+        if let Some(statement) = self.kept(sql) {
             return Ok(statement);
         }
         let statement = self.held().client.prepare(sql).await?;
@@ -92,6 +91,11 @@ impl Lease {
         }
         statements.insert(sql.to_owned(), statement.clone());
         Ok(statement)
+    }
+
+    /// The statement, where this connection has it prepared; nothing is sent.
+    pub fn kept(&self, sql: &str) -> Option<Statement> {
+        self.held().statements.lock().get(sql).cloned()
     }
 
     /// Asks the server to stop what it does on this connection, which does not come back from now on, whatever the

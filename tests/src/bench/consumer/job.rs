@@ -48,6 +48,8 @@ pub enum Work {
         handlers: usize,
         /// Most events of one commit.
         group: usize,
+        /// Whether the handler waits for no answer.
+        pipelined: bool,
     },
     /// A row is inserted, by the consumer's defaults.
     Insert,
@@ -188,12 +190,17 @@ async fn consume(job: &Job, tally: Arc<Tally>) -> anyhow::Result<()> {
                 .run_until(told)
                 .await?;
         }
-        Work::Update { handlers, group } => {
+        Work::Update { handlers, group, pipelined } => {
             let update = move |order: Event<Order>, tx: Tx| {
                 let tally = tally.clone();
                 async move {
                     let sku = order.facts().key().unwrap_or_default();
-                    tx.execute("UPDATE stock SET free = free - 1 WHERE sku = $1", &[&sku]).await?;
+                    let update = "UPDATE stock SET free = free - 1 WHERE sku = $1";
+                    if pipelined {
+                        tx.execute_pipelined(update, &[&sku]).await?;
+                    } else {
+                        tx.execute(update, &[&sku]).await?;
+                    }
                     tally.count();
                     done()
                 }

@@ -94,7 +94,8 @@ fn reads(case: Case) -> Option<&'static str> {
         | Case::NothingUniform
         | Case::SleepUniform
         | Case::OneUniform
-        | Case::GroupUniform => Some(UNIFORM),
+        | Case::GroupUniform
+        | Case::PipelinedUniform => Some(UNIFORM),
         Case::NothingZipf | Case::BareZipf => Some(ZIPF),
         Case::SleepZipf => Some(SLEEP_ZIPF),
         Case::GroupZipf => Some(GROUP_ZIPF),
@@ -122,7 +123,7 @@ async fn warm_up(plan: &Plan, ground: &mut Ground, cases: &[Case]) {
 async fn run(case: Case, counts: &Counts, ground: &mut Ground, writer: &mut Writer) -> Run {
     let topic = reads(case).unwrap_or_default();
     let warm_up = counts.warm_up;
-    let update = |group| Work::Update { handlers: CONNECTIONS, group };
+    let update = |group, pipelined| Work::Update { handlers: CONNECTIONS, group, pipelined };
     match case {
         Case::BareUniform | Case::BareZipf => drain(ground, topic, Work::Bare, counts.backlog, warm_up).await,
         Case::NothingUniform | Case::NothingZipf => {
@@ -146,11 +147,15 @@ async fn run(case: Case, counts: &Counts, ground: &mut Ground, writer: &mut Writ
         }
         Case::OneUniform | Case::OneZipf => {
             ground.clear().await;
-            drain(ground, topic, update(1), counts.one_by_one, SLOW_WARM_UP).await
+            drain(ground, topic, update(1, false), counts.one_by_one, SLOW_WARM_UP).await
         }
         Case::GroupUniform | Case::GroupZipf => {
             ground.clear().await;
-            drain(ground, topic, update(GROUP), counts.grouped, SLOW_WARM_UP).await
+            drain(ground, topic, update(GROUP, false), counts.grouped, SLOW_WARM_UP).await
+        }
+        Case::PipelinedUniform => {
+            ground.clear().await;
+            drain(ground, topic, update(GROUP, true), counts.grouped, SLOW_WARM_UP).await
         }
     }
 }

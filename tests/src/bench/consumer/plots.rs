@@ -44,6 +44,7 @@ pub const GROUPS: [Group; 3] = [
             Case::OneZipf,
             Case::PgbenchGroups,
             Case::GroupUniform,
+            Case::PipelinedUniform,
             Case::GroupZipf,
         ],
     },

@@ -55,6 +55,8 @@ pub enum Case {
     OneUniform,
     /// Shared commits, uniform keys.
     GroupUniform,
+    /// Shared commits whose handlers wait for no answer, uniform keys.
+    PipelinedUniform,
     /// Shared commits by Zipf.
     GroupZipf,
     /// A commit per event by Zipf.
@@ -63,7 +65,7 @@ pub enum Case {
 
 impl Case {
     /// All, in the order of a pair.
-    pub const ALL: [Case; 15] = [
+    pub const ALL: [Case; 16] = [
         Case::BareUniform,
         Case::NothingUniform,
         Case::NothingZipf,
@@ -77,6 +79,7 @@ impl Case {
         Case::PgbenchGroups,
         Case::OneUniform,
         Case::GroupUniform,
+        Case::PipelinedUniform,
         Case::GroupZipf,
         Case::OneZipf,
     ];
@@ -94,6 +97,7 @@ impl Case {
             | Case::PgbenchGroups
             | Case::OneUniform
             | Case::GroupUniform
+            | Case::PipelinedUniform
             | Case::GroupZipf
             | Case::OneZipf => part == Part::Postgres,
         }
@@ -120,6 +124,7 @@ impl Case {
             Case::PgbenchGroups => "`pgbench`, groups",
             Case::OneUniform => "one by one, uniform",
             Case::GroupUniform => "grouped, uniform",
+            Case::PipelinedUniform => "grouped and pipelined, uniform",
             Case::GroupZipf => "grouped, Zipf",
             Case::OneZipf => "one by one, Zipf",
         }

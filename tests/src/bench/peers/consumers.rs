@@ -144,8 +144,12 @@ impl Contender {
             (System::Bare, _) => job::Work::Bare,
             (System::Consumer, Work::Nothing) => job::Work::Nothing,
             (System::Consumer, Work::Sleep) => job::Work::Sleep { handlers: handlers(SLEEPERS) },
-            (System::Consumer, Work::One) => job::Work::Update { handlers: CONNECTIONS, group: 1 },
-            (System::Consumer, Work::Shared) => job::Work::Update { handlers: CONNECTIONS, group: GROUP },
+            (System::Consumer, Work::One) => {
+                job::Work::Update { handlers: CONNECTIONS, group: 1, pipelined: false }
+            }
+            (System::Consumer, Work::Shared) => {
+                job::Work::Update { handlers: CONNECTIONS, group: GROUP, pipelined: false }
+            }
             (System::Consumer, Work::Insert) => job::Work::Insert,
         };
         Some(job)
