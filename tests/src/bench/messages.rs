@@ -1,12 +1,17 @@
 //! A backlog of messages beside one of rows, drained in turn by the same relay: what emitting events without a table
 //! makes of its speed. Reported only; nothing is required of it.
 
+use std::fmt;
+use std::fmt::Write as _;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::alone::{alone, say};
 use super::drain;
+use super::figures::Spread;
 use super::ground::{Backlog, Ground, NAME, PARTITIONS};
+use super::machine::Machine;
 use super::plan::{Plan, Shape};
+use super::table::{machine_row, row};
 use crate::relay::{Relay, RelayConfig};
 
 /// The relay of messages, and its aggregate type.
@@ -38,11 +43,18 @@ const LOADER: &str = r#"
       END LOOP;
     END $$"#;
 
-/// Measures, and prints a line a shape: events a second of each, and the median of the pairs' ratios.
+/// The pairs of drains of one backlog: seconds of the rows and of the messages.
+pub struct Compared {
+    shape: Shape,
+    pairs: Vec<(f64, f64)>,
+}
+
+/// Measures every shape of the plan.
 ///
 /// # Panics
 /// With a sentence, when a measurement cannot be made.
-pub async fn compare(plan: &Plan) {
+pub async fn compare(plan: &Plan) -> Vec<Compared> {
+    let mut compared = Vec::new();
     let mut ground = Ground::prepare(plan).await;
     let (status, said) = config(&ground, "first").init(&ground.postgres.url(NAME), &[]);
     assert!(status.success(), "init failed ({status})\n{said}");
@@ -67,25 +79,46 @@ pub async fn compare(plan: &Plan) {
                 pairs.push((by_rows, by_messages));
             }
         }
-        println!("{}", line(shape, pairs));
+        compared.push(Compared { shape, pairs });
     }
+    compared
 }
 
-fn line(shape: Shape, pairs: Vec<(f64, f64)>) -> String {
-    let rate = |seconds: Vec<f64>| shape.rows as f64 / median(seconds);
-    let rows = rate(pairs.iter().map(|pair| pair.0).collect());
-    let messages = rate(pairs.iter().map(|pair| pair.1).collect());
-    let ratio = median(pairs.iter().map(|pair| pair.0 / pair.1).collect());
-    format!(
-        "{}: rows {rows:.0}/s, messages {messages:.0}/s, messages are {ratio:.2} times as fast (median of {} pairs)",
-        shape.name(),
-        pairs.len()
-    )
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+/// The report, in Markdown.
+///
+/// # Errors
+/// What it is written to does not take it.
+pub fn page(
+    command: &str,
+    date: &str,
+    machine: &Machine,
+    compared: &[Compared],
+) -> Result<String, fmt::Error> {
+    let mut page = "# Messages beside rows\n".to_owned();
+    writeln!(
+        page,
+        "\nWritten by `{command}`; every number is of that run. The same events, emitted with `outbox.emit()` and inserted \
+         into `outbox.events`, are drained in turn by the same relay into a real Kafka, {WARM_UPS} drains of each before those \
+         that count. Timings are of this machine alone: compare within the report. Nothing is required of it.\n"
+    )?;
+    writeln!(page, "| | |\n|---|---|\n| date | {date} |")?;
+    machine_row(&mut page, machine)?;
+    writeln!(page, "| congestion control of the machine | {} |", machine.congestion_control)?;
+    writeln!(page, "| Kafka | {}, `acks=all`, lz4 |", machine.broker_in_words())?;
+    for Compared { shape, pairs } in compared {
+        let thousands = |seconds: f64| shape.rows as f64 / seconds / 1e3;
+        writeln!(page, "\n## {}\n\n{} events, {} pairs.\n", shape.name(), shape.rows, pairs.len())?;
+        writeln!(page, "| | median | quartiles | min – max |\n|---|---|---|---|")?;
+        row(
+            &mut page,
+            "**messages ÷ rows**",
+            Spread::of(pairs.iter().map(|(rows, messages)| rows / messages)),
+            2,
+        )?;
+        row(&mut page, "messages, thousand/s", Spread::of(pairs.iter().map(|pair| thousands(pair.1))), 0)?;
+        row(&mut page, "rows, thousand/s", Spread::of(pairs.iter().map(|pair| thousands(pair.0))), 0)?;
+    }
+    Ok(page)
 }
 
 async fn drain_rows(ground: &mut Ground, backlog: &Backlog) -> f64 {
@@ -159,12 +192,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_compares_by_pairs() {
-        let shape = Shape { per_transaction: 1, rows: 100 };
-        let line = line(shape, vec![(1.0, 2.0), (4.0, 2.0), (2.0, 2.0)]);
-        assert_eq!(
-            line,
-            "1 row per transaction: rows 50/s, messages 50/s, messages are 1.00 times as fast (median of 3 pairs)"
-        );
+    fn the_page_compares_by_pairs() {
+        let shape = Shape { per_transaction: 1, rows: 100_000 };
+        let compared = [Compared { shape, pairs: vec![(1.0, 2.0), (4.0, 2.0), (2.0, 2.0)] }];
+        let page = page("bench-relay --messages", "today", &Machine::here(), &compared).unwrap();
+        for line in [
+            "## 1 row per transaction\n\n100000 events, 3 pairs.",
+            "| **messages ÷ rows** | 1.00 | 0.75 – 1.50 | 0.50 – 2.00 |",
+            "| messages, thousand/s | 50 | 50 – 50 | 50 – 50 |",
+            "| rows, thousand/s | 50 | 38 – 75 | 25 – 100 |",
+        ] {
+            assert!(page.contains(line), "{line}\n{page}");
+        }
     }
 }

@@ -54,16 +54,17 @@ struct Arguments {
     /// A file to lock during every measured run, on a machine that others use in between.
     #[arg(long)]
     lock: Option<PathBuf>,
-    /// Where the report goes; files of the same name with `.html` and `.json` lie beside it.
-    #[arg(long, default_value = "docs/bench-relay.md")]
-    out: PathBuf,
+    /// Where the report goes, `docs/bench-relay.md` or with `--messages` `docs/bench-messages.md` unless told otherwise; files
+    /// of the same name with `.html` and `.json` lie beside the first.
+    #[arg(long)]
+    out: Option<PathBuf>,
     /// Measures nothing, and makes the report anew from the JSON of an earlier one.
     #[arg(long)]
     from_json: Option<PathBuf>,
     /// Other systems that were measured on this machine, as a list in JSON: further rows of the report.
     #[arg(long)]
     others: Option<PathBuf>,
-    /// Measures only a backlog of messages (`outbox.emit()`) beside one of rows, and prints how they compare.
+    /// Measures only a backlog of messages (`outbox.emit()`) beside one of rows.
     #[arg(long)]
     messages: bool,
     /// Exit with 1 if a requirement is not met.
@@ -81,14 +82,24 @@ fn main() -> anyhow::Result<ExitCode> {
             work(plan, results, control, machine).map(|()| ExitCode::SUCCESS)
         }
         Some(_) => bail!("--worker takes four values"),
-        None if arguments.messages => {
-            let runtime =
-                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-            runtime.block_on(messages::compare(&plan(&arguments)));
-            Ok(ExitCode::SUCCESS)
-        }
+        None if arguments.messages => compare_messages(&arguments),
         None => lead(&arguments),
     }
+}
+
+fn compare_messages(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let machine = Machine::here().with_shipped_broker();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let compared = runtime.block_on(messages::compare(&plan(arguments)));
+    let page = messages::page(&command("bench-relay"), &today(), &machine, &compared)?;
+    let out = arguments.out.as_deref().unwrap_or(Path::new("docs/bench-messages.md"));
+    fs::write(out, page).with_context(|| out.display().to_string())?;
+    println!("report: {}", out.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn today() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string()
 }
 
 /// Makes the report, and says what it found.
@@ -100,13 +111,14 @@ fn lead(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if let Some(others) = &arguments.others {
         report.others = Other::read(others)?;
     }
-    write(&arguments.out, &report)?;
+    let out = arguments.out.as_deref().unwrap_or(Path::new("docs/bench-relay.md"));
+    write(out, &report)?;
     let verdicts = verdicts(&report.results);
     for verdict in &verdicts {
         let met = if verdict.met { "met    " } else { "NOT MET" };
         println!("{met}  {}: {}", verdict.requirement, verdict.found);
     }
-    println!("report: {}", arguments.out.display());
+    println!("report: {}", out.display());
     let failed = verdicts.iter().any(|verdict| !verdict.met) || !report.left_out.is_empty();
     Ok(if arguments.check && failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -154,7 +166,7 @@ fn measure(arguments: &Arguments) -> anyhow::Result<Report> {
     }
     Ok(Report {
         command: command("bench-relay"),
-        date: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
+        date: today(),
         relay: String::from_utf8_lossy(&relay.stdout).trim().to_owned(),
         plan: Asked { pairs: plan.pairs, seed: plan.seed, relay_keys: plan.relay_keys },
         machine,
