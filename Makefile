@@ -49,7 +49,7 @@ SEED ?=
 FAULTS ?=
 CHAOS_ARGS ?=
 
-.PHONY: help build demo test all lint unit servers prove chaos bench bench-relay bench-consumer bench-peers deny clean
+.PHONY: help build demo test all lint unit servers prove chaos bench bench-relay bench-messages bench-consumer bench-peers deny clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 16
@@ -113,6 +113,11 @@ bench-relay: all ## The relay against pg_recvlogical; writes docs/bench-relay.md
 	@scripts/parts postgres-all kafka >/dev/null
 	$(CARGO) run $(PROFILE) --locked $(FEATURES) --quiet -p outbox-tests --bin bench-relay -- \
 		--pairs $(PAIRS) --shapes $(SHAPES) --cc $(CONTROLS) --out $(OUT) $(BENCH_ARGS)
+
+bench-messages: all ## A backlog of messages beside one of rows; writes docs/bench-messages.md (at most 5 minutes)
+	@scripts/parts postgres-all kafka >/dev/null
+	$(CARGO) run $(PROFILE) --locked $(FEATURES) --quiet -p outbox-tests --bin bench-relay -- \
+		--pairs $(PAIRS) --shapes $(SHAPES) --messages $(BENCH_ARGS)
 
 # The consumer's code is compiled into the program that uses it, which for tests is optimised little.
 OPTIMISED := --config 'profile.release.package.outbox-tests.opt-level=3'

@@ -260,13 +260,19 @@ impl Tx {
         hearing.heard(open.behind_prelude(sent).await)
     }
 
-    /// Carries out one statement whose answer the handler need not know, without waiting for it.
+    /// Carries out one statement whose answer the handler need not know, without waiting for it where events share the
+    /// transaction by [`group_commit`](crate::Consumer::group_commit).
     ///
-    /// Where events share a transaction, their answers are looked at together, before the COMMIT, which saves each event a
-    /// round trip. One that is an error undoes them all, and they run again in ever smaller parts, with no attempt counted,
-    /// until the event that it belongs to is by itself. There, as in every transaction that is not shared, the answer is
-    /// waited for and an error comes from this call, as from [`execute`](Tx::execute). So it is for statements that
-    /// hardly ever fail: an `UPDATE` of a sum, an `INSERT … ON CONFLICT DO NOTHING`.
+    /// There all answers are looked at together, before the COMMIT, which saves each event a round trip. One that is an error
+    /// undoes the whole group, unless the handler itself fails afterwards: its events run again in ever smaller parts, with
+    /// no attempt counted, until the event that it belongs to is by itself and its answer is waited for. So it is for
+    /// statements that hardly ever fail: an `UPDATE` of a sum, an `INSERT … ON CONFLICT DO NOTHING`. The statement's
+    /// time-out is the handler's, but the handler has ended before it; what handlers of the group say later waits behind it,
+    /// and the next event of the key may be given to its handler before this one's statement is found to have failed: both
+    /// are undone and come again in order.
+    ///
+    /// An event that runs by itself, a batch, and what comes out of the park wait for the answer, as
+    /// [`execute`](Tx::execute) does.
     ///
     /// ```no_run
     /// # use outbox_consumer::{Event, Handled, Tx, done};
@@ -279,7 +285,8 @@ impl Tx {
     /// ```
     ///
     /// # Errors
-    /// See [`TxError`]; where events share the transaction, only what is wrong before the statement is sent.
+    /// See [`TxError`]. In a group only what is known without waiting, which may be that another event's statement has
+    /// failed.
     pub async fn execute_pipelined(
         &self,
         statement: &str,

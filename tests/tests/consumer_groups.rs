@@ -67,7 +67,10 @@ async fn pipe(order: Event<Order>, tx: Tx, scene: State<Arc<Scene>>) -> Handled 
         }
         Some("unknown") => tx.execute_pipelined("SELECT * FROM nothing_of_that_name", &[]).await?,
         Some("refuses") => Err(AsTold)?,
+        Some("swallows") => _ = tx.query_one("SELECT 1 / 0", &[]).await,
+        Some("panics") => panic!("as told"),
         Some("hears") => _ = tx.query_one("SELECT 1", &[]).await?,
+        Some("sleeps") => tx.execute_pipelined("SELECT pg_sleep(4)", &[]).await?,
         Some(_) | None => {}
     }
     done()
@@ -222,27 +225,28 @@ async fn pipelined_effects_of_a_group_stand_once_in_one_transaction() {
     ground.running.end().await;
 }
 
-/// C9, C48: a statement fails whose answer nobody has waited for, and behind it handlers of other keys refuse their events,
-/// hear answers and say what cannot be prepared. No savepoint of theirs was ever made. Nothing is lost, each failure is
-/// its event's own, and what follows in its key comes after it.
+/// C9, C48: statements fail whose answers nobody has waited for, and in the same group handlers of other keys refuse their
+/// events, hear answers, pass over errors, panic, and say what cannot be prepared. Behind the first failure no savepoint was
+/// ever made. Nothing is lost, each failure is its event's own, and what follows in its key comes after it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipelined_statement_that_fails_is_its_own_events_failure_alone() {
+    /// Keys of each kind: which of a group comes first is for the partitions to say.
+    const OF_EACH: usize = 2;
+    const INNOCENT: usize = 20;
     let (postgres, kafka) = (Postgres::start(15), Kafka::start());
     let orders = Orders::prepare("broken", &postgres, &kafka, program()).await;
     let (ground, upstream) = (Ground::prepare(&orders, (&postgres, &kafka), 50).await, orders.upstream());
-    let failing = ["breaks", "refuses", "unknown"];
-    let hearing = ["hears"];
-    for number in 0..KEYS - 10 {
-        if number == KEYS / 2 {
-            for first in failing.iter().chain(&hearing) {
-                let payload = format!("{{\"number\":-1,\"first\":\"{first}\"}}");
-                upstream.send("OrderPiped", Uuid::now_v7(), first, &payload);
-                upstream.send("OrderPiped", Uuid::now_v7(), first, "{\"number\":-2}");
-            }
+    let kinds = ["breaks", "refuses", "unknown", "swallows", "panics", "hears"];
+    let named = |kind: &str, number: usize| format!("{kind}-{number}");
+    for number in 0..INNOCENT {
+        for kind in kinds.iter().filter(|_| number < OF_EACH) {
+            let (key, first) = (named(kind, number), format!("{{\"number\":-1,\"first\":\"{kind}\"}}"));
+            upstream.send("OrderPiped", Uuid::now_v7(), &key, &first);
+            upstream.send("OrderPiped", Uuid::now_v7(), &key, "{\"number\":-2}");
         }
         upstream.send("OrderPiped", Uuid::now_v7(), &key(number), "{\"number\":1}");
     }
-    let all = 1 + KEYS - 10 + 2 * (failing.len() + hearing.len());
+    let all = 1 + INNOCENT + 2 * OF_EACH * kinds.len();
     ground.open(all).await;
     let effects = orders.happened(all, LIMIT, &[]).await;
     assert_eq!((effects.happened, effects.doubled), (all, 0));
@@ -250,18 +254,46 @@ async fn a_pipelined_statement_that_fails_is_its_own_events_failure_alone() {
         let rows = "SELECT number, attempt FROM effects WHERE key = $1 ORDER BY at";
         orders.query(rows, &[&key]).await.iter().map(|row| (row.get(0), row.get(1))).collect()
     };
-    for first in failing {
-        assert_eq!(rows(first).await, [(-1, 2), (-2, 1)], "{first}: in order, its failure counted once");
+    for kind in kinds {
+        let second = if kind == "hears" { 1 } else { 2 };
+        for key in (0..OF_EACH).map(|number| named(kind, number)) {
+            assert_eq!(
+                rows(&key).await,
+                [(-1, second), (-2, 1)],
+                "{key}: in order, its own failure counted once"
+            );
+        }
     }
-    assert_eq!(rows("hears").await, [(-1, 1), (-2, 1)], "what failed before it is not its failure");
-    for number in 0..KEYS - 10 {
+    for number in 0..INNOCENT {
         assert_eq!(rows(&key(number)).await, [(1, 1)], "{}: nobody's failure", key(number));
     }
-    assert_eq!(
-        ground.attempts().get("heard"),
-        Some(&1),
-        "by itself the event hears what its statement came to"
+    let calls = ground.attempts();
+    assert_eq!(calls.get("heard"), Some(&OF_EACH), "by itself an event hears what its statement came to");
+    assert!(
+        (0..INNOCENT).any(|number| calls[&key(number)] > 1),
+        "nobody had waited for the answers: {calls:?}"
     );
+    ground.running.end().await;
+}
+
+/// C48, C51: a handler waits behind a slow statement of another event, until its own time is over. That is not its failure.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_waits_for_anothers_pipelined_statement_is_not_blamed() {
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("blameless", &postgres, &kafka, program()).await;
+    let (ground, upstream) = (Ground::prepare(&orders, (&postgres, &kafka), 50).await, orders.upstream());
+    upstream.send("OrderPiped", Uuid::now_v7(), "sleeps", "{\"number\":1,\"first\":\"sleeps\"}");
+    let waiting = 12;
+    for number in 0..waiting {
+        upstream.send("OrderDelayed", Uuid::now_v7(), &key(number), "{\"number\":1}");
+    }
+    ground.open(2 + waiting).await;
+    let effects = orders.happened(2 + waiting, LIMIT, &[]).await;
+    assert_eq!((effects.happened, effects.doubled), (2 + waiting, 0));
+    let counted = orders.query("SELECT key FROM effects WHERE attempt > 1", &[]).await;
+    assert!(counted.is_empty(), "attempts were counted: {counted:?}");
+    let calls = ground.attempts();
+    assert!((0..waiting).any(|number| calls[&key(number)] > 1), "nobody waited in vain: {calls:?}");
     ground.running.end().await;
 }
 

@@ -256,8 +256,9 @@ async fn a_drain_that_cannot_finish_says_what_is_left_and_a_second_signal_ends_i
 /// Where the server does not take part, whoever reads the log knows which position was asked for and where the slot stands.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_that_the_server_does_not_confirm_says_where_the_slot_stands() {
-    let servers = cluster::shared();
-    let scene = Scene::prepare(&servers.postgres, &servers.kafka, "takeover_unconfirmed").await.configured(
+    // Its own: whatever else would need this walsender's answer stands while it does.
+    let postgres = Postgres::start(usual_version());
+    let scene = Scene::prepare(&postgres, &cluster::shared().kafka, "takeover_unconfirmed").await.configured(
         |config| {
             // What is published before the end is recorded, and so confirmed, by the drain only.
             config.text("state.interval", "1m").text("state.idle_interval", "1m").text("drain_timeout", "4s")

@@ -289,10 +289,13 @@ impl<'w, 's> Group<'w, 's> {
             return;
         }
         let came_to = if closed.blameless { came_to.through_nobodys_fault() } else { came_to };
-        // What its own pipelined statement was refused for is heard where it is by itself.
-        let guessed = closed.pipelined && closed.in_failed;
+        // What its own pipelined statement was refused for is heard where it is by itself, and so is whether it took too
+        // long or waited for those of others.
+        let waited = matches!(came_to, Attempt::TimedOut(_)) || closed.unheard;
+        let guessed =
+            closed.pipelined && closed.in_failed || self.pipelined && closed.begun && waited && !alone;
         let came_to = self.look_behind(at, closed, came_to, alone).await;
-        if self.spoilt || guessed {
+        if self.spoilt || guessed && !matches!(came_to, Attempt::Done(_)) {
             self.places[at].turn = Some(if self.spoilt { Turn::Apart } else { Turn::Alone });
             return;
         }
@@ -355,21 +358,27 @@ impl<'w, 's> Group<'w, 's> {
         came_to
     }
 
-    /// Hears what became of the statements that nobody has waited for. No lease comes back where one of them failed.
-    async fn heard(&mut self, lease: Lease) -> Option<Lease> {
+    /// Hears what became of the statements that nobody has waited for. Where one of them failed the connection is not used
+    /// again: a statement that is kept and fits its table no more would fail every group on it.
+    async fn heard(&mut self, mut lease: Lease) -> Option<Lease> {
         let limit = self.places.iter().map(|place| place.entry.handler.timeout).max().unwrap_or_default();
         let error = match tokio::time::timeout(inbox::OWN + limit, lease.batch_execute("SELECT")).await {
             Ok(Ok(())) => return Some(lease),
             Ok(Err(error)) => {
-                inbox::roll_back(lease).await;
-                error.to_string()
+                // So that nobody waits for its locks until the server has missed it.
+                let rolled_back = tokio::time::timeout(FREE, lease.end("ROLLBACK")).await;
+                tracing::debug!(?rolled_back, "the end of a group");
+                sentence(&error)
             }
             Err(_) => {
                 inbox::cancel(lease).await;
                 "they took too long".to_owned()
             }
         };
-        tracing::info!(error, "a pipelined statement failed in a group, whose events run again in parts");
+        tracing::info!(
+            error,
+            "pipelined statements came to nothing: the events of their group run again in parts"
+        );
         self.spoilt = true;
         None
     }

@@ -54,19 +54,18 @@ struct Arguments {
     /// A file to lock during every measured run, on a machine that others use in between.
     #[arg(long)]
     lock: Option<PathBuf>,
-    /// Where the report goes, `docs/bench-relay.md` or with `--messages` `docs/bench-messages.md` unless told otherwise; files
-    /// of the same name with `.html` and `.json` lie beside the first.
-    #[arg(long)]
-    out: Option<PathBuf>,
+    /// Where the report goes; files of the same name with `.html` and `.json` lie beside it.
+    #[arg(long, default_value = "docs/bench-relay.md")]
+    out: PathBuf,
     /// Measures nothing, and makes the report anew from the JSON of an earlier one.
     #[arg(long)]
     from_json: Option<PathBuf>,
     /// Other systems that were measured on this machine, as a list in JSON: further rows of the report.
     #[arg(long)]
     others: Option<PathBuf>,
-    /// Measures only a backlog of messages (`outbox.emit()`) beside one of rows.
-    #[arg(long)]
-    messages: bool,
+    /// Measures only a backlog of messages (`outbox.emit()`) beside one of rows, and reports it in a file of its own.
+    #[arg(long, value_name = "REPORT", num_args = 0..=1, default_missing_value = "docs/bench-messages.md")]
+    messages: Option<PathBuf>,
     /// Exit with 1 if a requirement is not met.
     #[arg(long)]
     check: bool,
@@ -82,17 +81,18 @@ fn main() -> anyhow::Result<ExitCode> {
             work(plan, results, control, machine).map(|()| ExitCode::SUCCESS)
         }
         Some(_) => bail!("--worker takes four values"),
-        None if arguments.messages => compare_messages(&arguments),
-        None => lead(&arguments),
+        None => match &arguments.messages {
+            Some(out) => compare_messages(&arguments, out),
+            None => lead(&arguments),
+        },
     }
 }
 
-fn compare_messages(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+fn compare_messages(arguments: &Arguments, out: &Path) -> anyhow::Result<ExitCode> {
     let machine = Machine::here().with_shipped_broker();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let compared = runtime.block_on(messages::compare(&plan(arguments)));
     let page = messages::page(&command("bench-relay"), &today(), &machine, &compared)?;
-    let out = arguments.out.as_deref().unwrap_or(Path::new("docs/bench-messages.md"));
     fs::write(out, page).with_context(|| out.display().to_string())?;
     println!("report: {}", out.display());
     Ok(ExitCode::SUCCESS)
@@ -111,14 +111,13 @@ fn lead(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if let Some(others) = &arguments.others {
         report.others = Other::read(others)?;
     }
-    let out = arguments.out.as_deref().unwrap_or(Path::new("docs/bench-relay.md"));
-    write(out, &report)?;
+    write(&arguments.out, &report)?;
     let verdicts = verdicts(&report.results);
     for verdict in &verdicts {
         let met = if verdict.met { "met    " } else { "NOT MET" };
         println!("{met}  {}: {}", verdict.requirement, verdict.found);
     }
-    println!("report: {}", out.display());
+    println!("report: {}", arguments.out.display());
     let failed = verdicts.iter().any(|verdict| !verdict.met) || !report.left_out.is_empty();
     Ok(if arguments.check && failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

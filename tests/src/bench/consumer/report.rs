@@ -348,6 +348,7 @@ connections wait for one row, which the SDK never does; it has no records to rea
 run the effects are counted against the settlements. Tables are emptied and a checkpoint is made before each run. Of a group each event's `UPDATE` is sent behind
 its savepoint in a round trip of its own, as `pgbench` does it for groups; *pipelined* its handler does not wait for the answer
 (`Tx::execute_pipelined`), and all answers are looked at together before the COMMIT. The
+rate that is asked of shared commits is asked of these: with a round trip for each event it lies near what `pgbench` does. The
 disk here flushes in a fraction of a millisecond; where it takes longer, shared commits gain more.
 
 **Cost.** The long backlog is the topic of {backlog} events; the short one is {burst} events, written while the consumer is
