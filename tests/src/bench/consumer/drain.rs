@@ -16,7 +16,7 @@ pub async fn drain(ground: &mut Ground, topic: &str, work: Work, events: u64, wa
     let (name, instance) = ground.start(topic, work, (warm_up, (events - warm_up) / PARTS));
     let warm = instance.hear();
     let quarter = instance.hear();
-    let last = (1..PARTS).map(|_| instance.hear()).last().unwrap_or(quarter);
+    let last = (1..PARTS).fold(quarter, |_, _| instance.hear());
     let run = Run {
         events: last.handled,
         seconds: last.seconds,
