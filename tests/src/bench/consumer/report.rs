@@ -345,11 +345,10 @@ the other, sets the pace.
 in the same three round trips: `BEGIN`, the claim and the look for park markers in one; the `UPDATE`; the last look at
 the transaction and `COMMIT` in one (`consumer-sdk/src/runtime/inbox.rs`). It draws keys at random and lets two
 connections wait for one row, which the SDK never does; it has no records to read and no offsets to commit. After every
-run the effects are counted against the settlements. Tables are emptied and a checkpoint is made before each run. Of a group each event's `UPDATE` is sent behind
-its savepoint in a round trip of its own, as `pgbench` does it for groups; *pipelined* its handler does not wait for the answer
-(`Tx::execute_pipelined`), and all answers are looked at together before the COMMIT. The
-rate that is asked of shared commits is asked of these: with a round trip for each event it lies near what `pgbench` does. The
-disk here flushes in a fraction of a millisecond; where it takes longer, shared commits gain more.
+run the effects are counted against the settlements. Tables are emptied and a checkpoint is made before each run. Of a
+group each event's `UPDATE` is sent behind its savepoint in a round trip of its own, as `pgbench` does it for groups;
+*pipelined* its handler does not wait for the answer (`Tx::execute_pipelined`), and all answers are looked at together
+before the COMMIT: the rate that is asked of shared commits is asked of these. The disk here flushes in a fraction of a millisecond; where it takes longer, shared commits gain more.
 
 **Cost.** The long backlog is the topic of {backlog} events; the short one is {burst} events, written while the consumer is
 stopped (SIGSTOP) and handled when it goes on, {bursts} times by one process, the first few not counted. Both count only
