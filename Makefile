@@ -12,6 +12,8 @@ PROFILE := --release
 FEATURES := --features outbox-consumer/otel
 KAFKA ?= embedded
 DEMO_ARGS ?=
+# Where cargo puts programs.
+BUILT := $(or $(CARGO_TARGET_DIR),target)/release
 # Of bench-relay: pairs of drains per shape; rows per transaction and rows in all of each shape;
 # congestion controls; where the report goes; further arguments, such as --check.
 PAIRS ?= 7
@@ -63,10 +65,10 @@ demo: ## The whole path, live, with a verdict at the end (KAFKA=real for a real 
 	$(CARGO) build $(PROFILE) --locked -p outbox-relay -p outbox-demo
 ifeq ($(KAFKA),real)
 	@scripts/parts postgres kafka >/dev/null
-	$(CARGO) run $(PROFILE) --locked --quiet -p outbox-tests --bin with-kafka -- target/release/outbox-demo $(DEMO_ARGS)
+	$(CARGO) run $(PROFILE) --locked --quiet -p outbox-tests --bin with-kafka -- $(BUILT)/outbox-demo $(DEMO_ARGS)
 else
 	@scripts/parts postgres >/dev/null
-	target/release/outbox-demo $(DEMO_ARGS)
+	$(BUILT)/outbox-demo $(DEMO_ARGS)
 endif
 
 test: lint unit servers ## Everything CI runs, in less than 20 minutes
