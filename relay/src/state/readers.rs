@@ -63,15 +63,8 @@ impl Readers {
         key: &str,
         ending: &Ending,
     ) -> Result<Option<StateRecord>, StoreError> {
-        let end_of = |reader: &BaseConsumer<Contact>| {
-            reader.fetch_watermarks(topic, partition, SLICE * 4).map(|(_, end)| end)
-        };
-        let end = self.retry(topic, ending, || end_of(&self.uncommitted))?;
-        // With read_committed the upper watermark is the last stable offset.
-        self.retry(topic, ending, || match end_of(&self.committed)? >= end {
-            true => Ok(()),
-            false => Err(KafkaError::NoMessageReceived),
-        })?;
+        let end = self.retry(topic, ending, || end_of(&self.uncommitted, topic, partition))?;
+        self.wait_until_decided(topic, partition, end, ending)?;
         let mut from = TopicPartitionList::new();
         from.add_partition_offset(topic, partition, Offset::Beginning)?;
         self.committed.assign(&from)?;
@@ -97,6 +90,36 @@ impl Readers {
         })
     }
 
+    /// Waits until it is decided what is committed of everything before `end`. The former owner's transaction is ended
+    /// by the fence, so this takes a moment. Where it does not end nothing is guessed: beginning and aborting a
+    /// transaction of our own would close it, and throw a record away whose events may stand.
+    fn wait_until_decided(
+        &self,
+        topic: &str,
+        partition: i32,
+        end: i64,
+        ending: &Ending,
+    ) -> Result<(), StoreError> {
+        let mut said = None;
+        loop {
+            // With read_committed the upper watermark is the last stable offset.
+            let decided = self.retry(topic, ending, || end_of(&self.committed, topic, partition))?;
+            if decided >= end {
+                if said.is_some() {
+                    self.contact.waiting_for(None);
+                }
+                return Ok(());
+            }
+            let what = undecided(topic, partition, decided, end);
+            if said.replace(decided) != Some(decided) {
+                tracing::warn!("waiting for {what}");
+            }
+            // Said each time, since a question that failed in between has said something else.
+            self.contact.waiting_for(Some(what));
+            ending.pause(SLICE / 5);
+        }
+    }
+
     /// Asks again until there is an answer; the topic was seen before, so an error is broker trouble, or a right
     /// that is missing.
     fn retry<T>(
@@ -105,25 +128,41 @@ impl Readers {
         ending: &Ending,
         ask: impl Fn() -> KafkaResult<T>,
     ) -> Result<T, StoreError> {
-        let mut said = false;
+        let mut said = None;
         loop {
             over(ending)?;
             match ask() {
                 Ok(answer) => {
-                    if said {
+                    if said.is_some() {
                         self.contact.waiting_for(None);
                     }
                     return Ok(answer);
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut said, true) {
+                    let what = error.to_string();
+                    if said.as_ref() != Some(&what) {
                         tracing::warn!(%error, topic, "waiting for the end of the state topic");
-                        self.contact
-                            .waiting_for(Some(format!("the end of the state topic {topic} ({error})")));
+                        self.contact.waiting_for(Some(format!("the end of the state topic {topic} ({what})")));
+                        said = Some(what);
                     }
                     ending.pause(SLICE / 5);
                 }
             }
         }
     }
+}
+
+/// Where a partition ends for a reader.
+fn end_of(reader: &BaseConsumer<Contact>, topic: &str, partition: i32) -> KafkaResult<i64> {
+    reader.fetch_watermarks(topic, partition, SLICE * 4).map(|(_, end)| end)
+}
+
+/// What is waited for where a transaction is open on the state topic.
+fn undecided(topic: &str, partition: i32, decided: i64, end: i64) -> String {
+    format!(
+        "a Kafka transaction that is open on partition {partition} of the state topic {topic}: it is written up to offset \
+         {end} and decided up to {decided}. Whose it is, and what to do where it stays open: `kafka-transactions.sh \
+         --bootstrap-server <broker> describe-producers --topic {topic} --partition {partition}`, and the runbook \
+         standing-still.md"
+    )
 }

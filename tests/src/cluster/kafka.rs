@@ -234,6 +234,22 @@ impl Kafka {
         self.start_again();
     }
 
+    /// SIGKILL to one broker, counted from 0, and a new start on its data. Returns when every partition has all its
+    /// replicas in sync again, so that the next one may go.
+    ///
+    /// # Panics
+    /// When that does not come.
+    pub fn restart_one(&self, index: usize) {
+        self.nodes[index].kill();
+        self.start_again();
+        let client: BaseConsumer = config(&self.inside()).create().expect("a Kafka client");
+        eventually(PATIENCE, "all replicas to be in sync", || {
+            let metadata = client.fetch_metadata(None, QUESTION).ok()?;
+            let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            partitions.all(|partition| partition.isr().len() == partition.replicas().len()).then_some(())
+        });
+    }
+
     /// Waits until the brokers' metadata lists all of them. Asked behind the proxies, so that a proxy's
     /// fault does not count as a broker's.
     fn wait_ready(&self) {
@@ -539,8 +555,10 @@ impl Node {
     }
 }
 
-/// Warnings only, to standard output.
+/// Warnings only, to standard output; and what a transaction's markers are not written for.
 const LOGGING: &str = "\
+logger.markers.name=kafka.coordinator.transaction.TransactionMarkerChannelManager
+logger.markers.level=INFO
 rootLogger.level=WARN
 rootLogger.appenderRef.out.ref=OUT
 appender.out.type=Console
