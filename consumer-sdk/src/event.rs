@@ -1,5 +1,6 @@
 //! An event as a handler gets it: the payload, and the facts of the event beside it.
 
+use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -134,9 +135,55 @@ impl<T> Deref for Event<T> {
     }
 }
 
-/// The payload's bytes as they are; `None` for a tombstone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Raw(pub Option<Vec<u8>>);
+/// A record's value, to be read.
+#[derive(Clone, Copy)]
+pub struct Value<'r>(&'r Arc<Body>);
+
+impl<'r> Value<'r> {
+    /// Its bytes; `None` for a tombstone.
+    pub fn bytes(self) -> Option<&'r [u8]> {
+        self.0.value()
+    }
+}
+
+impl fmt::Debug for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        length("Value", self.bytes(), f)
+    }
+}
+
+/// The payload's bytes as they are. They are the record's own and not copied: whoever keeps a `Raw` keeps the record.
+#[derive(Clone)]
+pub struct Raw(Arc<Body>);
+
+impl Raw {
+    /// The bytes; `None` for a tombstone.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        self.0.value()
+    }
+}
+
+impl PartialEq for Raw {
+    fn eq(&self, other: &Raw) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Raw {}
+
+impl fmt::Debug for Raw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        length("Raw", self.bytes(), f)
+    }
+}
+
+/// Payloads are no matter for logs: how long it is, and no more.
+fn length(what: &str, bytes: Option<&[u8]>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match bytes {
+        Some(bytes) => write!(f, "{what}({} bytes)", bytes.len()),
+        None => write!(f, "{what}(tombstone)"),
+    }
+}
 
 /// What a payload can be read as: JSON through serde, or [`Raw`].
 pub trait Payload: Sized + Send + 'static {
@@ -144,13 +191,13 @@ pub trait Payload: Sized + Send + 'static {
     ///
     /// # Errors
     /// A sentence without the payload's content.
-    fn read(value: Option<&[u8]>) -> Result<Self, String>;
+    fn read(value: Value<'_>) -> Result<Self, String>;
 }
 
 impl<T: DeserializeOwned + Send + 'static> Payload for T {
-    fn read(value: Option<&[u8]>) -> Result<T, String> {
+    fn read(value: Value<'_>) -> Result<T, String> {
         // A tombstone is JSON's null: `Event<Option<T>>` takes both.
-        serde_json::from_slice(value.unwrap_or(b"null")).map_err(|error| {
+        serde_json::from_slice(value.bytes().unwrap_or(b"null")).map_err(|error| {
             // serde's own words may quote the payload.
             let (line, column) = (error.line(), error.column());
             let what = if error.is_data() { "is not of the handler's type" } else { "is no JSON" };
@@ -160,8 +207,8 @@ impl<T: DeserializeOwned + Send + 'static> Payload for T {
 }
 
 impl Payload for Raw {
-    fn read(value: Option<&[u8]>) -> Result<Raw, String> {
-        Ok(Raw(value.map(<[u8]>::to_vec)))
+    fn read(Value(body): Value<'_>) -> Result<Raw, String> {
+        Ok(Raw(body.clone()))
     }
 }
 
@@ -171,7 +218,7 @@ impl<T: Payload> Event<T> {
     /// # Errors
     /// The payload is not what the handler takes; in a sentence without its content.
     pub(crate) fn of(facts: Facts) -> Result<Event<T>, String> {
-        let payload = T::read(facts.body.value())?;
+        let payload = T::read(Value(&facts.body))?;
         Ok(Event { payload, facts })
     }
 }
@@ -179,16 +226,36 @@ impl<T: Payload> Event<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packed::Packed;
+
+    fn body(value: Option<&[u8]>) -> Arc<Body> {
+        let (topic, packed) = ("orders".into(), Packed::new(None, value, &[]));
+        Arc::new(Body { topic, scope: "".into(), partition: 0, offset: 0, timestamp: 0, id: None, packed })
+    }
+
+    fn read<T: Payload>(value: Option<&[u8]>) -> Result<T, String> {
+        T::read(Value(&body(value)))
+    }
 
     #[test]
     fn a_payload_is_json_or_raw_and_a_mistake_does_not_quote_it() {
-        assert_eq!(u32::read(Some(b"17")), Ok(17));
-        assert_eq!(Option::<u32>::read(None), Ok(None));
-        assert_eq!(Raw::read(None), Ok(Raw(None)));
-        assert_eq!(Raw::read(Some(b"\xff")), Ok(Raw(Some(vec![0xff]))));
+        assert_eq!(read(Some(b"17")), Ok(17_u32));
+        assert_eq!(read(None), Ok(None::<u32>));
+        assert_eq!(read::<Raw>(None).unwrap().bytes(), None);
+        assert_eq!(read::<Raw>(Some(b"\xff")).unwrap().bytes(), Some(&b"\xff"[..]));
         for value in [&b"\"secret\""[..], b"secret", b""] {
-            let said = u32::read(Some(value)).unwrap_err();
+            let said = read::<u32>(Some(value)).unwrap_err();
             assert!(said.starts_with("the payload is") && !said.contains("secret"), "{said}");
         }
+    }
+
+    #[test]
+    fn a_raw_payload_is_the_records_own_and_is_not_printed() {
+        let body = body(Some(b"secret"));
+        let raw = Raw::read(Value(&body)).unwrap();
+        assert!(std::ptr::eq(raw.bytes().unwrap(), body.value().unwrap()), "it was copied");
+        assert_eq!(format!("{raw:?} {:?}", Value(&body)), "Raw(6 bytes) Value(6 bytes)");
+        assert_eq!(format!("{:?}", read::<Raw>(None).unwrap()), "Raw(tombstone)");
+        assert!(!format!("{body:?}").contains("115, 101"), "the payload's bytes are printed: {body:?}");
     }
 }

@@ -53,7 +53,7 @@ pub use runtime::simulation;
 
 pub use consumer::{Consumer, ParkLimits, RunError, Unregistered};
 pub use database::DatabaseError;
-pub use event::{Event, Facts, Payload, Raw};
+pub use event::{Event, Facts, Payload, Raw, Value};
 pub use handler::{
     Alone, Handler, InBatch, InTransaction, State, WithDatabase, WithoutDatabase, at_most_once, batch,
     external, idempotent, transactional,

@@ -1,6 +1,8 @@
 //! Key, value and headers of a record in one piece of memory: what is made on one thread and freed on another costs
 //! most of all by the number of its pieces.
 
+use std::fmt;
+
 use outbox_schema::record::header;
 use smallvec::SmallVec;
 
@@ -8,7 +10,7 @@ use smallvec::SmallVec;
 type Span = Option<(u32, u32)>;
 
 /// Key, value and headers.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Packed {
     bytes: Vec<u8>,
     key: Span,
@@ -17,6 +19,13 @@ pub(crate) struct Packed {
     headers: SmallVec<[((u32, u32), Span); 4]>,
     /// The event's type, which is asked for again and again.
     event_type: Span,
+}
+
+/// Payloads are no matter for logs.
+impl fmt::Debug for Packed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Packed({} bytes)", self.bytes.len())
+    }
 }
 
 /// A header that is packed or was.
