@@ -239,12 +239,14 @@ async fn a_transaction_that_stays_open_on_the_state_topic_is_named_and_can_be_ab
     let (written, decided) = relay.wait_status(LIMIT, "the open transaction to be named", |status| {
         let said = status["waiting_for"].as_str().filter(|_| status["phase"] == "recovering")?;
         let (_, rest) = said.split_once(&format!("partition 0 of the state topic {topic}"))?;
-        let numbers: Vec<u64> = rest.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect();
+        let numbers: Vec<u64> =
+            rest.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect();
         numbers.first().copied().zip(numbers.get(1).copied())
     });
     assert_eq!(written, decided + 1, "one record is undecided");
-    let (status, shown) =
-        scene.kafka.tool("TransactionsCommand", &["describe-producers", "--topic", topic, "--partition", "0"]);
+    let (status, shown) = scene
+        .kafka
+        .tool("TransactionsCommand", &["describe-producers", "--topic", topic, "--partition", "0"]);
     assert!(status.success() && shown.contains(&decided.to_string()), "{shown}");
     assert_eq!(relay.status()["ready"], false, "{}", relay.status());
 

@@ -142,7 +142,8 @@ impl Readers {
                     let what = error.to_string();
                     if said.as_ref() != Some(&what) {
                         tracing::warn!(%error, topic, "waiting for the end of the state topic");
-                        self.contact.waiting_for(Some(format!("the end of the state topic {topic} ({what})")));
+                        self.contact
+                            .waiting_for(Some(format!("the end of the state topic {topic} ({what})")));
                         said = Some(what);
                     }
                     ending.pause(SLICE / 5);

@@ -69,6 +69,12 @@ pub fn judge(outlook: &Outlook, settings: &Settings, slot_is_there: bool) -> Fin
     }
 }
 
+/// How this lane's memory is set aside; of a relay with several the others keep theirs.
+fn forget_command(settings: &Settings) -> String {
+    let lane = settings.lane.name.as_ref().map(|name| format!(" --lane {name}")).unwrap_or_default();
+    format!("outbox-relay forget --yes{lane}")
+}
+
 fn halt(reason: &HaltReason, settings: &Settings, slot_is_there: bool) -> Finding {
     let name = settings.slot();
     let drop = if slot_is_there {
@@ -76,7 +82,8 @@ fn halt(reason: &HaltReason, settings: &Settings, slot_is_there: bool) -> Findin
     } else {
         String::new()
     };
-    let anew = format!("{drop}outbox-relay forget --yes && outbox-relay run --existing=publish");
+    let forget = forget_command(settings);
+    let anew = format!("{drop}{forget} && outbox-relay run --existing=publish");
     let begin = "decide whether to begin anew: every row that the table still holds is published again under its own id";
     let url = format!(
         "source.url = \"postgres://{}@<the right server>/{}\"",
@@ -108,7 +115,7 @@ fn halt(reason: &HaltReason, settings: &Settings, slot_is_there: bool) -> Findin
         HaltReason::MessagesGone { .. } => (
             "messages-gone",
             "find out what was emitted then and let it be emitted again; then begin anew",
-            format!("{drop}outbox-relay forget --yes && outbox-relay run --existing=skip"),
+            format!("{drop}{forget} && outbox-relay run --existing=skip"),
         ),
         HaltReason::NoTable => {
             ("no-table", "finish with the table, or give this relay another name", "outbox.from = \"table\"".into())
@@ -226,6 +233,11 @@ mod tests {
         let ahead = judged(Decision::Halt(HaltReason::SlotAhead { position, slot: Lsn(0x200) }), true);
         assert_eq!(ahead.code, "slot-ahead");
         assert!(ahead.command.unwrap().starts_with("SELECT pg_drop_replication_slot('outbox_orders');"));
+        let mut billing = settings();
+        billing.lane.name = Some("billing".into());
+        let decision = Decision::Halt(HaltReason::SlotGone { position, wal_end: Lsn(0x300) });
+        let of_lane = judge(&Outlook { decision, wal_end: Lsn(0x300) }, &billing, false);
+        assert!(of_lane.command.unwrap().starts_with("outbox-relay forget --yes --lane billing &&"));
         let nothing = judged(Decision::Halt(HaltReason::NothingYet), false);
         assert!(nothing.command.unwrap().starts_with("outbox-relay init --admin-url"));
     }
