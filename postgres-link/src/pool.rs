@@ -177,7 +177,8 @@ impl Pool {
         let found = timeout_at(deadline, async {
             match self.ready().await {
                 Some(held) => Ok(held),
-                None => self.make().await,
+                // Boxed, as it is seldom wanted: every wait for a connection would carry what it needs.
+                None => Box::pin(self.make()).await,
             }
         });
         let held = found.await.map_err(|_| PoolError::Late { within })??;

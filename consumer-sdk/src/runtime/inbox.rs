@@ -257,7 +257,8 @@ pub(super) async fn commit(mut lease: Lease) -> Committed {
 /// Ends what a handler that ran out of time left behind. The connection is thrown away: the cancel request
 /// might meet whatever it did next (C45).
 pub(super) async fn cancel(lease: Lease) {
-    if let Err(error) = lease.cancel().await {
+    // Boxed, as it is seldom wanted: whoever may have to cancel would carry what it needs.
+    if let Err(error) = Box::pin(lease.cancel()).await {
         tracing::debug!(%error, "cancelling a statement");
     }
 }

@@ -2,6 +2,7 @@
 //! them with several keys at a time: a key is locked for the transaction that runs it.
 
 mod company;
+mod key;
 mod turn;
 
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use super::permit::Parked;
 use crate::database::Database;
 use crate::metrics;
 use company::Spoilt;
-use turn::{Taken, Turn};
+use key::Taken;
+use turn::Turn;
 
 /// How often keys that are due are looked for.
 const LOOK: Duration = Duration::from_millis(500);
@@ -111,7 +113,7 @@ impl Keeper {
     }
 
     async fn take(&self) -> Result<Option<Taken>, InboxError> {
-        inbox::bounded(turn::take(&self.database, &self.shared.registered.name), inbox::OWN).await
+        inbox::bounded(key::take(&self.database, &self.shared.registered.name), inbox::OWN).await
     }
 
     fn begin(&mut self, taken: Taken, running: Parked) {

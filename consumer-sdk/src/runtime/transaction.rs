@@ -11,19 +11,20 @@
 //! cannot be read. Only the loss of the connection or of the COMMIT repeats a whole group, and then in parts, and a
 //! statement that failed and whose answer its handler did not wait for ([`Tx::execute_pipelined`]).
 
-use std::time::{Duration, Instant};
+mod batch;
 
-use super::attempt::{Attempt, KILLS, Reason, TRANSIENT, attempt, begun, sentence, unreadable, within};
+use std::time::Duration;
+
+use super::Shared;
+use super::attempt::{Attempt, KILLS, Reason, TRANSIENT, attempt, sentence};
 use super::inbox::{self, Claimed, Committed, Event, InboxError, Name, Verdict};
 use super::permit::{No, Running, Told, permit};
-use super::{Shared, company};
 use crate::database::{Database, Lease};
 use crate::event::Facts;
-use crate::handler::{Batched, Bound, Kind, Read, WrongNumber};
+use crate::handler::{Bound, Kind};
 use crate::ladder::Failure;
 use crate::lane::Lane;
 use crate::metrics::counts::{Ended, Settled};
-use crate::outcome::Outcomes;
 use crate::record::Record;
 use crate::tx::{Closed, Tx};
 
@@ -176,7 +177,7 @@ impl<'w, 's> Group<'w, 's> {
         let batched =
             group.places.first().is_some_and(|place| matches!(place.entry.handler.kind, Kind::Batch(_)));
         if batched && !alone {
-            group.batch().await;
+            Box::pin(group.batch()).await;
         } else {
             group.one_by_one(alone).await;
         }
@@ -203,7 +204,7 @@ impl<'w, 's> Group<'w, 's> {
         let queued: Vec<usize> = range.filter(|at| self.places[*at].is_open()).collect();
         let events: Vec<Event<'_>> = queued.iter().map(|at| self.places[*at].entry.event()).collect();
         let follow = inbox::follow(lease, &self.shared.registered, &events);
-        let followed = inbox::bounded(follow, inbox::OWN).await;
+        let followed = Box::pin(inbox::bounded(follow, inbox::OWN)).await;
         let turn = || match &followed {
             Ok(true) => Turn::Settled(Settled::Queued),
             // The marker has gone meanwhile: look again, and run.
@@ -383,103 +384,6 @@ impl<'w, 's> Group<'w, 's> {
         None
     }
 
-    /// Calls the handler once for all.
-    async fn batch(&mut self) {
-        let Some(keys) = self.let_in().await else { return };
-        let Some(first) = keys.iter().flatten().next() else { return };
-        let handler = self.places[*first].entry.handler;
-        let facts = |at: &usize| {
-            let Entry { record, name, .. } = &self.places[*at].entry;
-            Facts::new(record, name.id)
-        };
-        let facts: Vec<Vec<Facts>> = keys.iter().map(|key| key.iter().map(facts).collect()).collect();
-        let Some(lease) = self.lease.take() else { return };
-        let tx = Tx::new(lease, None);
-        let handed = tx.clone();
-        let since = Instant::now();
-        let (given, answer) = match begun(|| handler.many(facts, handed)) {
-            Ok(Batched { keys: read, answer }) => {
-                let given = self.leave_out(&keys, read);
-                let nothing = async { Ok(Outcomes(None)) };
-                (given, within(answer.unwrap_or_else(|| Box::pin(nothing)), handler.timeout).await)
-            }
-            Err(attempt) => (keys.concat(), Err(attempt)),
-        };
-        let answer = answer.ok().filter(|outcomes| fits(outcomes, given.len()));
-        let Some(Closed { mut lease, failed, unheard, stale, .. }) = tx.close().await else { return };
-        let told = match &answer {
-            Some(outcomes) => company::of_batch(outcomes.0.as_deref()),
-            None => Some(given.iter().map(|_| Turn::Apart).collect()),
-        };
-        if told.is_none() && !failed && !unheard && !stale {
-            self.lease = Some(lease);
-            let took = since.elapsed() / u32::try_from(given.len().max(1)).unwrap_or(u32::MAX);
-            for at in given {
-                self.places[at].took = took;
-                self.places[at].turn = Some(Turn::Settled(Settled::Done));
-            }
-            return;
-        }
-        let turns = told.unwrap_or_else(|| given.iter().map(|_| Turn::Apart).collect());
-        given.into_iter().zip(turns).for_each(|(at, turn)| self.places[at].turn = Some(turn));
-        // Rolled back, as a whole.
-        match tokio::time::timeout(FREE, lease.end("ROLLBACK")).await {
-            Ok(Ok(())) if !stale => lease.give_back(),
-            Ok(_) => {}
-            Err(_) => inbox::cancel(lease).await,
-        }
-    }
-
-    /// Of each key those that the crash journal lets start; `None` where one of them is on trial.
-    async fn let_in(&mut self) -> Option<Vec<Vec<usize>>> {
-        let shared = self.shared;
-        let open = |range: &std::ops::Range<usize>| -> Vec<usize> {
-            range.clone().filter(|at| self.places[*at].is_open()).collect()
-        };
-        let keys: Vec<Vec<usize>> = self.keys.iter().map(open).filter(|key| !key.is_empty()).collect();
-        let mut held_up = false;
-        for at in keys.iter().flatten() {
-            let place = &mut self.places[*at];
-            match permit(shared, place.entry.lane, place.entry.record, false).await {
-                Ok(running) => place.running = Some(running),
-                Err(no) => {
-                    place.turn = Some(denied(no));
-                    held_up = true;
-                }
-            }
-        }
-        if held_up {
-            // The others wait for another turn, without it.
-            let others = keys.iter().flatten().filter(|at| self.places[**at].turn.is_none());
-            others
-                .copied()
-                .collect::<Vec<_>>()
-                .into_iter()
-                .for_each(|at| self.places[at].turn = Some(Turn::Again));
-            return None;
-        }
-        Some(keys)
-    }
-
-    /// Those that are in the batch. A payload that cannot be read is a failed attempt of its own, and what follows in
-    /// its key waits for what becomes of it (C53).
-    fn leave_out(&mut self, keys: &[Vec<usize>], read: Vec<Read>) -> Vec<usize> {
-        let mut given = Vec::new();
-        for (key, Read { count, wrong }) in keys.iter().zip(read) {
-            given.extend(&key[..count]);
-            let Some(wrong) = wrong else { continue };
-            for at in &key[count..] {
-                self.places[*at].turn = Some(Turn::Later);
-            }
-            if let Some(place) = key.get(count).map(|at| &mut self.places[*at]) {
-                let attempt = unreadable(wrong);
-                self.shared.registered.metrics.attempted(place.entry.record, attempt.ended(), Duration::ZERO);
-                place.turn = Some(Turn::Attempted(attempt));
-            }
-        }
-        given
-    }
-
     /// Gives back what did not go well, and commits.
     async fn end(&mut self, alone: bool) {
         let lease = match self.lease.take() {
@@ -508,7 +412,7 @@ impl<'w, 's> Group<'w, 's> {
             false => {
                 let scope = &self.shared.registered.name;
                 let settle = inbox::settle(&lease, scope, &back, "retry", "it leaves its group");
-                inbox::bounded(settle, inbox::OWN).await
+                Box::pin(inbox::bounded(settle, inbox::OWN)).await
             }
         };
         if let Err(error) = given_back {
@@ -614,14 +518,6 @@ fn denied(no: No) -> Turn {
         // In isolation it has no company anyway.
         No::Isolated => Turn::Again,
     }
-}
-
-/// Whether there is an outcome for each event.
-fn fits(outcomes: &Outcomes, asked: usize) -> bool {
-    let Some(given) = outcomes.0.as_ref().map(Vec::len).filter(|given| *given != asked) else { return true };
-    let error = WrongNumber { asked, given };
-    tracing::error!(%error, "a batch is run again in parts");
-    false
 }
 
 /// Why a convicted record is given up.

@@ -183,7 +183,7 @@ async fn run(shared: &Arc<Shared>, works: &mut [Work]) -> Ran {
     let Some(work) = works.first_mut() else { return Ran::Together(Vec::new()) };
     Ran::Alone(match (first, &shared.database) {
         (Plan::Skip, _) => Fate::Settled(Settled::Unregistered),
-        (Plan::GiveUp(reason, kind), _) => give_up(shared, work, reason, kind).await,
+        (Plan::GiveUp(reason, kind), _) => Box::pin(give_up(shared, work, reason, kind)).await,
         (Plan::Run(handler, name), None) if handler.kind.needs_inbox() => {
             let id = name.id;
             shared.halt(format!("the handler of event {id} needs an inbox, and there is no database"));
@@ -290,7 +290,7 @@ async fn decide(shared: &Arc<Shared>, works: Vec<Work>, turns: Vec<Vec<Turn>>) {
         let fate = tokio::select! {
             biased;
             () = gone(lost) => Fate::Left,
-            fate = conclude(shared, &mut work, first) => fate,
+            fate = Box::pin(conclude(shared, &mut work, first)) => fate,
         };
         end(shared, work, Some(&fate));
     }

@@ -84,7 +84,8 @@ impl Lease {
         if let Some(statement) = self.kept(sql) {
             return Ok(statement);
         }
-        let statement = self.held().client.prepare(sql).await?;
+        // Boxed, as it is seldom wanted.
+        let statement = Box::pin(self.held().client.prepare(sql)).await?;
         let mut statements = self.held().statements.lock();
         if statements.len() >= STATEMENTS {
             statements.clear();

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio_postgres::error::SqlState;
 
-use super::turn::{Delay, First, Key, RUN, Turn, commit, success};
+use super::key::{Delay, First, Key, commit};
+use super::turn::{RUN, Turn, success};
 use crate::database::Lease;
 use crate::event::Facts;
 use crate::handler::{Bound, Kind};
