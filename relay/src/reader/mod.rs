@@ -134,7 +134,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Reads no further rows. Feedback goes on, and what was read can still be taken; after that
+    /// Hands out no further rows: what comes is thrown away. Feedback goes on, and what was read can still be taken; after that
     /// [`Chunks::next`] says [`Next::Ended`].
     pub fn stop_reading(&self) {
         self.order(Order::Drain);

@@ -34,6 +34,9 @@ const WINDOW_OPENS: Duration = Duration::from_millis(1);
 /// Longest burst before feedback and orders are looked at.
 const BURST: Duration = Duration::from_millis(20);
 
+/// The pause between two reads whose bytes nobody wants: they come again at the next start.
+const UNWANTED: Duration = Duration::from_millis(20);
+
 /// How long the server's own goodbye is waited for.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -43,7 +46,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub(super) enum Order {
     /// Read and send feedback.
     Read,
-    /// Send feedback only.
+    /// Send feedback, and throw away what comes.
     Drain,
     /// Send feedback once more, take leave and end.
     Close,
@@ -142,8 +145,7 @@ impl Reading {
         self.send_feedback()?;
         self.segments.look(&self.observed);
         if self.out.is_none() {
-            self.allowance.rest(LOOK_AT_THE_CLOCK);
-            return Ok(());
+            return self.throw_away();
         }
         if !self.allowance.has_room(self.assembler.cost(), LOOK_AT_THE_CLOCK) {
             // Not reading is not the server's silence.
@@ -245,6 +247,19 @@ impl Reading {
             // Whoever took the chunks is gone: nothing more is read, as in a drain.
             self.out = None;
         }
+    }
+
+    /// Reads on for nobody. Were nothing read any more, the receive buffer would run full, and Linux (seen with 6.18) may
+    /// then take back a window that it gave before: whatever the server's end says from beyond that window is passed over
+    /// with its acknowledgements, so that feedback is repeated until the connection is given up.
+    fn throw_away(&mut self) -> Result<(), ReaderEnd> {
+        let count = self.read(LOOK_AT_THE_CLOCK)?;
+        if count > 0 {
+            self.digest(count)?;
+            self.hand_over();
+            self.allowance.rest(UNWANTED);
+        }
+        Ok(())
     }
 
     /// Sends what is recorded and CopyDone, and throws away what comes until the server has answered it.

@@ -1,4 +1,4 @@
-//! Draining: stop reading, settle, record, send feedback, and see the server confirm it (R27).
+//! Draining: take nothing more, settle, record, send feedback, and see the server confirm it (R27).
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;

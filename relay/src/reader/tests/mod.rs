@@ -148,6 +148,25 @@ fn a_drain_hands_out_what_was_read_and_goes_on_with_feedback() {
 }
 
 #[test]
+fn a_drain_reads_on_and_throws_away_so_that_the_connection_stays_alive() {
+    let (reader, chunks, positions, mut peer) = start(ReaderConfig { read_ahead_bytes: 1 << 20, ..CONFIG });
+    reader.stop_reading();
+    assert!(matches!(chunks.next(LONG), Next::Ended));
+    let mut sender = peer.another();
+    let sending = std::thread::spawn(move || {
+        // More than the buffers of both ends take: it ends only where somebody reads.
+        let rows: Vec<u8> = (0..40).flat_map(|lsn| row(lsn, &[b'x'; 25_000])).collect();
+        (0..16).for_each(|_| sender.send(&rows));
+    });
+    sending.join().expect("everything was sent");
+    positions.record(Lsn(5));
+    while peer.status().1 != Lsn(5) {}
+    assert!(matches!(chunks.next(Duration::ZERO), Next::Ended), "nothing of it is handed out");
+    drop(peer);
+    reader.close();
+}
+
+#[test]
 fn a_server_that_asks_is_answered() {
     let (reader, chunks, _, mut peer) = start(ReaderConfig { feedback_every: LONG, ..CONFIG });
     peer.status();
