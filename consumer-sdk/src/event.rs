@@ -185,7 +185,21 @@ fn length(what: &str, bytes: Option<&[u8]>, f: &mut fmt::Formatter<'_>) -> fmt::
     }
 }
 
-/// What a payload can be read as: JSON through serde, or [`Raw`].
+/// What a payload can be read as: JSON through serde, [`Raw`], or a type of your own in a format that is not serde's:
+///
+/// ```
+/// use outbox_consumer::{Payload, Value};
+///
+/// struct Cents(u64);
+///
+/// impl Payload for Cents {
+///     fn read(value: Value<'_>) -> Result<Cents, String> {
+///         let bytes = value.bytes().ok_or("a tombstone has no amount")?;
+///         let bytes = bytes.try_into().map_err(|_| format!("{} bytes are no amount", bytes.len()))?;
+///         Ok(Cents(u64::from_be_bytes(bytes)))
+///     }
+/// }
+/// ```
 pub trait Payload: Sized + Send + 'static {
     /// Reads the record's value.
     ///

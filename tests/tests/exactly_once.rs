@@ -243,11 +243,12 @@ async fn a_transaction_that_stays_open_on_the_state_topic_is_named_and_can_be_ab
             rest.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect();
         numbers.first().copied().zip(numbers.get(1).copied())
     });
-    assert_eq!(written, decided + 1, "one record is undecided");
+    assert!(written > decided, "nothing is undecided: {decided} of {written}");
     let (status, shown) = scene
         .kafka
         .tool("TransactionsCommand", &["describe-producers", "--topic", topic, "--partition", "0"]);
-    assert!(status.success() && shown.contains(&decided.to_string()), "{shown}");
+    let mut begins = shown.lines().filter_map(|line| line.split_whitespace().last());
+    assert!(status.success() && begins.any(|begin| begin == decided.to_string()), "{shown}");
     assert_eq!(relay.status()["ready"], false, "{}", relay.status());
 
     // What the runbook says.

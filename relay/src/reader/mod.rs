@@ -9,13 +9,14 @@
 //! | `allowance` | how many bytes may be out at once |
 //! | `feedback` | when feedback is due; no I/O |
 //! | `pace` | whether the server is ahead, and how long to nap then |
-//! | `segments` | in how many segments the data came |
+//! | `segments` | in how many segments the data came; whether the server's acknowledgements get through |
 //! | [`positions`] | what feedback carries |
 //! | [`end`] | how the reader ended |
 //!
 //! The reader never waits for whoever takes the chunks: when as many bytes are out as allowed, it stops
 //! reading and goes on sending feedback, so that a sink that stands still for hours costs neither the
-//! connection nor memory. It knows nothing of transactions; positions that may be confirmed come from
+//! connection nor memory. Only where the kernel passes over the server's acknowledgements, since its buffer is full, it reads a
+//! little more (`segments`). It knows nothing of transactions; positions that may be confirmed come from
 //! [`Positions::record`] alone.
 
 mod allowance;
@@ -109,7 +110,7 @@ pub enum Next {
     Ended,
 }
 
-/// The router's end of a reader. Dropping it stops the reading; feedback goes on.
+/// The router's end of a reader. Dropping it lets what comes be thrown away; feedback goes on.
 #[derive(Debug)]
 pub struct Chunks(Receiver<Chunk>);
 

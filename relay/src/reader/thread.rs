@@ -150,8 +150,14 @@ impl Reading {
         if !self.allowance.has_room(self.assembler.cost(), LOOK_AT_THE_CLOCK) {
             // Not reading is not the server's silence.
             self.heard = Instant::now();
+            if self.segments.needs_a_read() {
+                let count = self.read(WINDOW_OPENS)?;
+                self.digest(count)?;
+                self.hand_over();
+            }
             return Ok(());
         }
+        self.segments.reads_on();
         self.read_cycle()
     }
 
@@ -244,16 +250,15 @@ impl Reading {
             && let Some(out) = &self.out
             && out.send(chunk).is_err()
         {
-            // Whoever took the chunks is gone: nothing more is read, as in a drain.
+            // Whoever took the chunks is gone: what comes is thrown away, as in a drain.
             self.out = None;
         }
     }
 
-    /// Reads on for nobody. Were nothing read any more, the receive buffer would run full, and Linux (seen with 6.18) may
-    /// then take back a window that it gave before: whatever the server's end says from beyond that window is passed over
-    /// with its acknowledgements, so that feedback is repeated until the connection is given up.
+    /// Reads on for nobody. With a receive buffer that runs full the server's acknowledgements may be passed over (see
+    /// [`segments`](super::segments)), and the connection be given up before the last feedback has come.
     fn throw_away(&mut self) -> Result<(), ReaderEnd> {
-        let count = self.read(LOOK_AT_THE_CLOCK)?;
+        let count = self.read(UNWANTED)?;
         if count > 0 {
             self.digest(count)?;
             self.hand_over();

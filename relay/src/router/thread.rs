@@ -146,7 +146,7 @@ impl Router {
                     }
                 }
                 Next::Empty => {}
-                // The reader reads no more: what is missing of an open transaction comes again.
+                // The reader hands out no more: what is missing of an open transaction comes again.
                 Next::Ended => return Ok(()),
             }
         }

@@ -1,6 +1,8 @@
 //! Where one lane's state record stands on Kafka, and how it is read: by its owner after the fence, and by
 //! whoever only looks.
 
+use std::time::{Duration, Instant};
+
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message;
@@ -11,6 +13,9 @@ use super::{StateRecord, StoreError};
 use crate::config::{KafkaSettings, Settings};
 use crate::publisher::{Contact, base_config};
 use crate::session::Ending;
+
+/// How long it may take before anybody is told that another's transaction is waited for.
+const USUAL: Duration = Duration::from_secs(1);
 
 /// Those who read the record: one sees the end of what anybody wrote, the other what is committed.
 pub(super) struct Readers {
@@ -100,7 +105,7 @@ impl Readers {
         end: i64,
         ending: &Ending,
     ) -> Result<(), StoreError> {
-        let mut said = None;
+        let (began, mut said) = (Instant::now(), None);
         loop {
             // With read_committed the upper watermark is the last stable offset.
             let decided = self.retry(topic, ending, || end_of(&self.committed, topic, partition))?;
@@ -110,12 +115,14 @@ impl Readers {
                 }
                 return Ok(());
             }
-            let what = undecided(topic, partition, decided, end);
-            if said.replace(decided) != Some(decided) {
-                tracing::warn!("waiting for {what}");
+            if began.elapsed() >= USUAL {
+                let what = undecided(topic, partition, decided, end);
+                if said.replace(decided) != Some(decided) {
+                    tracing::warn!("waiting for {what}");
+                }
+                // Said each time, since a question that failed in between has said something else.
+                self.contact.waiting_for(Some(what));
             }
-            // Said each time, since a question that failed in between has said something else.
-            self.contact.waiting_for(Some(what));
             ending.pause(SLICE / 5);
         }
     }
@@ -162,8 +169,8 @@ fn end_of(reader: &BaseConsumer<Contact>, topic: &str, partition: i32) -> KafkaR
 fn undecided(topic: &str, partition: i32, decided: i64, end: i64) -> String {
     format!(
         "a Kafka transaction that is open on partition {partition} of the state topic {topic}: it is written up to offset \
-         {end} and decided up to {decided}. Whose it is, and what to do where it stays open: `kafka-transactions.sh \
-         --bootstrap-server <broker> describe-producers --topic {topic} --partition {partition}`, and the runbook \
+         {end} and decided up to {decided}. `kafka-transactions.sh --bootstrap-server <broker> describe-producers --topic \
+         {topic} --partition {partition}` shows its producer; what to do where it stays open is in the runbook \
          standing-still.md"
     )
 }

@@ -28,6 +28,7 @@ const REQUEST: usize = 16 + 56;
 const ANSWER: usize = 16 + 72;
 
 /// Places in `struct tcp_info`, which only ever grows at its end.
+const UNACKED: usize = 24;
 const MIN_RTT: usize = 148;
 const DATA_SEGS_IN: usize = 152;
 
@@ -39,6 +40,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 pub(crate) struct TcpFacts {
     /// The shortest round trip so far; `None` before the first.
     pub(crate) min_rtt: Option<Duration>,
+    /// Segments that were sent and that the other end has not acknowledged.
+    pub(crate) unacknowledged: u32,
     /// Segments with data received; counts modulo 2³².
     pub(crate) data_segments_in: u32,
 }
@@ -124,6 +127,7 @@ fn facts(answer: &[u8]) -> Option<TcpFacts> {
             let micros = Some(u32_at(value, MIN_RTT)?).filter(|&micros| micros != u32::MAX);
             return Some(TcpFacts {
                 min_rtt: micros.map(|micros| Duration::from_micros(micros.into())),
+                unacknowledged: u32_at(value, UNACKED)?,
                 data_segments_in: u32_at(value, DATA_SEGS_IN)?,
             });
         }

@@ -234,19 +234,25 @@ impl Kafka {
         self.start_again();
     }
 
-    /// SIGKILL to one broker, counted from 0, and a new start on its data. Returns when every partition has all its
-    /// replicas in sync again, so that the next one may go.
+    /// SIGKILL to one broker of several, counted from 0, and a new start on its data when the others have missed it.
+    /// Returns when every partition has all its replicas in sync again, so that the next one may go.
     ///
     /// # Panics
     /// When that does not come.
     pub fn restart_one(&self, index: usize) {
-        self.nodes[index].kill();
-        self.start_again();
         let client: BaseConsumer = config(&self.inside()).create().expect("a Kafka client");
+        self.nodes[index].kill();
+        // Until its session is over it counts as there, and its partitions have it for a leader.
+        eventually(PATIENCE, "the others to miss it", || {
+            let metadata = client.fetch_metadata(None, QUESTION).ok()?;
+            (metadata.brokers().len() < self.nodes.len()).then_some(())
+        });
+        self.start_again();
         eventually(PATIENCE, "all replicas to be in sync", || {
             let metadata = client.fetch_metadata(None, QUESTION).ok()?;
-            let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
-            partitions.all(|partition| partition.isr().len() == partition.replicas().len()).then_some(())
+            let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions()).peekable();
+            let there = partitions.peek().is_some();
+            (there && partitions.all(|each| each.isr().len() == each.replicas().len())).then_some(())
         });
     }
 

@@ -73,14 +73,14 @@ pub fn judge(
     }
     findings.extend(transaction_log(brokers.len(), entries, transactions));
     if settings.delivery.guarantee == Guarantee::ExactlyOnce {
-        findings.extend(exactly_once(settings, brokers.len(), entries));
+        findings.extend(exactly_once(settings, entries));
     }
     findings
 }
 
 /// What exactly one delivery asks of the brokers and of who reads. The rights are those that the state record needs in any
 /// case: to describe and write the transactional id, and to write the topics.
-fn exactly_once(settings: &Settings, brokers: usize, entries: &[(i32, Entries)]) -> Vec<Finding> {
+fn exactly_once(settings: &Settings, entries: &[(i32, Entries)]) -> Vec<Finding> {
     let ours = settings.delivery.transaction_timeout.as_millis();
     let longest = entries.iter().filter_map(|(_, entries)| {
         entries.as_ref().ok()?.get("transaction.max.timeout.ms")?.parse::<u128>().ok()
@@ -110,20 +110,7 @@ fn exactly_once(settings: &Settings, brokers: usize, entries: &[(i32, Entries)])
             format!("transaction.max.timeout.ms={ours}"),
         )
     });
-    let alone = (brokers == 1).then(|| {
-        Finding::warning(
-            Area::Kafka,
-            "commit-without-replica",
-            "delivery.guarantee",
-            "is exactly_once on one broker: where that is killed within a commit, Kafka 4.3 may never say what was committed \
-             (KAFKA-20734), and the relay waits for you",
-        )
-        .mend(
-            "three brokers, and three replicas of the topics and of the transaction log",
-            "transaction.state.log.replication.factor=3\ndefault.replication.factor=3".to_owned(),
-        )
-    });
-    std::iter::once(readers).chain(alone).chain(too_short).collect()
+    std::iter::once(readers).chain(too_short).collect()
 }
 
 /// The transaction log is made at the first transaction, with the replicas that are set, or not at all.
@@ -180,13 +167,12 @@ mod tests {
         let mut settings = settings();
         settings.delivery.guarantee = Guarantee::ExactlyOnce;
         let there = Presence::There { partitions: 4, replicas: 1, leaderless: 0 };
-        let found = |brokers: &[i32], longest: &str| {
+        let found = |longest: &str| {
             let entries = [(1, set(&[("transaction.max.timeout.ms", longest)]))];
-            codes(&judge(&settings, brokers, &entries, &there))
+            codes(&judge(&settings, &[1], &entries, &there))
         };
-        assert_eq!(found(&[1, 2, 3], "900000"), ["read-committed"]);
-        assert_eq!(found(&[1, 2, 3], "30000"), ["read-committed", "transaction-timeout"]);
-        assert_eq!(found(&[1], "900000"), ["read-committed", "commit-without-replica"]);
+        assert_eq!(found("900000"), ["read-committed"]);
+        assert_eq!(found("30000"), ["read-committed", "transaction-timeout"]);
     }
 
     #[test]

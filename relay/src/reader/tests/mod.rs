@@ -167,6 +167,22 @@ fn a_drain_reads_on_and_throws_away_so_that_the_connection_stays_alive() {
 }
 
 #[test]
+fn a_server_that_goes_during_a_drain_is_noticed() {
+    let (reader, chunks, _, mut peer) = start(CONFIG);
+    reader.stop_reading();
+    assert!(matches!(chunks.next(LONG), Next::Ended));
+    assert!(!reader.has_ended());
+    peer.send(&fake::error("FATAL", "57P01", "terminating connection"));
+    let began = std::time::Instant::now();
+    while !reader.has_ended() {
+        assert!(began.elapsed() < LONG, "it reads on");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let end = reader.close();
+    assert!(matches!(&end, ReaderEnd::ClosedByServer(Some(error)) if error.sqlstate == "57P01"), "{end:?}");
+}
+
+#[test]
 fn a_server_that_asks_is_answered() {
     let (reader, chunks, _, mut peer) = start(ReaderConfig { feedback_every: LONG, ..CONFIG });
     peer.status();
