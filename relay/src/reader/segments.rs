@@ -106,6 +106,7 @@ mod tests {
             hearing.looked(start + step * 200 * MS, step % 5 != 0);
             assert!(!hearing.needs_a_read(start + step * 200 * MS), "{step}");
         }
+        hearing.looked(start + 19_900 * MS, false);
         let mut reads = 0;
         for step in 0..1000 {
             let now = start + (20_000 + step * 200) * MS;
