@@ -286,9 +286,13 @@ fn in_sync(
             .mend("lower it, or add replicas", in_sync(replicas.saturating_sub(1).max(1))),
         ),
         _ if replicas <= 1 => findings.push(
-            warning("topic-unreplicated", "has one replica: with its broker's disk the events on it are lost, and with its broker's end within a commit \
-                 Kafka 4.3 may leave it undecided (KAFKA-20734)"
-                    .into()).mend(
+            warning(
+                "topic-unreplicated",
+                "has one replica: with its broker's disk the events on it are lost, and when its broker ends within a \
+                 commit Kafka 4.3 may leave that undecided (KAFKA-20734)"
+                    .into(),
+            )
+            .mend(
                 if brokers >= 3 { "give it three replicas" } else { "add brokers, then give it three replicas" },
                 format!(
                     "kafka-reassign-partitions.sh --bootstrap-server {} --reassignment-json-file <three replicas for each \
