@@ -11,15 +11,16 @@ use super::results::Run;
 /// read at all: librdkafka's queues are full by then, which after the first few events they are not.
 const PARTS: u64 = 4;
 
-/// Lets a process read a topic until it has handled so many events.
+/// Lets a process read a topic until it has handled so many events. What counts begins behind the warm-up, when the
+/// connections are made and what is read ahead has been read.
 pub async fn drain(ground: &mut Ground, topic: &str, work: Work, events: u64, warm_up: u64) -> Run {
     let (name, instance) = ground.start(topic, work, (warm_up, (events - warm_up) / PARTS));
     let warm = instance.hear();
     let quarter = instance.hear();
     let last = (1..PARTS).fold(quarter, |_, _| instance.hear());
     let run = Run {
-        events: last.handled,
-        seconds: last.seconds,
+        events: last.handled - warm.handled,
+        seconds: last.seconds - warm.seconds,
         cpu_micros: Some(
             (last.cpu_nanos - warm.cpu_nanos) as f64 / 1e3 / (last.handled - warm.handled) as f64,
         ),

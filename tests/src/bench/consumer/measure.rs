@@ -5,7 +5,7 @@ use super::ground::Ground;
 use super::job::Work;
 use super::latency::Loop;
 use super::pgbench;
-use super::plan::{CONNECTIONS, Counts, GROUP, KEYS, Part, Plan, SLEEPERS};
+use super::plan::{CONNECTIONS, Counts, GROUP, KEYS, Part, Plan, SLEEPERS, SLOW_WARM_UP};
 use super::preload::{Spread, Writer};
 use super::results::{Case, LatencyRun, Pair, Results, Run};
 use crate::bench::alone::{alone, say};
@@ -16,13 +16,13 @@ const ZIPF: &str = "zipf";
 const FEW: &str = "few-keys";
 const MANY: &str = "many-keys";
 /// Short ones, drained to their ends: of the beginning of a long one the most frequent key's partition would have
-/// less than its share.
+/// less than its share, and a slow handler would be charged with the hundred thousand events that are read ahead of it.
+const SLEEP: &str = "uniform-sleep";
+const GROUPED: &str = "uniform-group";
+const ONE: &str = "uniform-one";
 const SLEEP_ZIPF: &str = "zipf-sleep";
 const GROUP_ZIPF: &str = "zipf-group";
 const ONE_ZIPF: &str = "zipf-one";
-
-/// Events handled before processor time counts, where a database sets the pace.
-const SLOW_WARM_UP: u64 = 1_000;
 
 /// Seconds of the open loop before the first run that counts.
 const SETTLE: u64 = 5;
@@ -74,6 +74,9 @@ async fn fill(plan: &Plan, ground: &Ground, writer: &mut Writer, cases: &[Case])
         (ZIPF, Spread::zipf(KEYS), counts.backlog),
         (FEW, Spread::Uniform(counts.few_keys), counts.keyed),
         (MANY, Spread::Uniform(counts.many_keys), counts.keyed),
+        (SLEEP, Spread::Uniform(KEYS), counts.sleep),
+        (GROUPED, Spread::Uniform(KEYS), counts.grouped),
+        (ONE, Spread::Uniform(KEYS), counts.one_by_one),
         (SLEEP_ZIPF, Spread::zipf(KEYS), counts.sleep_zipf),
         (GROUP_ZIPF, Spread::zipf(KEYS), counts.grouped),
         (ONE_ZIPF, Spread::zipf(KEYS), counts.one_by_one),
@@ -90,12 +93,10 @@ async fn fill(plan: &Plan, ground: &Ground, writer: &mut Writer, cases: &[Case])
 
 fn reads(case: Case) -> Option<&'static str> {
     match case {
-        Case::BareUniform
-        | Case::NothingUniform
-        | Case::SleepUniform
-        | Case::OneUniform
-        | Case::GroupUniform
-        | Case::PipelinedUniform => Some(UNIFORM),
+        Case::BareUniform | Case::NothingUniform => Some(UNIFORM),
+        Case::SleepUniform => Some(SLEEP),
+        Case::GroupUniform | Case::PipelinedUniform => Some(GROUPED),
+        Case::OneUniform => Some(ONE),
         Case::NothingZipf | Case::BareZipf => Some(ZIPF),
         Case::SleepZipf => Some(SLEEP_ZIPF),
         Case::GroupZipf => Some(GROUP_ZIPF),
@@ -109,8 +110,14 @@ fn reads(case: Case) -> Option<&'static str> {
 /// The broker compiles its code while it is first used: no case should have that in its time.
 async fn warm_up(plan: &Plan, ground: &mut Ground, cases: &[Case]) {
     let counts = &plan.counts;
-    let long = [(UNIFORM, counts.backlog), (ZIPF, counts.backlog), (FEW, counts.keyed), (MANY, counts.keyed)];
-    for (topic, events) in long {
+    let topics = [
+        (UNIFORM, counts.backlog),
+        (ZIPF, counts.backlog),
+        (FEW, counts.keyed),
+        (MANY, counts.keyed),
+        (GROUPED, counts.grouped),
+    ];
+    for (topic, events) in topics {
         if cases.iter().any(|case| reads(*case) == Some(topic)) {
             let _alone = alone(plan.lock.as_deref());
             drain(ground, topic, Work::Bare, events, 1).await;

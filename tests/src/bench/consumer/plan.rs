@@ -17,6 +17,9 @@ pub const SLEEPERS: usize = 256;
 /// Most events of one commit, where they are grouped.
 pub const GROUP: usize = 50;
 
+/// Events handled before time counts, where a database or a clock sets the pace.
+pub const SLOW_WARM_UP: u64 = 1_000;
+
 /// Groups of measurements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Part {
@@ -62,7 +65,7 @@ pub struct Counts {
     pub few_keys: u32,
     /// And these many.
     pub many_keys: u32,
-    /// Events handled before processor time counts.
+    /// Events handled before time counts.
     pub warm_up: u64,
     /// Events of the short backlog.
     pub burst: u64,
@@ -98,9 +101,9 @@ impl Counts {
         bursts: 20,
         sleep: 200_000,
         sleep_zipf: 30_000,
-        one_by_one: 20_000,
+        one_by_one: 40_000,
         grouped: 120_000,
-        pgbench_seconds: 4,
+        pgbench_seconds: 8,
         rate: 1_000,
         latency_runs: 5,
         latency_seconds: 10,

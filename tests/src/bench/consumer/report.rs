@@ -8,7 +8,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use super::ground::{PARTITIONS, SETTINGS};
-use super::plan::{CONNECTIONS, Counts, GROUP, KEYS, SLEEPERS};
+use super::plan::{CONNECTIONS, Counts, GROUP, KEYS, SLEEPERS, SLOW_WARM_UP};
 use super::plots;
 use super::results::{Case, Pair, Results, Run};
 use super::verdict::{
@@ -328,14 +328,16 @@ impl Report {
 ## What each number means, and what it does not
 
 Each run is a process of its own, which begins with a group of its own at the beginning of a topic that is full. Its time
-runs from the first event that it handles to the last; start, joining the group and the end do not count. The pairs run
+and its processor time, which is that of the whole process, librdkafka's threads included, begin behind the first
+{warm_up} events, or the first {slow} where a database or a clock sets the pace, and end with the last: start, joining the
+group, making the connections and the end do not count, as `pgbench` does not count its connecting. The pairs run
 forwards and backwards in turn. Topics are in the page cache, and the broker takes part of the same {cores} cores.
 
 **No-op.** The bare loop is librdkafka's consumer with the settings that the SDK gives it, polled by one thread that counts
 and drops what it gets. The SDK's handler counts and answers done; in between are the records' copies, the keys' queues,
 16 workers, the frontier and commits of offsets; the log is at the level warn, so that nobody writes a span for each event. It
-says what the SDK costs where a handler costs nothing, and nothing about handlers that do something. Zipf against uniform says that a key with a tenth of all events does not hold up the
-others. Processor time is that of the whole process, librdkafka's threads included, behind the first {warm_up} events.
+says what the SDK costs where a handler costs nothing, and nothing about handlers that do something. Zipf against uniform
+says that a key with a tenth of all events does not hold up the others.
 
 **1 ms handler.** {SLEEPERS} handlers sleep for 1 ms by tokio's clock, which counts in milliseconds and wakes late rather than
 early; with no other loss they would take up to twice that. By Zipf the most frequent key, whose events run one after
@@ -344,9 +346,9 @@ the other, sets the pace.
 **PostgreSQL.** One `UPDATE` per event of the row of its key. `pgbench` runs the same statements on as many connections
 in the same three round trips: `BEGIN`, the claim and the look for park markers in one; the `UPDATE`; the last look at
 the transaction and `COMMIT` in one (`consumer-sdk/src/runtime/inbox.rs`). It draws keys at random and lets two
-connections wait for one row, which the SDK never does; it has no records to read and no offsets to commit. After every
-run the effects are counted against the settlements. Tables are emptied and a checkpoint is made before each run. Of a
-group each event's `UPDATE` is sent behind its savepoint in a round trip of its own, as `pgbench` does it for groups;
+connections wait for one row, which the SDK never does; it has no records to read and no offsets to commit. The topics
+hold as many events as a run handles, so that it reads no more than that. After every run the effects are counted against
+the settlements. Tables are emptied and a checkpoint is made before each run. Of a group each event's `UPDATE` is sent behind its savepoint in a round trip of its own, as `pgbench` does it for groups;
 *pipelined* its handler does not wait for the answer (`Tx::execute_pipelined`), and all answers are looked at together
 before the COMMIT: the rate that is asked of shared commits is asked of these. The disk here flushes in a fraction of a millisecond; where it takes longer, shared commits gain more.
 
@@ -359,6 +361,7 @@ Flat means that it does not grow with what is read: of the long backlog, up to i
 ",
             cores = self.machine.cores,
             warm_up = counts.warm_up,
+            slow = SLOW_WARM_UP,
             backlog = counts.backlog,
             burst = counts.burst,
             bursts = counts.bursts,

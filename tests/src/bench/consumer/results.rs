@@ -64,7 +64,7 @@ pub enum Case {
 }
 
 impl Case {
-    /// All, in the order of a pair.
+    /// All, in the order of a pair: what is compared runs one behind the other, as far as that can be.
     pub const ALL: [Case; 16] = [
         Case::BareUniform,
         Case::NothingUniform,
@@ -76,9 +76,9 @@ impl Case {
         Case::SleepUniform,
         Case::SleepZipf,
         Case::Pgbench,
-        Case::PgbenchGroups,
         Case::OneUniform,
         Case::GroupUniform,
+        Case::PgbenchGroups,
         Case::PipelinedUniform,
         Case::GroupZipf,
         Case::OneZipf,
