@@ -213,7 +213,7 @@ mod tests {
             [b"Q".as_slice(), &length.to_be_bytes(), text.as_bytes(), b"\0"].concat()
         };
         assert!(is_commit(&query("COMMIT")) && is_commit(&query(" commit; ")));
-        assert!(is_commit(&query("SELECT; COMMIT")));
+        assert!(is_commit(&query("CLOSE ALL; COMMIT")));
         assert!(!is_commit(&query("ROLLBACK")) && !is_commit(&query("SELECT 'COMMIT'")) && !is_commit(b"X"));
     }
 }

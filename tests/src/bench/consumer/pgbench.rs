@@ -40,7 +40,7 @@ SELECT verdicts, parked FROM inbox.claim_keys('pgbench',
         script +=
             &format!("\\set sku random({from}, {to})\n\\startpipeline\n{savepoint}{effect}\n\\endpipeline\n");
     }
-    script + "\\startpipeline\nSELECT;\nCOMMIT;\n\\endpipeline\n"
+    script + "\\startpipeline\nCLOSE ALL;\nCOMMIT;\n\\endpipeline\n"
 }
 
 /// Runs it for so many seconds, with so many events of a transaction.
