@@ -90,7 +90,9 @@ impl Database {
     pub(crate) fn new(link: Link, consumer: &str, most: usize, abandoned: Duration) -> Database {
         let session = Session::named(format!("outbox-consumer {consumer}"))
             .set("idle_in_transaction_session_timeout", &abandoned.as_millis().to_string())
-            .set("default_transaction_isolation", "read committed");
+            .set("default_transaction_isolation", "read committed")
+            // A transaction sets its own, and a claim tells by that whether it is in one.
+            .set("statement_timeout", "0");
         Database { pool: Pool::new(link, session, most) }
     }
 

@@ -522,6 +522,26 @@ async fn a_commit_that_is_never_answered_is_found_out_about() {
     end(&consumer);
 }
 
+/// A claim is sent right behind its BEGIN. Where that is refused the claim is, too: by itself it would settle the event
+/// without its effect.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_begin_that_is_refused_settles_nothing() {
+    let (postgres, kafka) = (Postgres::start(15), Kafka::start());
+    let orders = Orders::prepare("begun", &postgres, &kafka, program()).await;
+    let cutter = CommitCutter::start(postgres.port());
+    let consumer = orders.start_with(0, &With { database_port: Some(cutter.port()), ..With::default() });
+    let upstream = orders.upstream();
+    (0..20).for_each(|key| _ = upstream.order(&format!("key-{key}"), GOOD));
+    orders.happened(20, LIMIT, &[0]).await;
+    cutter.refuse_begins(12);
+    (0..60).for_each(|number| _ = upstream.order(&format!("key-{}", number % 20), GOOD));
+    upstream.flush();
+    assert_eq!(orders.happened(80, LIMIT, &[0]).await, Effects::once(80));
+    assert_eq!(cutter.unrefused(), 0);
+    orders.committed_to_the_end("begun", LIMIT).await;
+    end(&consumer);
+}
+
 /// librdkafka waits by the wall clock. One that is set back by an hour while a consumer starts, or ends, holds up neither,
 /// nor does it keep it from hearing that it shall end.
 #[tokio::test(flavor = "multi_thread")]

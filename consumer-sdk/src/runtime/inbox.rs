@@ -1,11 +1,9 @@
 //! What a worker asks of the database: one transaction for claim, park marker and effects.
 
-use std::pin::pin;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use futures_util::FutureExt;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -153,9 +151,13 @@ pub(super) const OWN: Duration = Duration::from_secs(30);
 const GROUP_WAITS: Duration = Duration::from_millis(200);
 const ONE_WAITS: Duration = Duration::from_millis(500);
 
-const CLAIM: &str =
-    "SELECT verdicts, parked FROM inbox.claim_keys($1, $2::uuid[], $3::timestamptz[], $4::text[], $5::int[],
-                                                    $6::bigint[], $7::text[], $8::text[], $9::bytea[], $10)";
+/// It is sent right behind a BEGIN whose answer has not come. Were that refused, it would commit by itself, and the event be
+/// settled without its effect: so it claims for nobody, which is refused too, where the transaction's own time-out is not
+/// set. A session begins without one ([`Database::new`]).
+const CLAIM: &str = "SELECT verdicts, parked
+       FROM inbox.claim_keys(CASE WHEN current_setting('statement_timeout') <> '0' THEN $1 END, $2::uuid[],
+                             $3::timestamptz[], $4::text[], $5::int[], $6::bigint[], $7::text[], $8::text[],
+                             $9::bytea[], $10)";
 const MARKED: &str = "SELECT inbox.marked($1, $2::text[], $3::bytea[])";
 
 /// Begins a transaction and claims events, of each key in their order. One round trip: claim first, and then, as a
@@ -196,7 +198,10 @@ async fn claim_now(
     let orders: Vec<&[u8]> = firsts.iter().map(|event| order_key(*event)).collect();
     let claims: [&(dyn ToSql + Sync); 10] =
         [&scope, &ids, &created, &topics, &partitions, &offsets, &named, &key_topics, &orders, &waits];
-    let claimed = behind(lease.batch_execute(&begin), lease.query_one(&claim, &claims)).await?;
+    // Sent in this order, whichever answer is looked at first.
+    let ((), claimed) =
+        tokio::try_join!(biased; lease.batch_execute(&begin), lease.query_one(&claim, &claims))
+            .map_err(InboxError::of)?;
     let verdicts: Vec<String> = claimed.try_get(0)?;
     let marked: Option<Vec<i32>> = claimed.try_get(1)?;
     let mut parked = vec![false; keys.len()];
@@ -207,23 +212,6 @@ async fn claim_now(
         }
     }
     Ok(Claimed { lease, verdicts: verdicts.into_iter().map(Verdict::of).collect(), parked })
-}
-
-/// Sends the beginning of a transaction and what comes right behind it, and waits for both. The beginning is sent with its
-/// first poll, and its answer comes first: nobody is woken for that alone.
-async fn behind<T>(
-    begin: impl Future<Output = Result<(), tokio_postgres::Error>>,
-    then: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, InboxError> {
-    let mut begin = pin!(begin);
-    let begun = begin.as_mut().now_or_never();
-    let answer = then.await;
-    match begun {
-        Some(begun) => begun,
-        None => begin.await,
-    }
-    .map_err(InboxError::of)?;
-    answer.map_err(InboxError::of)
 }
 
 /// A statement of the inbox; that it cannot be prepared says that there is none, or not for this role.
@@ -242,11 +230,11 @@ pub(super) async fn roll_back(mut lease: Lease) {
     }
 }
 
-/// Commits, behind the cheapest statement without effect. A transaction in which a statement failed would answer COMMIT with a
+/// Commits, behind a statement without effect. A transaction in which a statement failed would answer COMMIT with a
 /// rollback that looks like success to the driver; the statement before it does not. Both are one message, so that one
 /// answer comes.
 pub(super) async fn commit(mut lease: Lease) -> Committed {
-    let error = match tokio::time::timeout(OWN, lease.end("CLOSE ALL; COMMIT")).await {
+    let error = match tokio::time::timeout(OWN, lease.end("SELECT; COMMIT")).await {
         Ok(Ok(())) => {
             lease.give_back();
             return Committed::Yes;
@@ -339,10 +327,13 @@ async fn claim_outside_now(
     ];
     let (topics, keys) = (vec![topic], vec![order_key(event)]);
     let looks: [&(dyn ToSql + Sync); 3] = [&scope, &topics, &keys];
-    let begin = "BEGIN; SET LOCAL statement_timeout = 30000; SET LOCAL lock_timeout = 500";
-    let both =
-        async { tokio::try_join!(biased; lease.query_one(&claim, &claims), lease.query_one(&look, &looks)) };
-    let (claimed, marked) = behind(lease.batch_execute(begin), both).await?;
+    let ((), claimed, marked) = tokio::try_join!(
+        biased;
+        lease.batch_execute("BEGIN; SET LOCAL statement_timeout = 30000; SET LOCAL lock_timeout = 500"),
+        lease.query_one(&claim, &claims),
+        lease.query_one(&look, &looks),
+    )
+    .map_err(InboxError::of)?;
     let verdict = Verdict::of(claimed.try_get(0)?);
     let marked: Option<Vec<i32>> = marked.try_get(0)?;
     let behind = verdict == Verdict::Run && marked.is_some_and(|places| !places.is_empty());

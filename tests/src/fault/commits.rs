@@ -1,4 +1,4 @@
-//! A proxy before PostgreSQL that lets a COMMIT through and loses its answer.
+//! A proxy before PostgreSQL that lets a COMMIT through and loses its answer, and makes a BEGIN one that is refused.
 //!
 //! It reads the messages of both directions, so that the cut is exactly there: behind the client's COMMIT and before
 //! the server's answer. It speaks no TLS.
@@ -29,6 +29,8 @@ struct Cuts {
     under_way: AtomicUsize,
     /// How many are to be kept back instead.
     silenced: AtomicUsize,
+    /// How many BEGINs are still to be refused.
+    refused: AtomicUsize,
 }
 
 /// A running proxy, with a runtime of its own. Dropping it cuts every connection.
@@ -77,6 +79,16 @@ impl CommitCutter {
         self.cuts.silenced.load(SeqCst)
     }
 
+    /// Lets the server refuse the next so many BEGINs, and nothing of what was sent behind them.
+    pub fn refuse_begins(&self, begins: usize) {
+        self.cuts.refused.fetch_add(begins, SeqCst);
+    }
+
+    /// BEGINs that are still to be refused.
+    pub fn unrefused(&self) -> usize {
+        self.cuts.refused.load(SeqCst)
+    }
+
     /// Answers that were lost after the server had given them, and before.
     pub fn lost(&self) -> (usize, usize) {
         (self.cuts.answered.load(SeqCst), self.cuts.under_way.load(SeqCst))
@@ -118,7 +130,11 @@ async fn forward(mut client: TcpStream, target: u16, cuts: &Cuts) -> io::Result<
             // Nothing is read from the client behind the COMMIT that is cut.
             readable = wait(&mut from_client), if !cutting => {
                 readable?;
-                let message = message(&mut from_client).await?;
+                let mut message = message(&mut from_client).await?;
+                if is_begin(&message) && take(&cuts.refused) {
+                    // Of the same length, and no word that the server knows.
+                    message[BODY..BODY + BEGIN.len()].copy_from_slice(b"BEGUN");
+                }
                 if is_commit(&message) && take(&cuts.silenced) {
                     to_server.write_all(&message).await?;
                     // Until the client gives up.
@@ -194,6 +210,15 @@ async fn rest(from: &mut (impl AsyncRead + Unpin), mut message: Vec<u8>) -> io::
     Ok(message)
 }
 
+/// Where a message's body begins, behind its type and its length.
+const BODY: usize = 5;
+const BEGIN: &[u8] = b"BEGIN";
+
+/// A simple query that begins with a BEGIN.
+fn is_begin(message: &[u8]) -> bool {
+    message.starts_with(b"Q") && message.get(BODY..).is_some_and(|text| text.starts_with(BEGIN))
+}
+
 /// A simple query that ends in a COMMIT.
 fn is_commit(message: &[u8]) -> bool {
     let text = message.strip_prefix(b"Q").and_then(|rest| rest.get(4..)).unwrap_or_default();
@@ -213,7 +238,10 @@ mod tests {
             [b"Q".as_slice(), &length.to_be_bytes(), text.as_bytes(), b"\0"].concat()
         };
         assert!(is_commit(&query("COMMIT")) && is_commit(&query(" commit; ")));
-        assert!(is_commit(&query("CLOSE ALL; COMMIT")));
+        assert!(is_commit(&query("SELECT; COMMIT")));
+        assert!(
+            is_begin(&query("BEGIN; SET LOCAL statement_timeout = 1")) && !is_begin(&query("SELECT 'BEGIN'"))
+        );
         assert!(!is_commit(&query("ROLLBACK")) && !is_commit(&query("SELECT 'COMMIT'")) && !is_commit(b"X"));
     }
 }

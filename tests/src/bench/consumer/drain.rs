@@ -12,7 +12,7 @@ use super::results::Run;
 const PARTS: u64 = 4;
 
 /// Lets a process read a topic until it has handled so many events. What counts begins behind the warm-up, when the
-/// connections are made and what is read ahead has been read.
+/// connections are made.
 pub async fn drain(ground: &mut Ground, topic: &str, work: Work, events: u64, warm_up: u64) -> Run {
     let (name, instance) = ground.start(topic, work, (warm_up, (events - warm_up) / PARTS));
     let warm = instance.hear();

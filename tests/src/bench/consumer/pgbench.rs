@@ -20,7 +20,8 @@ pub fn script(events: usize) -> String {
 \startpipeline
 BEGIN;
 SET LOCAL statement_timeout = 30000;
-SELECT verdicts, parked FROM inbox.claim_keys('pgbench',
+SELECT verdicts, parked FROM inbox.claim_keys(
+    CASE WHEN current_setting('statement_timeout') <> '0' THEN 'pgbench' END,
     ARRAY(SELECT (:prefix || lpad((:client_id * 10000000000 + :count * {events} + event)::text, 12, '0'))::uuid
             FROM generate_series(1, {events}) event),
     {created}, {topics}, {partitions}, ARRAY(SELECT generate_series(1, {events})::bigint), NULL, {topics}, {keys}, 500);
@@ -40,7 +41,7 @@ SELECT verdicts, parked FROM inbox.claim_keys('pgbench',
         script +=
             &format!("\\set sku random({from}, {to})\n\\startpipeline\n{savepoint}{effect}\n\\endpipeline\n");
     }
-    script + "\\startpipeline\nCLOSE ALL;\nCOMMIT;\n\\endpipeline\n"
+    script + "\\startpipeline\nSELECT;\nCOMMIT;\n\\endpipeline\n"
 }
 
 /// Runs it for so many seconds, with so many events of a transaction.

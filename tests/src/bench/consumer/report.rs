@@ -330,7 +330,8 @@ impl Report {
 Each run is a process of its own, which begins with a group of its own at the beginning of a topic that is full. Its time
 and its processor time, which is that of the whole process, librdkafka's threads included, begin behind the first
 {warm_up} events, or the first {slow} where a database or a clock sets the pace, and end with the last: start, joining the
-group, making the connections and the end do not count, as `pgbench` does not count its connecting. The pairs run
+group, making the connections and the end do not count. Of `pgbench` its connecting does not, but its first transactions do,
+in which statements are prepared. The pairs run
 forwards and backwards in turn. Topics are in the page cache, and the broker takes part of the same {cores} cores.
 
 **No-op.** The bare loop is librdkafka's consumer with the settings that the SDK gives it, polled by one thread that counts

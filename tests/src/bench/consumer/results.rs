@@ -134,9 +134,9 @@ impl Case {
 /// One run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Run {
-    /// Events handled.
+    /// Events handled in that time.
     pub events: u64,
-    /// From the first to the last.
+    /// From the end of the warm-up, where there is one, to the last.
     pub seconds: f64,
     /// Processor time of the process per event, in microseconds.
     pub cpu_micros: Option<f64>,
