@@ -404,6 +404,15 @@ async fn effects_happen_once_and_in_order_through_every_fault() {
     through_faults(&orders, (&postgres, &kafka, &cutter), (0, Vec::new()), workload::seed()).await;
 }
 
+/// More than there are instances in a run.
+const LOGS: usize = 200;
+
+/// Partition and offset of a letter, as its consumer has logged them: `letter=topic[1]@45`.
+fn letter_of(line: &str) -> Option<(i32, i64)> {
+    let (partition, offset) = line.split_once(" letter=")?.1.split_once('[')?.1.trim().split_once("]@")?;
+    Some((partition.parse().ok()?, offset.trim_matches('"').parse().ok()?))
+}
+
 /// C10, C11, C23: the same with events that are no good under `skip`, some of them parked first. Every event has an
 /// effect or a dead letter and none has both; a letter may have copies, of a process that ended between the letter and
 /// its settlement, and they are one letter to whoever decides.
@@ -432,6 +441,13 @@ async fn every_event_has_an_effect_or_a_dead_letter_through_every_fault() {
             (letter.header("dlq.id").unwrap_or_default().to_owned(), value)
         })
         .collect();
+    // Nothing that a consumer calls written is missing.
+    let places = log.places();
+    let mut said: Vec<String> =
+        (0..LOGS).flat_map(|instance| orders.lines(instance, ": a dead letter: ")).collect();
+    assert!(!said.is_empty(), "consumers say what they write");
+    said.retain(|line| !letter_of(line).is_some_and(|place| places.contains(&place)));
+    assert!(said.is_empty(), "written, and not there among {places:?}: {said:#?}");
     assert_eq!(letters, poisoned, "by id, with the original payload");
     let dead = orders.query("SELECT id::text FROM inbox.settlement WHERE state = 'dead'", &[]).await;
     let dead: BTreeSet<String> = dead.iter().map(|row| row.get(0)).collect();

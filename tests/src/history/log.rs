@@ -82,6 +82,14 @@ impl Log {
         &self.records
     }
 
+    /// Partition and offset of each record: of a topic without transactions none is left out.
+    pub fn places(&self) -> Vec<(i32, i64)> {
+        let mut places: Vec<_> =
+            self.records.iter().map(|record| (record.partition, record.offset)).collect();
+        places.sort_unstable();
+        places
+    }
+
     /// Reads on to the ends that the partitions have now.
     ///
     /// # Panics

@@ -58,7 +58,8 @@ async fn an_event_without_a_business_key_is_given_up_and_holds_up_no_other() {
         .iter()
         .filter_map(|letter| Some((letter.header("id")?, letter.header("dlq.error.message")?)))
         .collect();
-    assert_eq!(found.len(), letters.len(), "{found:?}");
+    let told = || format!("letters at {:?}, and the consumer says\n{}", log.places(), orders.log(0));
+    assert_eq!(found.len(), letters.len(), "{found:?}, {}", told());
     for (id, wrong) in &letters {
         assert!(
             found.iter().any(|(of, said)| of == id && said.starts_with(wrong)),
